@@ -1,0 +1,201 @@
+"""The graph: values, nodes, and the few edits that passes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from whet.errors import GraphError
+from whet.ir.dtypes import DType
+from whet.ir.symbolic import Dim, Shape
+
+
+class Value:
+    """One tensor: a graph input, a node's output, or a constant (`data` is not None).
+
+    Identity is the object, not the name; names are unique within a graph and for people.
+    """
+
+    __slots__ = ("data", "dtype", "index", "name", "producer", "shape")
+
+    def __init__(self, name: str, dtype: DType, shape: Iterable[Dim], data: np.ndarray | None = None) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.shape: Shape = tuple(shape)
+        self.data = data
+        self.producer: Node | None = None
+        self.index = 0  # which output of the producer
+
+    @property
+    def is_const(self) -> bool:
+        return self.data is not None
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        dims = "x".join(f"({d})" if not isinstance(d, int) and len(d.terms) > 1 else str(d) for d in self.shape)
+        return f"%{self.name}:{self.dtype.value}[{dims}]"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation. `op` names a row of `ir.ops.OPS`; `origin` is the ONNX node it came from."""
+
+    op: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        for i, v in enumerate(self.outputs):
+            v.producer, v.index = self, i
+
+    @property
+    def output(self) -> Value:
+        """The only output."""
+        (v,) = self.outputs
+        return v
+
+    def input(self, i: int) -> Value:
+        """Input i, which must be there."""
+        v = self.inputs[i]
+        if v is None:
+            raise GraphError(f"{self.op} lacks its input {i}", where=self.origin)
+        return v
+
+
+class Graph:
+    """A function from `inputs` to `outputs`, its nodes in an order in which they can run.
+
+    `dims` holds the optimization profile: (min, opt, max) of every symbolic dimension's name.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self.dims: dict[str, tuple[int, int, int]] = {}
+        self.output_names: list[str] = []  # as the model calls them; values may be shared or renamed
+        self._serial = 0
+
+    # -- building --------------------------------------------------------------------------
+
+    def fresh(self, hint: str) -> str:
+        """A name that no value of this graph had from `fresh` before."""
+        self._serial += 1
+        return f"{hint.split('.')[0]}.{self._serial}"
+
+    def const(self, data: Any, dtype: DType | None = None, hint: str = "c") -> Value:
+        """A constant value."""
+        arr = np.asarray(data, dtype=dtype.np if dtype else None)
+        return Value(self.fresh(hint), DType.of(arr.dtype), arr.shape, arr)
+
+    def add(self, op: str, inputs: Iterable[Value | None], attrs: Mapping[str, Any] | None = None, *,
+            origin: str = "", hint: str = "", before: Node | None = None) -> Value:
+        """Append a one-output node (or insert it before another), its type and shape inferred."""
+        return self.add_node(op, inputs, attrs, origin=origin, hint=hint, before=before).output
+
+    def add_node(self, op: str, inputs: Iterable[Value | None], attrs: Mapping[str, Any] | None = None, *,
+                 origin: str = "", hint: str = "", before: Node | None = None) -> Node:
+        """Append a node with its outputs' types and shapes inferred from the table of operators."""
+        from whet.ir.ops import infer
+
+        ins, at = list(inputs), dict(attrs or {})
+        specs = infer(op, ins, at, origin)
+        outs = [Value(self.fresh(hint or op), t, s) for t, s in specs]
+        node = Node(op, ins, outs, at, origin)
+        if before is None:
+            self.nodes.append(node)
+        else:
+            self.nodes.insert(self.nodes.index(before), node)
+        return node
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def uses(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, once for each time they do."""
+        out: dict[Value, list[Node]] = {}
+        for n in self.nodes:
+            for v in n.inputs:
+                if v is not None:
+                    out.setdefault(v, []).append(n)
+        return out
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, constants at their first use, nodes' outputs, in order."""
+        seen: set[int] = set()
+        for group in (self.inputs, *(g for n in self.nodes for g in (n.inputs, n.outputs)), self.outputs):
+            for v in group:
+                if v is not None and id(v) not in seen:
+                    seen.add(id(v))
+                    yield v
+
+    # -- editing ---------------------------------------------------------------------------
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Let every reader of `old` (nodes and graph outputs) read `new` instead. O(nodes)."""
+        self.replace_many({old: new})
+
+    def replace_many(self, mapping: Mapping[Value, Value]) -> None:
+        """`replace` for many values in one walk; chains (a to b, b to c) are followed."""
+        if not mapping:
+            return
+
+        def final(v: Value) -> Value:
+            while v in mapping:
+                v = mapping[v]
+            return v
+
+        for n in self.nodes:
+            n.inputs = [final(v) if v is not None else None for v in n.inputs]
+        self.outputs = [final(v) for v in self.outputs]
+
+    def sort(self) -> None:
+        """Put the nodes in a topological order, stable. GraphError names a cycle."""
+        done: set[int] = set()
+        order: list[Node] = []
+        state: dict[int, int] = {}
+        members = {id(n) for n in self.nodes}
+        for root in self.nodes:
+            stack: list[tuple[Node, int]] = [(root, 0)]
+            while stack:
+                n, i = stack.pop()
+                if id(n) in done:
+                    continue
+                if i == 0:
+                    state[id(n)] = 1
+                deps = [v.producer for v in n.inputs if v is not None and v.producer is not None]
+                while i < len(deps) and (id(deps[i]) in done or id(deps[i]) not in members):
+                    i += 1
+                if i < len(deps):
+                    dep = deps[i]
+                    assert dep is not None
+                    if state.get(id(dep)) == 1:
+                        raise GraphError("the graph has a cycle", where=f"node {dep.origin or dep.op}",
+                                         why="a node's input depends on its own output",
+                                         do="export the model again; loops must use Loop or Scan")
+                    stack += [(n, i + 1), (dep, 0)]
+                else:
+                    state[id(n)] = 2
+                    done.add(id(n))
+                    order.append(n)
+        self.nodes = order
+
+    def prune(self) -> int:
+        """Drop the nodes whose outputs nobody reads; returns how many."""
+        live = {id(v) for v in self.outputs}
+        kept: list[Node] = []
+        for n in reversed(self.nodes):
+            if any(id(o) in live for o in n.outputs):
+                kept.append(n)
+                live |= {id(v) for v in n.inputs if v is not None}
+        dropped = len(self.nodes) - len(kept)
+        self.nodes = kept[::-1]
+        return dropped

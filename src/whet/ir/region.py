@@ -1,0 +1,114 @@
+"""Regions: what one tactic implements. One anchor, plus pointwise expressions before and after it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import Apply, Expr, Imm, Leaf
+from whet.ir.symbolic import Dim, Shape, to_json
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """How a region sees one of its operands or results: logical shape and memory strides.
+
+    `strides` are in elements, one per dimension, ints or symbolic; 0 where a dimension is broadcast.
+    `const` operands are known at build time, and a tactic may pack them.
+    """
+
+    dtype: DType
+    shape: Shape
+    strides: Shape
+    const: bool = False
+
+    @staticmethod
+    def dense(dtype: DType, shape: Shape, const: bool = False) -> Tensor:
+        """Row-major and contiguous."""
+        strides: list[Dim] = []
+        step: Dim = 1
+        for d in reversed(shape):
+            strides.append(step)
+            step = step * d
+        return Tensor(dtype, tuple(shape), tuple(reversed(strides)), const)
+
+    @property
+    def is_dense(self) -> bool:
+        return all(d == 1 or a == b for d, a, b in
+                   zip(self.shape, self.strides, Tensor.dense(self.dtype, self.shape).strides, strict=True))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A unit of code generation.
+
+    kind:      the anchor's operator (`matmul`, `conv`, `reduce`, ...), or `pointwise`.
+    attrs:     the anchor's attributes, as of `ir.ops`.
+    inputs:    every tensor that is read. The first `n_anchor` are the anchor's own operands, in its
+               order (absent optional operands are left out and `attrs` says which); the others are
+               read by the epilogue alone.
+    prologue:  {anchor operand index: expression over region inputs}, for operands that are computed
+               on load; the expression's leaves all have the operand's logical shape, by broadcasting.
+               An operand with a prologue is described in `inputs` by the tensor of its first leaf.
+    epilogue:  expression over ANCHOR and inputs, which broadcast to the output's shape; None: as is.
+    anchor:    dtype and shape of the anchor's own result (before the epilogue).
+    output:    the tensor that is written. `extra_outputs`: further results of the anchor itself.
+    """
+
+    kind: str
+    attrs: dict[str, Any]
+    inputs: tuple[Tensor, ...]
+    n_anchor: int
+    output: Tensor
+    anchor: Tensor
+    epilogue: Expr | None = None
+    prologue: dict[int, Expr] = field(default_factory=dict)
+    extra_outputs: tuple[Tensor, ...] = ()
+    dims: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # (min, opt, max) of names used
+    compute: str = "f32"  # the precision that products are taken in: f32 or bf16; f32 accumulation
+
+    def signature(self) -> str:
+        """32 hex digits that name this region for the timing cache: everything but values."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:32]
+
+    def describe(self) -> dict[str, Any]:
+        """The region as JSON data, readable and complete."""
+        def tensor(t: Tensor) -> list[Any]:
+            return [t.dtype.value, [to_json(d) for d in t.shape], [to_json(d) for d in t.strides], t.const]
+
+        return {
+            "kind": self.kind, "attrs": {k: _plain(v) for k, v in sorted(self.attrs.items())},
+            "inputs": [tensor(t) for t in self.inputs], "n_anchor": self.n_anchor,
+            "output": tensor(self.output), "anchor": tensor(self.anchor),
+            "extra_outputs": [tensor(t) for t in self.extra_outputs],
+            "epilogue": expr_to_json(self.epilogue),
+            "prologue": {str(k): expr_to_json(e) for k, e in sorted(self.prologue.items())},
+            "dims": {k: list(v) for k, v in sorted(self.dims.items())}, "compute": self.compute,
+        }
+
+
+def _plain(v: Any) -> Any:
+    if isinstance(v, DType):
+        return v.value
+    if isinstance(v, (list, tuple)):
+        return [_plain(x) for x in v]
+    return to_json(v) if not isinstance(v, (str, int, float, bool, type(None), dict)) else v
+
+
+def expr_to_json(e: Expr | None) -> Any:
+    """An expression as JSON data."""
+    if e is None:
+        return None
+    out: list[Any] = []
+    for t in e.terms:
+        if isinstance(t, Leaf):
+            out.append(["in", t.source, t.dtype.value])
+        elif isinstance(t, Imm):
+            out.append(["imm", repr(t.value), t.dtype.value])
+        else:
+            assert isinstance(t, Apply)
+            out.append([t.op, list(t.args), t.dtype.value, [[k, _plain(v)] for k, v in t.attrs]])
+    return out
