@@ -84,9 +84,11 @@ class Expr:
         """The value on NumPy arrays by leaf source, with NumPy broadcasting."""
         from whet.ir.ops import POINTWISE
 
+        def apply(t: Apply, args: list[np.ndarray]) -> np.ndarray:
+            return np.asarray(POINTWISE[t.op].reference(*args, **dict(t.attrs))).astype(t.dtype.np, copy=False)
+
         return self.fold(lambda t: np.asarray(arrays[t.source]).astype(t.dtype.np, copy=False),
-                         lambda t: np.asarray(t.value, t.dtype.np),
-                         lambda t, a: np.asarray(POINTWISE[t.op].reference(*a, **dict(t.attrs))).astype(t.dtype.np, copy=False))
+                         lambda t: np.asarray(t.value, t.dtype.np), apply)
 
     def remap(self, sources: Mapping[int, int]) -> Expr:
         """The same expression with leaf sources renamed."""

@@ -331,7 +331,7 @@ def _extreme(op: str, a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b) if op == "min" else max(a, b)
     diff = a - b
-    wide = {n: (0, 1 << 40) for n in names(diff)}
+    wide = dict.fromkeys(names(diff), (0, 1 << 40))
     lo, hi = _interval(diff, wide)
     if lo >= 0:
         return b if op == "min" else a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -11,7 +12,7 @@ import llvmlite.binding as llvm
 from whet.errors import InternalError
 from whet.targets.cpu.isa import Isa
 
-_lock = threading.Lock()
+_lock = threading.Lock()  # LLVM's own state is not thread-safe; parallel builds use processes
 
 
 @cache
@@ -79,7 +80,7 @@ class Jit:
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(obj))
         self._engine.finalize_object()
 
-    def function(self, symbol: str) -> ctypes._CFuncPtr:
+    def function(self, symbol: str) -> Callable[[int, int, int, int], None]:
         """The kernel as a ctypes function (args pointer, begin, end, scratch pointer)."""
         address = self._engine.get_function_address(symbol)
         return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(address)

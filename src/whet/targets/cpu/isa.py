@@ -59,7 +59,7 @@ NEON = Isa("neon", 16, 32, "aarch64-unknown-linux-gnu", "generic", frozenset({"n
 
 @cache
 def host() -> Isa:
-    """The best instruction set of this machine. MachineError's sentence if it has none of ours."""
+    """The best instruction set of this machine. UnsupportedError if it has none of ours."""
     import llvmlite.binding as llvm
 
     from whet.errors import UnsupportedError
@@ -77,4 +77,4 @@ def host() -> Isa:
 
 def named(name: str) -> Isa:
     """`host`, `avx512`, `avx2` or `neon`: for tests that mask features, and for looking at code."""
-    return {"host": host, "avx512": lambda: AVX512, "avx2": lambda: AVX2, "neon": lambda: NEON}[name]()
+    return host() if name == "host" else {"avx512": AVX512, "avx2": AVX2, "neon": NEON}[name]

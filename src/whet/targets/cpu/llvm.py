@@ -256,7 +256,8 @@ class Fn:
 
     def const_vector(self, scalar: str, values: Sequence[Any]) -> Val:
         """A constant vector with these lanes."""
-        return Val(self, vec(scalar, len(values)), "<" + ", ".join(f"{scalar} {_literal(scalar, v)}" for v in values) + ">")
+        lanes = ", ".join(f"{scalar} {_literal(scalar, v)}" for v in values)
+        return Val(self, vec(scalar, len(values)), f"<{lanes}>")
 
     def i64(self, v: IntLike) -> Val:
         return self.coerce(v, "i64")
@@ -310,8 +311,8 @@ class Fn:
         if isinstance(count, int):
             return self.const_vector("i1", [i < count for i in range(lanes)])
         if lanes > 8:
-            count = self.min(self.max(count, 0), lanes)
-            count = self.cast("trunc", count, "i32")
+            clamped = self.i64(self.min(self.max(count, 0), lanes))
+            return self.cmp("slt", iota, self.cast("trunc", clamped, "i32"))
         return self.cmp("slt", iota, count)
 
     def prefetch(self, p: Val, locality: int = 3, write: bool = False) -> None:
@@ -405,8 +406,8 @@ class Fn:
              param_attrs: dict[int, str] | None = None) -> Val:
         """Call a function by name, declaring it on first use."""
         self._declare(name, ret, [a.ty for a in args])
-        attrs = param_attrs or {}
-        text = f"@{name}(" + ", ".join(f"{a.ty} {attrs[i] + ' ' if i in attrs else ''}{a.ref}" for i, a in enumerate(args)) + ")"
+        attrs = {i: a + " " for i, a in (param_attrs or {}).items()}
+        text = f"@{name}({', '.join(f'{a.ty} {attrs.get(i, str())}{a.ref}' for i, a in enumerate(args))})"
         if ret == "void":
             self.line(f"call void {text}")
             return Val(self, "void", "")
@@ -473,7 +474,8 @@ class Fn:
         ret = "ret void" if self.ret == "void" else "unreachable"
         sig = ", ".join(("ptr noalias " if n in ("args", "scratch") else t + " ") + f"%{n}" for t, n in self.params)
         wide = self.isa.width * 8
-        attrs = f'nounwind "prefer-vector-width"="{wide}" "min-legal-vector-width"="{wide}" "frame-pointer"="none" "no-builtins"'
+        attrs = (f'nounwind "prefer-vector-width"="{wide}" "min-legal-vector-width"="{wide}" '
+                 '"frame-pointer"="none" "no-builtins"')
         return "\n".join([f'target triple = "{self.isa.triple}"', *self._globals,
                           *self._declares.values(),
                           f"define {self.ret} @{self.name}({sig}) {{", "entry:", *self._allocas,
