@@ -44,13 +44,17 @@ class Value:
 
 @dataclass(eq=False)
 class Node:
-    """One operation. `op` names a row of `ir.ops.OPS`; `origin` is the ONNX node it came from."""
+    """One operation. `op` names a row of `ir.ops.OPS`; `origin` is the ONNX node it came from.
+
+    `compute`: the precision that products (matmul, conv, attention) are taken in, "f32" or "bf16".
+    """
 
     op: str
     inputs: list[Value | None]
     outputs: list[Value]
     attrs: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
+    compute: str = "f32"
 
     def __post_init__(self) -> None:
         for i, v in enumerate(self.outputs):

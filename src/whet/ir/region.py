@@ -45,14 +45,17 @@ class Tensor:
 class Region:
     """A unit of code generation.
 
-    kind:      the anchor's operator (`matmul`, `conv`, `reduce`, ...), or `pointwise`.
+    kind:      the anchor's operator (`matmul`, `conv`, `reduce`, ...), or `pointwise`: no anchor,
+               n_anchor 0, and `epilogue` (never None) is the whole expression over `inputs`.
     attrs:     the anchor's attributes, as of `ir.ops`.
     inputs:    every tensor that is read. The first `n_anchor` are the anchor's own operands, in its
-               order (absent optional operands are left out and `attrs` says which); the others are
-               read by the epilogue alone.
+               order (absent optional operands are left out; where they are not the last ones,
+               attrs["absent"] has their indices); the others are read by epilogue or prologue alone.
+               Their shapes are the values' own (lower rank and ones broadcast as in NumPy).
     prologue:  {anchor operand index: expression over region inputs}, for operands that are computed
                on load; the expression's leaves all have the operand's logical shape, by broadcasting.
-               An operand with a prologue is described in `inputs` by the tensor of its first leaf.
+               An operand k with a prologue is described in `inputs` by the tensor of leaf k, which
+               has the operand's shape; the other leaves have indices >= n_anchor.
     epilogue:  expression over ANCHOR and inputs, which broadcast to the output's shape; None: as is.
     anchor:    dtype and shape of the anchor's own result (before the epilogue).
     output:    the tensor that is written. `extra_outputs`: further results of the anchor itself.

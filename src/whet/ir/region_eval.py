@@ -1,0 +1,112 @@
+"""The NumPy meaning of a region: prologue, anchor, epilogue. What every kernel is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from whet.errors import InternalError
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR
+from whet.ir.graph import Node, Value
+from whet.ir.region import Region
+from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
+
+PRODUCTS = frozenset({"matmul", "conv", "conv_transpose", "attention"})  # kinds that `compute` speaks of
+
+
+def region_reference(region: Region, arrays: Sequence[np.ndarray],
+                     dims: Mapping[str, int] | None = None) -> list[np.ndarray]:
+    """What a region computes, as [output, *extra_outputs].
+
+    arrays: one for each of `region.inputs`, of its logical shape (strides do not matter here) and dtype.
+    dims:   values of symbolic dimensions; those that stand alone in an input's shape are found by themselves.
+
+    Reduced-precision operands of a float anchor are widened to the anchor's dtype first, as kernels do; with
+    `compute == "bf16"` the operands of products are rounded to bf16 (nearest even) before. InternalError when
+    arrays do not fit the region.
+    """
+    env = bind_dims(region, arrays, dims)
+    if region.kind == "pointwise":
+        if region.epilogue is None:
+            raise InternalError("a pointwise region without an expression")
+        result = region.epilogue.evaluate(dict(enumerate(arrays)))
+        return [_fit(result, region.output.dtype, _concrete(region.output.shape, env))]
+
+    results = _anchor(region, arrays, env)
+    out = results[0]
+    if region.epilogue is not None:
+        out = region.epilogue.evaluate({ANCHOR: out, **dict(enumerate(arrays))})
+    out = _fit(out, region.output.dtype, _concrete(region.output.shape, env))
+    extra = [r.astype(t.dtype.np, copy=False) for r, t in zip(results[1:], region.extra_outputs, strict=True)]
+    return [out, *extra]
+
+
+def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The anchor's operands after their prologues, widened and rounded as the region's precision says."""
+    operands: list[np.ndarray] = []
+    for i in range(region.n_anchor):
+        x = np.asarray(arrays[i])
+        if i in region.prologue:
+            e = region.prologue[i]
+            x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
+        if region.kind in PRODUCTS and region.compute == "bf16" and DType.of(x.dtype).is_float:
+            x = x.astype(ml_dtypes.bfloat16)
+        if DType.of(x.dtype).is_float and region.anchor.dtype.is_float:
+            x = x.astype(region.anchor.dtype.np, copy=False)
+        operands.append(x)
+    return operands
+
+
+def bind_dims(region: Region, arrays: Sequence[np.ndarray], dims: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The symbolic dimensions' values that the arrays' shapes imply, together with `dims`."""
+    if len(arrays) != len(region.inputs):
+        raise InternalError(f"{len(arrays)} arrays for a region of {len(region.inputs)} inputs")
+    env = dict(dims or {})
+    for i, (t, a) in enumerate(zip(region.inputs, arrays)):
+        if len(t.shape) != np.ndim(a):
+            raise InternalError(f"region input {i} has rank {len(t.shape)}, the array {np.ndim(a)}")
+        for d, n in zip(t.shape, np.shape(a)):
+            alone = names(d)
+            if len(alone) == 1 and d == symbol(*alone):
+                env.setdefault(*alone, n)
+    for i, (t, a) in enumerate(zip(region.inputs, arrays)):
+        want = _concrete(t.shape, env)
+        if want != np.shape(a):
+            raise InternalError(f"region input {i} should have shape {want}, the array has {np.shape(a)}")
+    return env
+
+
+def _anchor(region: Region, arrays: Sequence[np.ndarray], env: Mapping[str, int]) -> list[np.ndarray]:
+    """The anchor's own results by the table of operators."""
+    from whet.ir.ops import evaluate
+
+    operands: list[np.ndarray | None] = list(anchor_operands(region, arrays))
+    attrs = {k: _bind(v, env) for k, v in region.attrs.items() if k != "absent"}
+    for i in region.attrs.get("absent", ()):  # optional operands that are not there, in ascending order
+        operands.insert(i, None)
+    values = [None if a is None else Value(f"in{i}", DType.of(a.dtype), a.shape) for i, a in enumerate(operands)]
+    outs = [Value(f"out{i}", t.dtype, _concrete(t.shape, env))
+            for i, t in enumerate((region.anchor, *region.extra_outputs))]
+    results = evaluate(Node(region.kind, list(values), outs, attrs), operands)
+    return [np.asarray(r).astype(v.dtype.np, copy=False) for r, v in zip(results, outs, strict=True)]
+
+
+def _fit(x: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(np.broadcast_to(x, shape)).astype(dtype.np, copy=False)
+
+
+def _concrete(shape: Sequence[Dim], env: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(int(_bind(d, env)) for d in shape)
+
+
+def _bind(v: Any, env: Mapping[str, int]) -> Any:
+    """An attribute's value with the symbolic dimensions in it replaced by integers."""
+    if isinstance(v, Sym):
+        return substitute(v, env)
+    if isinstance(v, (tuple, list)):
+        return type(v)(_bind(x, env) for x in v)
+    return v
