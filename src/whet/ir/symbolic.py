@@ -24,6 +24,9 @@ class Sym:
         self.terms = terms
         self._hash = hash(terms)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sym, (self.terms,)  # the hash of a string differs between processes
+
     def __add__(self, other: Dim) -> Dim:
         return _make(_sum(_terms(self), _terms(other), 1))
 

@@ -1,0 +1,45 @@
+"""Static memory planning: temporaries with known lifetimes packed into one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ALIGN = 64  # a cache line, and the widest vector
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A temporary of `size` bytes that is needed from step `first` to step `last`, inclusive."""
+
+    size: int
+    first: int
+    last: int
+
+
+def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Byte offsets (64-byte aligned) in one arena so that no two temporaries alive at once overlap,
+    and the arena's size.
+
+    Greedy by size: the largest first, each into the tightest gap among those it lives with. It is
+    within a few per cent of the lower bound on real networks (Pisarchyk and Lee, "Efficient Memory
+    Management for Deep Neural Net Inference", 2020).
+    """
+    offsets = [0] * len(items)
+    placed: list[int] = []
+    total = 0
+    for i in sorted(range(len(items)), key=lambda j: (-items[j].size, items[j].first, j)):
+        me = items[i]
+        size = -(-me.size // ALIGN) * ALIGN
+        others = sorted((offsets[j], offsets[j] + -(-items[j].size // ALIGN) * ALIGN) for j in placed
+                        if items[j].first <= me.last and me.first <= items[j].last)
+        best, best_gap, end = None, None, 0
+        for lo, hi in others:
+            gap = lo - end
+            if gap >= size and (best_gap is None or gap < best_gap):
+                best, best_gap = end, gap
+            end = max(end, hi)
+        offsets[i] = end if best is None else best
+        total = max(total, offsets[i] + size)
+        placed.append(i)
+    return offsets, total

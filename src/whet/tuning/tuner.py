@@ -1,0 +1,226 @@
+"""Chooses a tactic for every region by running the candidates on the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from whet.errors import TuningError
+from whet.ir.region import Region
+from whet.targets.base import Params
+from whet.targets.cpu.target import Candidate, CpuTarget
+from whet.tuning.cache import Entry, TimingCache, Trial
+from whet.tuning.pool import Child, WorkerDied
+
+# Candidates measured per region at each --opt-level; level 0 takes the cost model's word.
+CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 12, 4: 24, 5: 1000}
+COMPILE_TIMEOUT = 60.0
+RUN_TIMEOUT = 20.0
+GIVE_UP = 2.0  # a candidate whose first run takes this many times the best is not measured further
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a region, and how that was found: `measured`, `cache` or `model`."""
+
+    tactic: str
+    params: Params
+    how: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the tuner is doing: for progress bars."""
+
+    done: int
+    total: int
+    region: str
+    best: float | None = None
+
+
+@dataclass
+class Tuned:
+    """Choices by region signature, and the objects that are compiled already, by kernel symbol."""
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_level: int = 3,
+         progress: Callable[[Progress], None] = lambda p: None, refine: bool = False) -> Tuned:
+    """Choose for each distinct region; results go into `cache`, which is saved as it fills.
+
+    `refine`: measure even what the cache knows. KeyboardInterrupt saves what was learnt and goes on
+    up. TuningError if every candidate of a region failed.
+    """
+    start = time.monotonic()
+    out = Tuned()
+    todo: list[tuple[Region, list[Candidate]]] = []
+    unique = {r.signature(): r for r in regions}
+    for sig, region in unique.items():
+        entry = cache.get(_key(cache, target, sig))
+        found = None if refine or entry is None else _winner(entry)
+        if found is not None:
+            out.choices[sig] = found
+            continue
+        candidates = target.candidates(region)
+        if not candidates:
+            raise TuningError(f"no tactic runs this {region.kind}", why=target.accepts(region),
+                              do="report this model: every region must have a tactic")
+        count = CANDIDATES[opt_level]
+        if count == 0 or len(candidates) == 1:
+            out.choices[sig] = Choice(candidates[0].tactic, candidates[0].params, "model")
+        else:
+            todo.append((region, _pick(candidates, count)))
+    if todo:
+        _measure(todo, target, cache, out, progress)
+    out.seconds = time.monotonic() - start
+    return out
+
+
+def _pick(candidates: list[Candidate], count: int) -> list[Candidate]:
+    """The best `count` by the model, but the best of every tactic too: the model may be wrong about a
+    whole family."""
+    first: dict[str, Candidate] = {}
+    for c in candidates:
+        first.setdefault(c.tactic, c)
+    rest = [c for c in candidates if c is not first[c.tactic]]
+    chosen = [*first.values(), *rest[:max(0, count - len(first))]]
+    return sorted(chosen, key=lambda c: c.cost)
+
+
+def _key(cache: TimingCache, target: CpuTarget, sig: str) -> str:
+    return cache.key(target.device_key(), target.threads, sig)
+
+
+def _winner(entry: Entry) -> Choice | None:
+    t = entry.trials[0]
+    return Choice(t.tactic, t.params, "cache", t.seconds) if t.seconds is not None else None
+
+
+def _measure(todo: list[tuple[Region, list[Candidate]]], target: CpuTarget, cache: TimingCache,
+             out: Tuned, progress: Callable[[Progress], None]) -> None:
+    total = sum(len(c) for _, c in todo)
+    done = 0
+    children = [Child() for _ in range(max(1, target.threads))]
+    try:
+        # Batches: compile on all children at once, then time one candidate after the other alone.
+        batch: list[tuple[Region, list[Candidate]]] = []
+        for item in [*todo, None]:
+            if item is not None:
+                batch.append(item)
+                if sum(len(c) for _, c in batch) < 8 * len(children):
+                    continue
+            if not batch:
+                continue
+            made = _compile(batch, target, children)
+            for region, candidates in batch:
+                sig = region.signature()
+                trials: list[Trial] = []
+                best: float | None = None
+                winner: dict[str, bytes] = {}
+                for c in candidates:
+                    progress(Progress(done, total, _describe(region), best))
+                    trial, objects = _time(c, region, target, made[sig, _ident(c)], best)
+                    trials.append(trial)
+                    done += 1
+                    if trial.seconds is not None and (best is None or trial.seconds < best):
+                        best, winner = trial.seconds, objects
+                if best is None:
+                    raise TuningError(f"every candidate for a {region.kind} failed", where=_describe(region),
+                                      why="; ".join(f"{t.tactic}: {t.failed}" for t in trials[:4]),
+                                      do="report this model; --opt-level 0 skips measuring")
+                trials.sort(key=lambda t: (t.seconds is None, t.seconds or 0.0))
+                out.choices[sig] = Choice(trials[0].tactic, trials[0].params, "measured", best)
+                out.objects.update(winner)
+                cache.put(_key(cache, target, sig), Entry(region.kind, trials))
+            for child in children:
+                child.ask("forget")
+                child.reply(RUN_TIMEOUT)
+            cache.save()
+            batch = []
+        progress(Progress(total, total, "done"))
+    finally:
+        for child in children:
+            child.close()
+        cache.save()
+
+
+def _ident(c: Candidate) -> tuple[str, str]:
+    return c.tactic, repr(sorted(c.params.items()))
+
+
+@dataclass
+class _Made:
+    """A candidate on its child: its ticket and objects, or why it failed to compile."""
+
+    child: Child
+    ticket: int
+    objects: dict[str, bytes] = field(default_factory=dict)
+    failed: str = ""
+    process: int = 0  # the child's pid when it compiled: another pid has lost it
+
+
+def _compile(batch: list[tuple[Region, list[Candidate]]], target: CpuTarget,
+             children: list[Child]) -> dict[tuple[str, tuple[str, str]], _Made]:
+    """Compile all candidates, each child one at a time, all children at once."""
+    queue = [(r, c) for r, cs in batch for c in cs]
+    out: dict[tuple[str, tuple[str, str]], _Made] = {}
+    busy: dict[int, _Made] = {}
+    ticket = 0
+    while queue or busy:
+        for i, child in enumerate(children):
+            if i in busy:
+                made = busy.pop(i)
+                try:
+                    made.objects = child.reply(COMPILE_TIMEOUT)
+                    made.process = child.process.pid
+                except (RuntimeError, WorkerDied) as e:
+                    made.failed = f"compile: {e}"
+            if queue:
+                region, c = queue.pop(0)
+                ticket += 1
+                made = _Made(child, ticket)
+                out[region.signature(), _ident(c)] = made
+                child.ask("compile", ticket, target, region, c.tactic, c.params)
+                busy[i] = made
+    return out
+
+
+def _time(c: Candidate, region: Region, target: CpuTarget, made: _Made,
+          best: float | None) -> tuple[Trial, dict[str, bytes]]:
+    if made.failed:
+        return Trial(c.tactic, c.params, failed=made.failed), {}
+    child = made.child
+    try:
+        if child.process.pid != made.process:  # its child died under another candidate
+            child.ask("compile", made.ticket, target, region, c.tactic, c.params)
+            child.reply(COMPILE_TIMEOUT)
+        child.ask("time", made.ticket, GIVE_UP * best if best else float("inf"))
+        seconds = child.reply(RUN_TIMEOUT)
+    except (RuntimeError, WorkerDied) as e:
+        return Trial(c.tactic, c.params, failed=str(e)), {}
+    return Trial(c.tactic, c.params, seconds=float(f"{seconds:.4g}")), made.objects
+
+
+def _describe(region: Region) -> str:
+    shapes = " ".join("x".join(map(str, t.shape)) or "scalar" for t in region.inputs[:2])
+    return f"{region.kind} {shapes}"
+
+
+def compile_all(jobs: Sequence[tuple[Region, Choice]], target: CpuTarget,
+                have: dict[str, bytes]) -> dict[str, bytes]:
+    """Objects of all chosen kernels; what `have` lacks is compiled, on child processes when it is much."""
+    missing: dict[str, str] = {}
+    for region, choice in jobs:
+        for step in target.implement(region, choice.tactic, choice.params).steps:
+            if step.kernel.symbol not in have:
+                missing.setdefault(step.kernel.symbol, step.kernel.code)
+    from whet.targets.cpu.compile import to_object
+
+    out = dict(have)
+    out.update({symbol: to_object(code, target.isa) for symbol, code in missing.items()})
+    return out
