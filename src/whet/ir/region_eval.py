@@ -70,9 +70,9 @@ def bind_dims(region: Region, arrays: Sequence[np.ndarray], dims: Mapping[str, i
         if len(t.shape) != np.ndim(a):
             raise InternalError(f"region input {i} has rank {len(t.shape)}, the array {np.ndim(a)}")
         for d, n in zip(t.shape, np.shape(a)):
-            alone = names(d)
-            if len(alone) == 1 and d == symbol(*alone):
-                env.setdefault(*alone, n)
+            for name in names(d):
+                if d == symbol(name):
+                    env.setdefault(name, n)
     for i, (t, a) in enumerate(zip(region.inputs, arrays)):
         want = _concrete(t.shape, env)
         if want != np.shape(a):
