@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from whet.errors import TuningError
 from whet.ir.region import Region
-from whet.targets.base import Params
+from whet.targets.base import Implementation, Params
+from whet.targets.cpu.compile import to_object
 from whet.targets.cpu.target import Candidate, CpuTarget
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.pool import Child, WorkerDied
@@ -211,16 +212,27 @@ def _describe(region: Region) -> str:
     return f"{region.kind} {shapes}"
 
 
-def compile_all(jobs: Sequence[tuple[Region, Choice]], target: CpuTarget,
-                have: dict[str, bytes]) -> dict[str, bytes]:
-    """Objects of all chosen kernels; what `have` lacks is compiled, on child processes when it is much."""
-    missing: dict[str, str] = {}
-    for region, choice in jobs:
-        for step in target.implement(region, choice.tactic, choice.params).steps:
-            if step.kernel.symbol not in have:
-                missing.setdefault(step.kernel.symbol, step.kernel.code)
-    from whet.targets.cpu.compile import to_object
-
-    out = dict(have)
-    out.update({symbol: to_object(code, target.isa) for symbol, code in missing.items()})
+def compile_all(made: Sequence[Implementation], target: CpuTarget, have: dict[str, bytes]) -> dict[str, bytes]:
+    """Objects of all kernels, by symbol: those that `have` lacks are compiled, in processes when many."""
+    codes = {s.kernel.symbol: s.kernel.code for m in made for s in m.steps}
+    missing = {k: c for k, c in codes.items() if k not in have}
+    out = {k: have[k] for k in codes if k in have}
+    if len(missing) < 8 or target.threads == 1:
+        out.update({k: to_object(c, target.isa) for k, c in missing.items()})
+        return out
+    children = [Child() for _ in range(target.threads)]
+    try:
+        queue = sorted(missing.items(), key=lambda kc: -len(kc[1]))  # the longest first
+        busy: dict[int, str] = {}
+        while queue or busy:
+            for i, child in enumerate(children):
+                if i in busy:
+                    out[busy.pop(i)] = child.reply(COMPILE_TIMEOUT)
+                if queue:
+                    symbol, code = queue.pop(0)
+                    child.ask("assemble", target, code)
+                    busy[i] = symbol
+    finally:
+        for child in children:
+            child.close()
     return out

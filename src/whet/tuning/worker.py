@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from whet.ir.region import Region
 from whet.targets.base import Implementation, Params
+from whet.targets.cpu.compile import to_object
 from whet.targets.cpu.target import CpuTarget
 
 MIN_SECONDS = 0.012  # of measuring, per candidate
@@ -51,6 +52,10 @@ class Worker:
         objects = target.compile(made)
         self.made[ticket] = (target, region, made, objects)
         return objects
+
+    def assemble(self, target: CpuTarget, code: str) -> bytes:
+        """Object code of one kernel's LLVM IR."""
+        return to_object(code, target.isa)
 
     def time(self, ticket: int, limit: float) -> float:
         """Median seconds of a run of a compiled candidate on random data.

@@ -23,6 +23,11 @@ class Isa:
     features: frozenset[str]
 
     @property
+    def arch(self) -> str:
+        """`x86_64` or `aarch64`."""
+        return self.triple.split("-", 1)[0]
+
+    @property
     def lanes(self) -> int:
         """fp32 lanes per vector."""
         return self.width // 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,9 @@ from whet.ir.region import Region
 from whet.targets.base import Implementation, Params, Tactic
 from whet.targets.cpu import TACTICS
 from whet.targets.cpu.compile import to_object
+from whet.targets.cpu.driver import driver_object
 from whet.targets.cpu.isa import Isa, host
+from whet.targets.cpu.link import Linked, link
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class CpuTarget:
     def compile(self, implementation: Implementation) -> dict[str, bytes]:
         """Object code by kernel symbol."""
         return {s.kernel.symbol: to_object(s.kernel.code, self.isa) for s in implementation.steps}
+
+    def link(self, objects: Mapping[str, bytes]) -> Linked:
+        """One blob of the kernels and the driver, with its entries."""
+        return link([*(objects[k] for k in sorted(objects)), driver_object(self.isa)])
 
     def device_key(self) -> str:
         """Names what timings depend on: the CPU, what it may use, and the kernels' own source."""

@@ -1,0 +1,154 @@
+"""The main job, stage by stage: model -> graph -> passes -> regions -> tuning -> plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whet import passes
+from whet.errors import InputError, UnsupportedError
+from whet.frontends import load_model, model_hash
+from whet.ir.graph import Graph
+from whet.ir.region import Region
+from whet.lowering import Schedule, schedule
+from whet.lowering.assemble import assemble, spec
+from whet.plan import Plan, PlanData
+from whet.targets.base import Implementation
+from whet.targets.cpu.target import CpuTarget
+from whet.tuning.cache import TimingCache, default_path
+from whet.tuning.tuner import Choice, Tuned, compile_all, tune
+
+if TYPE_CHECKING:
+    import onnx
+
+Shapes = Mapping[str, Sequence[int]]
+Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+Progress = Callable[[str, int, int], None]
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def build(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | Any,
+    example_inputs: Any = None,
+    *,
+    target: str = "cpu",
+    precision: str | Iterable[str] = "fp32",
+    threads: int | None = None,
+    shapes: Shapes | None = None,
+    profiles: Sequence[Profile] | None = None,
+    timing_cache: str | os.PathLike[str] | TimingCache | None = None,
+    opt_level: int = 3,
+    dump: str | os.PathLike[str] | None = None,
+    isa: str = "host",
+    progress: Progress = lambda what, done, total: None,
+) -> Plan:
+    """Build a plan from a model.
+
+    model:          path, bytes or `onnx.ModelProto`; or a `torch.nn.Module` with `example_inputs`.
+    precision:      `fp32`, `bf16`, `best`, or a set of them; fp32 is always allowed.
+    threads:        that the plan is tuned for; default: the cores this process may use.
+    shapes:         {input: shape} fixes an input's dimensions.
+    profiles:       [{input: (min, opt, max)}] for dynamic dimensions; one profile.
+    timing_cache:   file (read and added to) or object; default: the user's cache.
+    opt_level:      0 (trust the cost model) to 5 (measure everything).
+    dump:           folder for the graph after each pass.
+    isa:            `host`; `avx512`, `avx2` to build for less than this machine has (tuned here).
+    progress:       called with (what, done, total).
+
+    Raises ModelError, InputError, UnsupportedError, TuningError, CacheError.
+    """
+    if target != "cpu":
+        raise UnsupportedError(f"no target {target!r}", why="this version builds for the CPU", do="use target='cpu'")
+    allowed = _precisions(precision)
+    cpu = _cpu(isa, threads)
+    cache = timing_cache if isinstance(timing_cache, TimingCache) else TimingCache.open(timing_cache or default_path())
+
+    progress("reading the model", 0, 0)
+    source = _source(model, example_inputs)
+    graph = load_model(source, shapes=shapes, profiles=profiles)
+
+    progress("optimizing the graph", 0, 0)
+    # BF16 is worth it only where the CPU multiplies it natively; elsewhere fp32 is at least as fast.
+    compute = "bf16" if "bf16" in allowed and cpu.isa.bf16_dot else "fp32"
+    graph = passes.run(graph, compute=compute, dump=Path(dump) if dump else None)
+
+    plan = schedule(graph, cpu.accepts)
+    tuned = _tune(plan, cpu, cache, opt_level, progress)
+
+    progress("compiling and writing the plan", 0, 0)
+    return Plan.from_data(_plan_data(graph, plan, tuned, cpu, compute, allowed, source))
+
+
+def _precisions(precision: str | Iterable[str]) -> set[str]:
+    asked = {precision} if isinstance(precision, str) else set(precision)
+    if "best" in asked:
+        asked = asked - {"best"} | set(PRECISIONS)
+    unknown = asked - set(PRECISIONS)
+    if unknown:
+        raise UnsupportedError(f"no precision {', '.join(sorted(unknown))} on the CPU",
+                               why=f"this version has {', '.join(PRECISIONS)}", do="choose among these, or 'best'")
+    return asked | {"fp32"}
+
+
+def _cpu(isa: str, threads: int | None) -> CpuTarget:
+    from whet.targets.cpu.isa import named
+
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"threads={threads}", why="a plan runs on 1 to 1024 threads", do="leave it out for all cores")
+    return CpuTarget(named(isa), threads or len(os.sched_getaffinity(0)))
+
+
+def _source(model: Any, example_inputs: Any) -> Any:
+    if example_inputs is not None or type(model).__module__.split(".")[0] == "torch" or hasattr(model, "state_dict"):
+        from whet.frontends.torch import export
+
+        return export(model, example_inputs)
+    return model
+
+
+def _tune(plan: Schedule, cpu: CpuTarget, cache: TimingCache, opt_level: int, progress: Progress) -> Tuned:
+    regions = [l.region for l in plan.launches if l.region is not None]
+    return tune(regions, cpu, cache, opt_level,
+                lambda p: progress(f"tuning {p.region}", p.done, p.total))
+
+
+def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compute: str, allowed: set[str],
+               source: Any) -> PlanData:
+    import numpy
+    import onnx
+
+    import whet
+
+    jobs: list[tuple[Region, Choice] | None] = [
+        (l.region, tuned.choices[l.region.signature()]) if l.region is not None else None for l in plan.launches]
+    made: list[Implementation | None] = [
+        cpu.implement(j[0], j[1].tactic, j[1].params) if j is not None else None for j in jobs]
+    objects = compile_all([m for m in made if m is not None], cpu, tuned.objects)
+    body = assemble(plan.launches, made, graph.dims)
+    linked = cpu.link(objects)
+    layers = [{"name": l.origin, "kind": l.region.kind, "precision": l.region.compute if l.region else "",
+               "tactic": j[1].tactic, "params": j[1].params}
+              if l.region is not None and j is not None else {"name": l.origin, "kind": "host", "tactic": "reference"}
+              for l, j in zip(plan.launches, jobs)]
+    counts = {"native": sum(j is not None for j in jobs), "library": 0, "view": plan.views,
+              "reference": sum(j is None for j in jobs), "host": 0}
+    info = {
+        "model": {"name": graph.name, "sha256": model_hash(source)},
+        "whet": whet.__version__,
+        "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
+        "precision": {"allowed": sorted(allowed), "compute": compute},
+        "steps": counts, "copies": plan.copies, "layers": layers,
+        "memory": {"arena": body.arena_bytes, "sum_of_temporaries": body.arena_sum,
+                   "weights": sum(w.nbytes for w in body.weights.values())},
+    }
+    evidence = [{"kind": j[0].kind, "how": j[1].how, "seconds": j[1].seconds} for j in jobs if j is not None]
+    names = graph.output_names or [v.name for v in graph.outputs]
+    return PlanData(
+        inputs=[spec(v) for v in graph.inputs], outputs=[spec(v, n) for v, n in zip(graph.outputs, names)],
+        dims=graph.dims, steps=body.steps, weights=body.weights, code=linked.code, symbols=linked.symbols,
+        arena_bytes=body.arena_bytes, scratch_bytes=body.scratch_bytes, threads=cpu.threads, arch=cpu.isa.arch,
+        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info, blobs=body.blobs,
+        trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})

@@ -1,0 +1,69 @@
+"""A plan of one region, on random data: what the tuner times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.graph import Node, Value
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import evaluate
+from whet.lowering.assemble import assemble, spec
+from whet.lowering.storage import Buffer, Launch, Storage
+from whet.plan.data import PlanData
+from whet.targets.base import Implementation
+from whet.targets.cpu.target import CpuTarget
+
+
+def single(target: CpuTarget, region: Region, made: Implementation,
+           objects: dict[str, bytes]) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+    """An engine that runs just this region, with its inputs (random) and outputs as flat arrays.
+
+    Non-constant operands become inputs as long as their strides reach; symbolic dimensions take the
+    profile's optimum.
+    """
+    from whet.runtime import load_data
+
+    env = {n: opt for n, (_, opt, _) in region.dims.items()}
+    rng = np.random.default_rng(0)
+    inputs, outputs, feeds, outs = [], [], [], []
+
+    def flat(t: Tensor) -> tuple[int, tuple[int, ...]]:
+        shape = [evaluate(d, env) for d in t.shape]
+        strides = tuple(evaluate(d, env) for d in t.strides)
+        reach = 1 + sum((d - 1) * s for d, s in zip(shape, strides)) if all(shape) else 0
+        return reach, strides
+
+    ins = []
+    for i, t in enumerate(region.inputs):
+        n, strides = flat(t)
+        data = random_array(rng, t.dtype, n)
+        if t.const:
+            ins.append(Storage(Buffer("const", t.dtype, n, data=data), 0, strides))
+        else:
+            ins.append(Storage(Buffer("input", t.dtype, n, len(inputs)), 0, strides))
+            inputs.append(Value(f"x{i}", t.dtype, (n,)))
+            feeds.append(data)
+    results = []
+    for i, t in enumerate((region.output, *region.extra_outputs)):
+        n, strides = flat(t)
+        results.append(Storage(Buffer("output", t.dtype, n, i), 0, strides))
+        outputs.append(Value(f"y{i}", t.dtype, (n,)))
+        outs.append(np.zeros(n, t.dtype.np))
+    node = Node("region", [], [], {}, region.kind)
+    fixed = {n: (v, v, v) for n, v in env.items()}
+    made_plan = assemble([Launch(node, ins, results, region)], [made], fixed)
+    linked = target.link(objects)
+    data = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, made_plan.steps, made_plan.weights,
+                    linked.code, linked.symbols, made_plan.arena_bytes, made_plan.scratch_bytes, target.threads, target.isa.arch, target.isa.name,
+                    sorted(target.isa.features))
+    return load_data(data), feeds, outs
+
+
+def random_array(rng: np.random.Generator, dtype: DType, n: int) -> np.ndarray:
+    """Normal floats; small integers that are legal indices of anything with two rows; bools."""
+    if dtype.is_float:
+        return rng.standard_normal(n, dtype=np.float32).astype(dtype.np)
+    return rng.integers(0, 2, n).astype(dtype.np)
