@@ -214,6 +214,12 @@ class Fn:
         self.line(f"{ref} = {text}")
         return Val(self, ty, ref)
 
+    def hoist(self, ty: str, text: str) -> Val:
+        """Emit at the kernel's very start (operands: the kernel's parameters, or values hoisted before)."""
+        self._n += 1
+        self._allocas.append(f"  %t{self._n} = {text}")
+        return Val(self, ty, f"%t{self._n}")
+
     def op(self, opcode: str, a: Val, b: Val) -> Val:
         """A two-operand instruction on values of the same type."""
         if a.ty != b.ty:
