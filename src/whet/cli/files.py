@@ -67,5 +67,5 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as .npz, atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

@@ -189,7 +189,7 @@ class _Assembler:
             return known
         a = np.ascontiguousarray(a)
         digest = hashlib.sha256(repr((a.dtype.str, a.shape)).encode())
-        digest.update(a.reshape(-1).view(np.uint8) if a.size else b"")
+        digest.update(memoryview(a.reshape(-1).view(np.uint8)))
         name = "w" + digest.hexdigest()[:24]
         kept = self.out.weights.setdefault(name, a)
         self.constants[id(kept)] = name

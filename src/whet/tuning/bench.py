@@ -24,11 +24,15 @@ def single(target: CpuTarget, region: Region, made: Implementation,
     Non-constant operands become inputs as long as their strides reach; symbolic dimensions take the
     profile's optimum.
     """
-    from whet.runtime import load_data
+    from whet.plan import Plan
+    from whet.runtime import load
 
     env = {n: opt for n, (_, opt, _) in region.dims.items()}
     rng = np.random.default_rng(0)
-    inputs, outputs, feeds, outs = [], [], [], []
+    inputs: list[Value] = []
+    outputs: list[Value] = []
+    feeds: list[np.ndarray] = []
+    outs: list[np.ndarray] = []
 
     def flat(t: Tensor) -> tuple[int, tuple[int, ...]]:
         shape = [evaluate(d, env) for d in t.shape]
@@ -54,12 +58,12 @@ def single(target: CpuTarget, region: Region, made: Implementation,
         outs.append(np.zeros(n, t.dtype.np))
     node = Node("region", [], [], {}, region.kind)
     fixed = {n: (v, v, v) for n, v in env.items()}
-    made_plan = assemble([Launch(node, ins, results, region)], [made], fixed)
+    body = assemble([Launch(node, ins, results, region)], [made], fixed)
     linked = target.link(objects)
-    data = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, made_plan.steps, made_plan.weights,
-                    linked.code, linked.symbols, made_plan.arena_bytes, made_plan.scratch_bytes, target.threads, target.isa.arch, target.isa.name,
-                    sorted(target.isa.features))
-    return load_data(data), feeds, outs
+    plan = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, body.steps, body.weights,
+                    linked.code, linked.symbols, body.arena_bytes, body.scratch_bytes, target.threads,
+                    target.isa.arch, target.isa.name, sorted(target.isa.features))
+    return load(Plan.from_data(plan, hashed=False)), feeds, outs
 
 
 def random_array(rng: np.random.Generator, dtype: DType, n: int) -> np.ndarray:

@@ -48,7 +48,7 @@ class TimingCache:
     dirty: bool = False
 
     @staticmethod
-    def open(path: Path | str | None) -> TimingCache:
+    def open(path: str | os.PathLike[str] | None) -> TimingCache:
         """Read a cache, or start an empty one where there is no file. CacheError if it is damaged."""
         if path is None:
             return TimingCache()
