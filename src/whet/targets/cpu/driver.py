@@ -519,7 +519,9 @@ def _destroy(isa: Isa) -> _Native:
     pool = k.p["pool"]
     for i in k.range(0, k.get(pool, abi.POOL_STARTED)):
         w = pool + (i * abi.WORKER_BYTES + abi.POOL_BYTES)
-        k.atomic_store(abi.JOB_QUIT, w + abi.WORKER_JOB)
+        with k.loop() as loop:  # a worker may still be on its way out of a run
+            loop.leave_if(k.swapped(w + abi.WORKER_JOB, k.i64(0), abi.JOB_QUIT))
+            k.pause()
         k.atomic_store(0, w + abi.WORKER_PARKED, "i32")
         k.futex_wake(pool, w + abi.WORKER_PARKED)
         k.imported(pool, "pthread_join", [k.get(w, abi.WORKER_THREAD), k.const("ptr", 0)], ret="i32")

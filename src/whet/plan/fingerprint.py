@@ -1,0 +1,51 @@
+"""Does this machine have what a plan's code needs? Asked of the operating system, without LLVM."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from functools import cache
+
+from whet.errors import FingerprintError
+from whet.plan.manifest import Target
+
+# LLVM's name of a feature -> the flag in /proc/cpuinfo. "" where code with it runs everywhere (hints).
+_X86 = {
+    "sse4.1": "sse4_1", "sse4.2": "sse4_2", "ssse3": "ssse3", "avx": "avx", "avx2": "avx2", "fma": "fma",
+    "f16c": "f16c", "bmi": "bmi1", "bmi2": "bmi2", "popcnt": "popcnt", "lzcnt": "abm", "movbe": "movbe",
+    "avx512f": "avx512f", "avx512bw": "avx512bw", "avx512cd": "avx512cd", "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl", "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16", "avx512vnni": "avx512_vnni",
+    "avx512vbmi": "avx512vbmi", "avx512vbmi2": "avx512_vbmi2", "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq", "avx512ifma": "avx512ifma", "amx-tile": "amx_tile",
+    "amx-bf16": "amx_bf16", "amx-int8": "amx_int8", "avxvnni": "avx_vnni", "prefetchi": "",
+}
+_ARM = {"neon": "asimd", "fp-armv8": "fp", "dotprod": "asimddp", "bf16": "bf16", "i8mm": "i8mm", "fullfp16": "asimdhp"}
+
+
+def check(target: Target) -> None:
+    """FingerprintError if code for `target` cannot run here."""
+    do = "build the plan on this machine, or load it with recompile=True"
+    if target.os != sys.platform:
+        raise FingerprintError(f"the plan is for {target.os}", why=f"this is {sys.platform}", do=do)
+    arch = platform.machine()
+    if target.arch != arch:
+        raise FingerprintError(f"the plan is for {target.arch}", why=f"this machine is {arch}", do=do)
+    table = _X86 if arch == "x86_64" else _ARM
+    have = cpu_flags()
+    missing = [f for f in target.features if f not in table or (table[f] and table[f] not in have)]
+    if missing:
+        raise FingerprintError(f"the plan's code needs {target.isa}", do=do,
+                               why=f"this CPU lacks {', '.join(f'{m:.30}' for m in missing[:12])}")
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The features of this CPU that the kernel has switched on (of the first core: they are all alike)."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith(("flags", "Features")):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()

@@ -1,0 +1,142 @@
+"""The JSON parts of a plan file: manifest and trailer, typed and versioned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from whet.errors import PlanFormatError, PlanVersionError
+from whet.plan import layout
+
+SCHEMA = 1
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An input or output. `shape` holds dims (`plan.dims`)."""
+
+    name: str
+    dtype: str
+    shape: list[Any]
+
+
+class HostOperand(msgspec.Struct, frozen=True):
+    """A tensor of a host step: `kind` and `index` as in `layout.ARG`, `offset` a dim in bytes."""
+
+    dtype: str
+    shape: list[Any]
+    kind: int
+    index: int
+    offset: Any
+
+
+class Host(msgspec.Struct, frozen=True):
+    """A host step; `payload` names a blob."""
+
+    kind: str
+    payload: str
+    inputs: list[HostOperand]
+    outputs: list[HostOperand]
+
+
+class Weight(msgspec.Struct, frozen=True):
+    """A constant; `offset` and `bytes` within the weights section."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    offset: int
+    bytes: int
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """Binary extra; `offset` and `bytes` within the blobs section."""
+
+    offset: int
+    bytes: int
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What the code runs on: `platform.machine()`, our name of the vector set, LLVM's names of its features."""
+
+    os: str
+    arch: str
+    isa: str
+    features: list[str]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a plan is, for the runtime (shapes, host steps, constants) and for people (`info`)."""
+
+    schema: int
+    target: Target
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    dims: dict[str, tuple[int, int, int]]
+    labels: list[str]  # one per step
+    kernels: dict[str, int]
+    host: list[Host]
+    weights: list[Weight]
+    blobs: dict[str, Blob]
+    info: dict[str, Any]
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Over the plan's hash; hexadecimal."""
+
+    algorithm: str
+    key: str
+    signature: str
+
+
+class Trailer(msgspec.Struct, frozen=True):
+    """What the hash does not cover."""
+
+    schema: int = SCHEMA
+    evidence: dict[str, Any] = {}
+    signature: Signature | None = None
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def encode(value: Any) -> bytes:
+    """JSON with sorted keys: equal values give equal bytes."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def decode(raw: bytes, kind: type[Any], what: str) -> Any:
+    """`kind` from JSON. PlanVersionError: a newer schema. PlanFormatError: anything else that is wrong."""
+    if len(raw) > layout.MAX_JSON:
+        raise PlanFormatError(f"the plan's {what} is too large", why=f"{len(raw)} bytes", do="build the plan anew")
+    try:
+        if issubclass(kind, (Manifest, Trailer)):
+            schema = msgspec.json.decode(raw, type=_Schema).schema
+            if schema != SCHEMA:
+                raise PlanVersionError(
+                    f"the plan's {what} has schema {schema}", why=f"this whet reads schema {SCHEMA}",
+                    do="use the whet that wrote it, or build the plan anew")
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as e:
+        raise PlanFormatError(f"the plan's {what} is malformed", why=str(e), do="build the plan anew") from e
+
+
+_NUMPY = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+          "float64", "complex64", "complex128")
+_EXTRA = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+          "float4_e2m1fn", "int4", "uint4", "int2", "uint2")
+
+
+def np_dtype(name: str) -> np.dtype:
+    """The NumPy type of a plan's type name. PlanFormatError for a name that is not one."""
+    if name in _NUMPY:
+        return np.dtype(name)
+    if name in _EXTRA:
+        import ml_dtypes
+
+        if hasattr(ml_dtypes, name):
+            return np.dtype(getattr(ml_dtypes, name))
+    raise PlanFormatError(f"the plan has a tensor of type {name!r:.40}", why="this whet has no such element type",
+                          do="use the whet that wrote it, or build the plan anew")
