@@ -1,0 +1,13 @@
+"""The CPU target: kernels emitted as LLVM IR for AVX-512, AVX2 and NEON.
+
+`TACTICS`: for each kind of region, the tactics that may implement it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from whet.targets.base import Tactic
+from whet.targets.cpu.gemm import GemmPacked
+
+TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "matmul": (GemmPacked(),),
+}

@@ -101,6 +101,25 @@ def widen(k: Fn, v: Val) -> Val:
     return k.bitcast(bits << 16, vec("float", v.lanes))
 
 
+def round_bf16(k: Fn, v: Val) -> Val:
+    """fp32 rounded to the nearest bf16 value (ties to even), still fp32; NaN stays NaN."""
+    bits = k.bitcast(v, vec("i32", v.lanes))
+    odd = k.op("lshr", bits, k.const(bits.ty, 16)) & 1
+    rounded = (bits + odd + 0x7FFF) & -0x10000
+    return k.select(k.cmp("uno", v, v), v, k.bitcast(rounded, v.ty))
+
+
+def narrow(k: Fn, v: Val) -> Val:
+    """fp32 to bf16, rounded to nearest even, as i16 lanes. NaN stays NaN."""
+    if k.isa.bf16_dot and v.lanes == 16:
+        b = k.call("llvm.x86.avx512bf16.cvtneps2bf16.512", "<16 x bfloat>", [v])
+        return k.bitcast(b, "<16 x i16>")
+    bits = k.bitcast(v, vec("i32", v.lanes))
+    quiet = k.select(k.cmp("uno", v, v), k.bitcast(bits | 0x400000, v.ty), round_bf16(k, v))
+    high = k.op("lshr", k.bitcast(quiet, bits.ty), k.const(bits.ty, 16))
+    return k.cast("trunc", high, "i16")
+
+
 def load_f32(k: Fn, scalar: str, p: Val, lanes: int = 1, mask: Val | None = None, align: int | None = None) -> Val:
     """Load `float` or `bfloat` elements as fp32; masked-off lanes are 0."""
     if scalar == "bfloat":

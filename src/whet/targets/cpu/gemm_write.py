@@ -1,0 +1,99 @@
+"""Where matmul kernels leave their results: epilogue, conversion, masked stores."""
+
+from __future__ import annotations
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import Apply
+from whet.ir.region import Region
+from whet.targets.base import In, Out
+from whet.targets.cpu.args import Args
+from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs
+from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.microkernel import Accumulators, narrow
+
+
+class Writer:
+    """Writes blocks of fp32 results through a region's epilogue."""
+
+    def __init__(self, k: Fn, args: Args, region: Region, problem: Problem) -> None:
+        self.k, self.args, self.region, self.problem = k, args, region, problem
+        self.inputs = epilogue_inputs(region)
+        self._size: dict[Key, int] = {OUT: region.output.dtype.size}
+        self._base: dict[Key, Val] = {OUT: args.pointer(Out(0))}
+        for i in self.inputs:
+            self._size[i] = region.inputs[i].dtype.size
+            self._base[i] = args.pointer(In(i))
+        self._here = dict(self._base)
+
+    def batch(self, index: list[IntLike]) -> None:
+        """Write to this batch element from now on."""
+        for t, p in self._base.items():
+            for i, strides in zip(index, self.problem.batch_strides, strict=True):
+                p = p + i * self.args.dim(strides[t]) * self._size[t]
+            self._here[t] = p
+
+    @property
+    def heavy(self) -> bool:
+        """True if the epilogue is too long to be repeated for every accumulator."""
+        e = self.region.epilogue
+        return e is not None and sum(_WEIGHT.get(t.op, 1) for t in e.terms if isinstance(t, Apply)) > 8
+
+    def block(self, acc: Accumulators, row: IntLike, valid: IntLike, col: IntLike, cols: IntLike, spill: Val) -> None:
+        """Write accumulators at (row, col): rows < valid, columns < cols (of the whole matrix).
+
+        spill: mr * nv vectors of scratch memory, used by heavy epilogues.
+        """
+        k, nv, lanes = self.k, acc.nv, acc.lanes
+        masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
+        at = self._at(row, col)
+        if self.heavy:
+            for r, j, v in acc.each():
+                k.store(v, spill + (r * nv + j) * k.isa.width, align=k.isa.width)
+            for r in k.range(0, valid):
+                for j in range(nv):
+                    v = k.load("float", spill + (r * nv + j) * k.isa.width, lanes, align=k.isa.width)
+                    self._put(v, at, r, j, masks[j])
+            return
+        for r in range(acc.mr):
+            exists = True if isinstance(valid, int) else k.i64(valid) > r
+            with k.if_(exists):
+                for j in range(nv):
+                    self._put(acc.get(r, j), at, r, j, masks[j])
+
+    def rows(self, source: Val, stride: int, row: IntLike, valid: IntLike, col: IntLike, cols: IntLike,
+             nv: int) -> None:
+        """Write `valid` rows of nv vectors of fp32 from memory, `stride` bytes apart."""
+        k, lanes = self.k, self.k.isa.lanes
+        masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
+        at = self._at(row, col)
+        for r in k.range(0, valid):
+            for j in range(nv):
+                v = k.load("float", source + r * stride + j * k.isa.width, lanes, align=k.isa.width)
+                self._put(v, at, r, j, masks[j])
+
+    def mask(self, col: IntLike, j: int, cols: IntLike, panel: int) -> Val | None:
+        """Which lanes of vector j of a panel exist; None where all do, whatever the panel."""
+        if isinstance(cols, int) and cols % panel == 0:
+            return None
+        return self.k.tail_mask(cols - col - j * self.k.isa.lanes, self.k.isa.lanes)
+
+    def _at(self, row: IntLike, col: IntLike) -> dict[Key, Val]:
+        return {t: p + row * self._row(t) + col * self.args.dim(self.problem.col[t]) * self._size[t]
+                for t, p in self._here.items()}
+
+    def _row(self, t: Key) -> IntLike:
+        """Stride of rows in bytes."""
+        return self.args.dim(self.problem.row[t]) * self._size[t]
+
+    def _put(self, v: Val, at: dict[Key, Val], r: IntLike, j: int, mask: Val | None) -> None:
+        k, lanes = self.k, v.lanes
+        e = self.region.epilogue
+        if e is not None and not e.is_identity:
+            raise NotImplementedError
+        if self.region.output.dtype is DType.BF16:
+            v = narrow(k, v)
+        k.store(v, at[OUT] + r * self._row(OUT) + j * lanes * self._size[OUT], mask)
+
+
+_WEIGHT = {"exp": 6, "log": 6, "erf": 12, "tanh": 12, "sigmoid": 8, "gelu": 12, "silu": 8, "sin": 9, "cos": 9, "tan": 9,
+           "pow": 12}
