@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from whet.cli import options
 from whet.errors import InputError, WhetError
 
 app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -16,28 +17,22 @@ app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=Fa
                        "Start with [bold]whet demo[/bold], then [bold]whet build model.onnx -o model.plan[/bold] "
                        "and [bold]whet bench model.plan[/bold].")
 
-Model = Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads to run with. Default: all cores.", min=1, max=1024)]
-MinShapes = Annotated[list[str] | None, typer.Option("--min-shapes", metavar="NAME:DIMS", help="Smallest shapes, as x:1x3x224x224. May be repeated.")]
-OptShapes = Annotated[list[str] | None, typer.Option("--opt-shapes", metavar="NAME:DIMS", help="Shapes to tune for.")]
-MaxShapes = Annotated[list[str] | None, typer.Option("--max-shapes", metavar="NAME:DIMS", help="Largest shapes.")]
-
 
 @app.command()
 def build(
-    model: Model,
+    model: options.Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the plan.", show_default=False)],
     target: Annotated[str, typer.Option(help="What to build for.")] = "cpu",
-    threads: Threads = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Allow BF16 where it is faster.")] = False,
-    best: Annotated[bool, typer.Option("--best", help="Allow every precision that the target has.")] = False,
-    shapes: Annotated[list[str] | None, typer.Option("--shapes", metavar="NAME:DIMS", help="Fix shapes: no dynamic dimension stays for that input.")] = None,
-    min_shapes: MinShapes = None,
-    opt_shapes: OptShapes = None,
-    max_shapes: MaxShapes = None,
-    timing_cache: Annotated[Path | None, typer.Option(help="Timing cache to read and add to. Default: the user's cache.")] = None,
-    opt_level: Annotated[int, typer.Option(min=0, max=5, help="How much to measure: 0 trusts the cost model, 5 measures everything.")] = 3,
-    dump: Annotated[Path | None, typer.Option(help="Write the graph, numbered, after each pass into this folder.")] = None,
+    threads: options.Threads = None,
+    bf16: options.Bf16 = False,
+    best: options.Best = False,
+    shapes: options.Shapes = None,
+    min_shapes: options.MinShapes = None,
+    opt_shapes: options.OptShapes = None,
+    max_shapes: options.MaxShapes = None,
+    timing_cache: options.TimingCacheFile = None,
+    opt_level: options.OptLevel = 3,
+    dump: options.Dump = None,
 ) -> None:
     """Build a plan: optimize the graph, generate and tune kernels, write one file.
 
@@ -61,10 +56,10 @@ def build(
 
 @app.command()
 def run(
-    plan: Annotated[Path, typer.Argument(help="A plan, or an ONNX model (built first).", show_default=False)],
-    inputs: Annotated[Path, typer.Option("--inputs", help="An .npz file with one array per input.", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the outputs (.npz).", show_default=False)],
-    threads: Threads = None,
+    plan: options.ModelOrPlan,
+    inputs: options.Inputs,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the outputs.", show_default=False)],
+    threads: options.Threads = None,
 ) -> None:
     """Run a plan once on arrays from a file.
 
@@ -79,10 +74,7 @@ def run(
 
 
 @app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="A plan or an ONNX model.", show_default=False)],
-    json: Annotated[bool, typer.Option("--json", help="The manifest as JSON.")] = False,
-) -> None:
+def inspect(path: options.ModelOrPlan, json: options.AsJson = False) -> None:
     """Show what is in a plan or model: inputs, outputs, profile, steps, tactics, memory."""
     from whet.cli import inspect as view
 
@@ -90,7 +82,7 @@ def inspect(
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def doctor(json: options.AsJson = False) -> None:
     """Show this machine as whet sees it, and what is missing."""
     from whet.cli import doctor as view
 

@@ -37,7 +37,8 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, Shape]:
     return out
 
 
-def parse_profile(low: Iterable[str], opt: Iterable[str], high: Iterable[str]) -> dict[str, tuple[Shape, Shape, Shape]] | None:
+def parse_profile(low: Iterable[str], opt: Iterable[str],
+                  high: Iterable[str]) -> dict[str, tuple[Shape, Shape, Shape]] | None:
     """--min-shapes, --opt-shapes and --max-shapes as {name: (min, opt, max)}; None where none is given.
 
     A missing bound is the optimum's.

@@ -47,7 +47,8 @@ def open_backend(name: str, model: Path, *, precision: str, threads: int, plan: 
     return BACKENDS[name](model, precision, threads)
 
 
-def _whet(model: Path, precision: str, threads: int, plan: Any, shapes: Any, opt_level: int, progress: Progress) -> Backend:
+def _whet(model: Path, precision: str, threads: int, plan: Any, shapes: Any, opt_level: int,
+          progress: Progress) -> Backend:
     import whet
 
     if plan is None:

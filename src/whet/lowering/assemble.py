@@ -16,8 +16,8 @@ from whet.ir.symbolic import Dim, lower, to_json, upper
 from whet.lowering.memory import ALIGN, Lifetime, plan_memory
 from whet.lowering.storage import Buffer, Launch, Storage
 from whet.plan.data import (
-    Arg,
     ArenaArg,
+    Arg,
     HostStep,
     HostTensor,
     InputArg,
@@ -189,7 +189,7 @@ class _Assembler:
             return known
         a = np.ascontiguousarray(a)
         digest = hashlib.sha256(repr((a.dtype.str, a.shape)).encode())
-        digest.update(memoryview(a.reshape(-1).view(np.uint8)))
+        digest.update(a.reshape(-1).view(np.uint8).data)
         name = "w" + digest.hexdigest()[:24]
         kept = self.out.weights.setdefault(name, a)
         self.constants[id(kept)] = name

@@ -3,6 +3,7 @@ follow by strides is no step at all, and a concat's operands are written straigh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -300,7 +301,7 @@ def reshape_strides(old: Shape, strides: Shape, new: Shape) -> Shape | None:
                 have, grown = have * src[group[-1]][0], True
             if not grown:
                 return None
-        for a, b in zip(group, group[1:]):
+        for a, b in itertools.pairwise(group):
             if src[a][1] != src[b][0] * src[b][1]:
                 return None
         step = src[group[-1]][1]

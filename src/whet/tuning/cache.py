@@ -114,5 +114,6 @@ def _decode(data: bytes, path: Path) -> dict[str, Entry]:
                          do="delete it; the next build measures again") from e
     if file.schema > SCHEMA:
         raise CacheError("the timing cache is of a newer whet", where=str(path),
-                         why=f"schema {file.schema}, this whet reads up to {SCHEMA}", do="update whet, or name another file")
+                         why=f"schema {file.schema}, this whet reads up to {SCHEMA}",
+                         do="update whet, or name another file")
     return {k: e for k, e in file.entries.items() if e.trials}
