@@ -1,0 +1,155 @@
+"""A convolution region as loops: pixels, taps, channels and groups; and its view as a matrix product."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import Dim, Shape, is_static
+from whet.targets.cpu.gemm_problem import Problem, matmul_problem
+
+FLOATS = (DType.F32, DType.BF16)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """The loops of a `conv` region in channels-last layout.
+
+    x[n, spatial.., groups * cg], w[groups * og, cg, kernel..] -> out[n, out.., groups * og]. `pads` are the
+    paddings before each spatial dimension (negative ones crop); those after it follow from `out`.
+    """
+
+    n: Dim
+    spatial: Shape
+    out: Shape
+    groups: int
+    cg: int
+    og: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def depth(self) -> int:
+        """Products per output element: taps times input channels of a group."""
+        return self.taps * self.cg
+
+    @property
+    def pads_after(self) -> Shape:
+        """How far the last window reaches past each spatial dimension (negative: not to its end)."""
+        return tuple((o - 1) * s + (k - 1) * d + 1 - p - i for o, s, k, d, p, i in
+                     zip(self.out, self.strides, self.kernel, self.dilations, self.pads, self.spatial, strict=True))
+
+    @property
+    def plain(self) -> bool:
+        """True if each output pixel reads exactly the input pixel of the same position."""
+        return all(k == s == 1 for k, s in zip(self.kernel, self.strides)) and not any(self.pads) \
+            and self.spatial == self.out
+
+
+def conv_of(region: Region) -> Conv:
+    """The loops of a `conv` region."""
+    at, x, w = region.attrs, region.inputs[0], region.inputs[1]
+    r, g = len(x.shape) - 2, at["group"]
+    o, cg, *kernel = _ints(w.shape)
+    return Conv(x.shape[0], x.shape[1:-1], region.output.shape[1:-1], g, cg, o // g, tuple(kernel),
+                tuple(at["strides"]) or (1,) * r, tuple(at["dilations"]) or (1,) * r, (tuple(at["pads"]) or (0,) * 2 * r)[:r])
+
+
+def _ints(shape: Shape) -> list[int]:
+    return [int(d) for d in shape]  # type: ignore[arg-type]
+
+
+def conv_reason(region: Region, const_weights: bool = True) -> str:
+    """Why no convolution tactic takes this region; "" if one may."""
+    x, w, out = region.inputs[0], region.inputs[1], region.output
+    if region.prologue:
+        return "operands computed on load are not supported"
+    if not region.attrs.get("channels_last"):
+        return "the layout is not channels-last"
+    if x.dtype not in FLOATS:
+        return f"x is {x.dtype.value}, not f32 or bf16"
+    if w.dtype not in FLOATS:
+        return f"w is {w.dtype.value}, not f32 or bf16"
+    if region.anchor.dtype not in FLOATS:
+        return f"the result is {region.anchor.dtype.value}, not f32 or bf16"
+    if const_weights and not w.const:
+        return "the weights are not constant"
+    if not is_static(w.shape):
+        return "the weights' shape is symbolic"
+    return unit_reason(region, x, out)
+
+
+def unit_reason(region: Region, x: Tensor, out: Tensor) -> str:
+    """Why vectors along the channels cannot be loaded and stored; "" if they can."""
+    if not contiguous(x):
+        return "x's channels are not contiguous"
+    if not contiguous(out):
+        return "the output's channels are not contiguous"
+    for i in region.epilogue.leaves if region.epilogue is not None else ():
+        t = region.inputs[i]
+        if t.shape and not contiguous(t) and t.strides[-1] != 0:
+            return f"epilogue input {i} is not contiguous in its last dimension"
+    return ""
+
+
+def contiguous(t: Tensor) -> bool:
+    """True if the last dimension has stride 1 (or one element)."""
+    return t.shape[-1] == 1 or t.strides[-1] == 1
+
+
+def with_bias(region: Region) -> Expr | None:
+    """The epilogue with the anchor's optional third operand, the bias, added first."""
+    if region.n_anchor < 3:
+        return region.epilogue
+    t = region.anchor.dtype
+    biased = Expr((Leaf(ANCHOR, t), Leaf(2, region.inputs[2].dtype), Apply("cast", (1,), t), Apply("add", (0, 2), t)))
+    if region.inputs[2].dtype is t:
+        biased = Expr((Leaf(ANCHOR, t), Leaf(2, t), Apply("add", (0, 1), t)))
+    return biased if region.epilogue is None else region.epilogue.inline(ANCHOR, biased)
+
+
+def matmul_region(region: Region, a: Tensor, depth: int) -> Region:
+    """The region of out = a[.., depth] @ w[depth, o] with the convolution's output, epilogue and bias."""
+    o = region.output.shape[-1]
+    b = Tensor.dense(region.inputs[1].dtype, (depth, o), const=True)
+    return replace(region, kind="matmul", attrs={}, inputs=(a, b, *region.inputs[2:]), n_anchor=2,
+                   epilogue=with_bias(region))
+
+
+def pixel_problem(region: Region, depth: int) -> Problem:
+    """Output pixels as rows, output channels as columns; A is whatever the kernel makes of the input.
+
+    Rows are merged over the batch and spatial dimensions where the output and the epilogue's inputs allow it;
+    the flat index of a pixel is `batch element * m + row`.
+    """
+    shape = (*region.output.shape[:-1], depth)
+    a = Tensor(DType.F32, shape, (0,) * (len(shape) - 1) + (1,))
+    return matmul_problem(matmul_region(region, a, depth))
+
+
+def weight_matrix(w: np.ndarray, groups: int) -> np.ndarray:
+    """OI.. weights as [groups, taps * I, O / groups], taps in row-major order and channels fastest."""
+    o, cg = w.shape[:2]
+    return np.ascontiguousarray(w.reshape(groups, o // groups, cg, -1).transpose(0, 3, 2, 1).reshape(groups, -1, o // groups))
+
+
+def conv_flops(region: Region, at: dict[str, int] | None = None) -> float:
+    """Multiply-adds at the profile's optimum."""
+    from whet.ir.symbolic import evaluate
+
+    env: dict[str, Any] = {name: r[1] for name, r in region.dims.items()} if at is None else dict(at)
+    c = conv_of(region)
+    pixels = math.prod(evaluate(d, env) for d in (c.n, *c.out))
+    return float(pixels) * c.groups * c.og * c.depth

@@ -1,0 +1,114 @@
+"""Gathering convolution windows: a block of output pixels as rows of a matrix, in a thread's scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from whet.targets.cpu.conv_common import Conv
+from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.microkernel import load_f32
+
+Convert = Callable[[Val], Val]
+
+
+class Im2col:
+    """Rows of `conv.depth` elements: the windows of consecutive output pixels, zeros where they leave the image.
+
+    Elements are ordered (outer taps, last tap, channel). Where the taps of a window row are adjacent in memory
+    (no dilation along the last dimension, one group, dense pixels) they are copied as one run.
+    """
+
+    def __init__(self, k: Fn, conv: Conv, sizes: dict[str, list[IntLike]], strides: list[IntLike], src_type: str,
+                 dst_type: str, convert: Convert | None = None) -> None:
+        """sizes: `spatial` and `out` extents as the kernel sees them; strides: of x in BYTES (n, spatial..)."""
+        self.k, self.conv, self.convert = k, conv, convert
+        self.spatial, self.out, self.strides = sizes["spatial"], sizes["out"], strides
+        self.src_type, self.dst_type = src_type, dst_type
+        self.s_size, self.d_size = (2 if t == "bfloat" else 4 for t in (src_type, dst_type))
+        step = strides[-1]
+        self.merged = conv.groups == 1 and conv.dilations[-1] == 1 and (
+            conv.kernel[-1] == 1 or (isinstance(step, int) and step == conv.cg * self.s_size))
+
+    def rows(self, x: Val, first: IntLike, count: IntLike, dst: Val, dst_stride: int) -> None:
+        """Windows of the flat pixels [first, first + count) to dst, dst + dst_stride, ... (bytes).
+
+        x: address of the first channel (of the group) of pixel 0. Up to a vector past a row's end is written:
+        rows must be made in order, and `dst_stride` and the end of dst leave room.
+        """
+        k, c = self.k, self.conv
+        for r in k.range(0, count):
+            coords: list[IntLike] = []
+            rest = k.i64(first) + r
+            for size in reversed(self.out):
+                coords.append(rest % size)
+                rest = rest // size
+            coords.reverse()
+            starts = [o * s - p for o, s, p in zip(coords, c.strides, c.pads, strict=True)]
+            self._outer(x + rest * self.strides[0], dst + r * dst_stride, starts, 0, 0, None)
+
+    def _outer(self, src: Val, dst: Val, starts: list[IntLike], dim: int, tap: IntLike, inside: Val | None) -> None:
+        """Loops over the taps of the leading spatial dimensions."""
+        k, c = self.k, self.conv
+        if dim == len(c.kernel) - 1:
+            self._run(src, dst + tap * (c.kernel[-1] * c.cg * self.d_size), starts[-1], inside)
+            return
+        for t in k.range(0, c.kernel[dim]):
+            at = starts[dim] + t * c.dilations[dim]
+            ok = self._within(at, self.spatial[dim])
+            both = ok if inside is None else inside & ok
+            self._outer(src + at * self.strides[1 + dim], dst, starts, dim + 1, tap * c.kernel[dim] + t, both)
+
+    def _within(self, at: IntLike, size: IntLike) -> Val:
+        """0 <= at < size."""
+        return self.k.cmp("ult", self.k.i64(at), size)
+
+    def _run(self, src: Val, dst: Val, start: IntLike, inside: Val | None) -> None:
+        """The taps of the last dimension: one run, or one of cg elements per tap."""
+        k, c = self.k, self.conv
+        width, step = self.spatial[-1], self.strides[-1]
+        if not self.merged:
+            for t in k.range(0, c.kernel[-1]):
+                at = k.i64(start + t * c.dilations[-1])
+                ok = self._within(at, width)
+                ok = ok if inside is None else inside & ok
+                count = k.select(ok, k.i64(c.cg), 0)
+                self._copy(src + at * step, dst + t * (c.cg * self.d_size), c.cg, 0, count, ok)
+            return
+        kw = c.kernel[-1]
+        start = k.i64(start)
+        whole = (start >= 0) & (start + kw <= k.i64(width))
+        low = k.min(k.max(0 - start, 0), kw)
+        high = k.max(k.min(k.i64(width) - start, kw), low)
+        if inside is not None:
+            whole = whole & inside
+            high = k.select(inside, high, low)
+        self._copy(src + start * step, dst, kw * c.cg, low * c.cg, high * c.cg, whole)
+
+    def _copy(self, src: Val, dst: Val, length: int, low: IntLike, high: IntLike, whole: Val) -> None:
+        """dst[0:length] = src where low <= i < high, else 0; `whole` says that low == 0 and high == length."""
+        k = self.k
+        fast, slow = k.branch(whole)
+        with fast:
+            self._vectors(src, dst, length, None)
+        with slow:
+            self._vectors(src, dst, length, (low, high))
+
+    def _vectors(self, src: Val, dst: Val, length: int, clip: tuple[IntLike, IntLike] | None) -> None:
+        k, lanes = self.k, self.k.isa.lanes
+
+        def one(i: IntLike, mask: Val | None) -> None:
+            if clip is not None:
+                iota = k.const_vector("i32", range(lanes))
+                low, high = (k.cast("trunc", k.i64(v) - i, "i32") for v in clip)
+                ends = k.cmp("sge", iota, low) & k.cmp("slt", iota, high)
+                mask = ends
+            v = load_f32(k, self.src_type, src + i * self.s_size, lanes, mask)
+            k.store(self.convert(v) if self.convert else v, dst + i * self.d_size)
+
+        unroll = 4 if clip is None else 1
+        whole = length - length % (lanes * unroll)
+        for i in k.range(0, whole, lanes * unroll):
+            for u in range(unroll):
+                one(i + u * lanes, None)
+        for i in range(whole, length, lanes):
+            one(i, k.tail_mask(length - i, lanes) if length - i < lanes else None)

@@ -1,0 +1,70 @@
+"""Convolution regions for tests: built from sizes, run by a tactic, compared with NumPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from harness import run_region, strided
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import Expr
+from whet.ir.region import Region, Tensor
+from whet.ir.region_eval import region_reference
+from whet.ir.symbolic import Dim
+from whet.targets.cpu.isa import Isa, named
+
+
+def spatial_out(size: Dim, k: int, s: int, d: int, before: int, after: int) -> Dim:
+    return (size + before + after - (k - 1) * d - 1) // s + 1
+
+
+def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (), pads: Sequence[int] = (),
+                dilations: Sequence[int] = (), group: int = 1, bias: bool = False, epilogue: Expr | None = None,
+                extra: Sequence[Tensor] = (), dtype: DType = DType.F32, out_dtype: DType | None = None,
+                compute: str = "f32", gap: int = 0, x_gap: int = 0, dims: dict[str, tuple[int, int, int]] | None = None,
+                const: bool = True) -> Region:
+    """A `conv` region over x [n, spatial.., c]; `gap` elements lie between the output's pixels."""
+    r = len(kernel)
+    strides, dilations = tuple(strides) or (1,) * r, tuple(dilations) or (1,) * r
+    pads = tuple(pads) or (0,) * 2 * r
+    out = (x[0], *(spatial_out(x[1 + i], kernel[i], strides[i], dilations[i], pads[i], pads[r + i]) for i in range(r)), o)
+    c = x[-1]
+    assert isinstance(c, int)
+    inputs = [strided(dtype, x, x_gap), Tensor.dense(dtype, (o, c // group, *kernel), const=const)]
+    if bias:
+        inputs.append(Tensor.dense(dtype, (o,), const=True))
+    at = {"strides": strides, "dilations": dilations, "pads": pads, "group": group, "channels_last": True}
+    return Region("conv", at, (*inputs, *extra), len(inputs), strided(out_dtype or dtype, out, gap),
+                  Tensor.dense(dtype, out), epilogue, dims=dims or {}, compute=compute)
+
+
+def data(region: Region, env: dict[str, int] | None = None, seed: int = 0) -> list[np.ndarray]:
+    """Random inputs of unit order."""
+    from whet.ir.symbolic import evaluate
+
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal([evaluate(d, env or {}) for d in t.shape]).astype(t.dtype.np) for t in region.inputs]
+
+
+def check(region: Region, tactic: Any, params: Any = None, isa: Isa | None = None, env: dict[str, int] | None = None,
+          tolerance: float = 2e-6, threads: int = 2, seed: int = 0) -> float:
+    """Relative L2 error of a tactic against NumPy in float64; AssertionError above the tolerance."""
+    isa = isa or named("host")
+    reason = tactic.applies(region, isa)
+    assert not reason, reason
+    if params is None:
+        params = next(iter(tactic.space(region, isa, threads)))
+    arrays = data(region, env, seed)
+    got = run_region(region, tactic, params, isa, arrays, env, threads=threads)[0]
+    want = reference(region, arrays, env)
+    assert got.shape == want.shape
+    err = np.linalg.norm(got.astype(np.float64) - want) / max(np.linalg.norm(want), 1e-30) if want.size else 0.0
+    assert err < tolerance, f"{tactic.name} {params}: relative L2 error {err:.2g}"
+    return float(err)
+
+
+def reference(region: Region, arrays: list[np.ndarray], env: dict[str, int] | None = None) -> np.ndarray:
+    """What the region computes, by the IR's own meaning."""
+    return region_reference(region, arrays, env)[0].astype(np.float64)
