@@ -1,0 +1,122 @@
+"""The order of the passes, and running them with dumps and verification."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.ir.graph import Graph
+from whet.passes import (
+    activations,
+    algebra,
+    attention,
+    constants,
+    cse,
+    dead,
+    fuse,
+    layout,
+    movement,
+    normalization,
+    pads,
+    parallel,
+    precision,
+    scales,
+    softmax,
+    transposes,
+)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named rewrite of a graph; `apply` changes it in place or returns a new one."""
+
+    name: str
+    apply: Callable[[Graph], Graph | None]
+
+
+CLEAN = (
+    Pass("constants", constants.fold_constants),
+    Pass("algebra", algebra.simplify),
+    Pass("movement", movement.simplify),
+    Pass("cse", cse.merge_common),
+    Pass("dead", dead.remove_dead),
+)
+
+PASSES: list[Pass] = [
+    *CLEAN,
+    *CLEAN,  # what the first round uncovered
+    Pass("activations", activations.recognize),
+    Pass("softmax", softmax.recognize),
+    Pass("normalization", normalization.recognize),
+    Pass("attention", attention.recognize),
+    Pass("pads", pads.fold_pads),
+    Pass("scales", scales.fold_scales),
+    Pass("parallel", parallel.merge_parallel),
+    *CLEAN,
+    Pass("layout", layout.channels_last),
+    *CLEAN,
+    Pass("transposes", transposes.sink),
+    *CLEAN,
+]
+
+
+def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False) -> Graph:
+    """From the frontend's graph to a graph of regions: PASSES, then `regions`.
+
+    compute: "fp32", or "bf16" (products and activations in bf16 where `precision` finds it safe).
+    dump:    a folder that gets `NN-name.txt` after each pass: the graph as text under a line of statistics.
+    verify:  check the graph's legality after each pass; a fault names the pass.
+    """
+    return regions(apply(graph, PASSES, dump, verify), compute, dump, verify)
+
+
+def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False) -> Graph:
+    """The graph of regions: `fuse.form_regions`, then `precision.assign` unless all is to be fp32.
+
+    The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
+    `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
+    """
+    steps = [Pass("regions", fuse.form_regions)]
+    if compute not in ("fp32", "f32"):
+        steps.append(Pass("precision", lambda g: precision.assign(g, compute)))
+    return apply(graph, steps, dump, verify, first=len(PASSES))
+
+
+def apply(graph: Graph, passes: Iterable[Pass], dump: Path | None = None, verify: bool = False,
+          first: int = 0) -> Graph:
+    """Run these passes in order; dumps are numbered from `first`."""
+    for i, p in enumerate(passes, first):
+        before = len(graph.nodes)
+        graph = p.apply(graph) or graph
+        if verify:
+            _verify(graph, p.name)
+        if dump is not None:
+            _dump(graph, dump, i, p.name, before)
+    return graph
+
+
+def statistics(graph: Graph) -> str:
+    """One line: how many nodes of each kind (regions by their anchor)."""
+    kinds = collections.Counter(n.attrs["region"].kind if n.op == "region" else n.op for n in graph.nodes)
+    return ", ".join(f"{k} {c}" for k, c in kinds.most_common())
+
+
+def _verify(graph: Graph, name: str) -> None:
+    from whet.errors import WhetError
+    from whet.ir.verify import verify
+
+    try:
+        verify(graph)
+    except WhetError as e:
+        e.where = f"after pass {name}: {e.where}"
+        raise
+
+
+def _dump(graph: Graph, folder: Path, number: int, name: str, before: int) -> None:
+    from whet.ir.printer import to_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    head = f"# {name}: {before} -> {len(graph.nodes)} nodes: {statistics(graph)}\n"
+    (folder / f"{number:02d}-{name}.txt").write_text(head + to_text(graph))

@@ -1,0 +1,198 @@
+"""Precision: products in bf16, and activations between regions stored in bf16.
+
+Works on the graph of regions, where the values between regions are exactly what lies in memory. A stored
+value becomes bf16 when its producer can round it as it writes it and every reader can widen it as it reads
+it; inside regions everything stays fp32 (accumulators, softmax, normalization, epilogues). Graph inputs and
+outputs, host operands, attention masks, lowest-number constants (which bf16 would round to infinity) and what
+leads to positions or indices (sin, cos, integer casts) stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from whet.errors import InternalError
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf, Term, identity
+from whet.ir.graph import Graph, Node, Value
+from whet.ir.region import Region, Tensor
+from whet.ir.region_eval import PRODUCTS
+from whet.passes.fuse import EPILOGUE, VIEWS
+
+BF16_LARGEST = 3.3895e38  # finite fp32 numbers beyond it may round to infinity
+MOVES = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})  # results are elements of operand 0
+EXACT = frozenset({"sin", "cos", "tan", "floor", "ceil", "round", "mod"})  # angles, positions, indices
+SMALL_INNER = 16  # a product over fewer terms is an outer product (rotary angles), not a layer
+
+
+def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """Store activations and take products in bf16; `keep(region node)` names those whose product stays fp32.
+
+    Takes and returns a graph of regions (changed in place).
+    """
+    if compute in ("fp32", "f32"):
+        return graph
+    if compute != "bf16":
+        raise InternalError(f"no precision {compute!r}", do="use fp32 or bf16")
+    exact = _needs_exact(graph)
+    for n in graph.nodes:
+        region = n.attrs.get("region")
+        if region is not None and region.kind in PRODUCTS and n.outputs[0] not in exact and not keep(n):
+            if region.anchor.dtype is DType.F32:
+                n.attrs["region"] = replace(region, compute="bf16")
+                n.compute = "bf16"
+    for component in _components(graph):
+        if _may_round(graph, component, exact):
+            for v in component:
+                _store(v)
+    for n in graph.nodes:
+        if n.op == "region":
+            _describe(n)
+    return graph
+
+
+# -- which values ------------------------------------------------------------------------------------------
+
+
+def _needs_exact(graph: Graph) -> set[Value]:
+    """The values that angles, positions and indices are computed from, back to the layers before."""
+    exact: set[Value] = set()
+    for n in reversed(graph.nodes):
+        region: Region | None = n.attrs.get("region")
+        if region is None:
+            if any(o in exact for o in n.outputs):
+                exact |= {v for v in n.inputs if v is not None}
+            continue
+        sensitive = any(_is_sensitive(e) for e in (region.epilogue, *region.prologue.values()) if e is not None)
+        sensitive |= region.kind in ("cumsum", "topk")
+        layer = region.kind in PRODUCTS and _inner(region) >= SMALL_INNER
+        if (sensitive or any(o in exact for o in n.outputs)) and not layer:
+            exact |= {v for v in n.inputs if v is not None}
+            if sensitive:
+                exact |= set(n.outputs)
+    return exact
+
+
+def _is_sensitive(e: Expr) -> bool:
+    def to_integer(t: Apply) -> bool:
+        return t.op == "cast" and t.dtype.is_integer and e.terms[t.args[0]].dtype.is_float
+
+    return any(isinstance(t, Apply) and (t.op in EXACT or to_integer(t)) for t in e.terms)
+
+
+def _inner(region: Region) -> int:
+    d = region.inputs[0].shape[-1]
+    return d if isinstance(d, int) and region.kind == "matmul" else SMALL_INNER
+
+
+def _components(graph: Graph) -> list[list[Value]]:
+    """Sets of fp32 values that must have one type: those that views and moves connect."""
+    parent: dict[Value, Value] = {}
+
+    def find(v: Value) -> Value:
+        parent.setdefault(v, v)
+        while parent[v] is not v:
+            parent[v] = parent[parent[v]]
+            v = parent[v]
+        return v
+
+    for n in graph.nodes:
+        joined = [n.output, *n.inputs] if n.op in VIEWS else []
+        if n.op == "region" and n.attrs["region"].kind in MOVES:
+            joined = [n.outputs[0], n.input(0)]
+        for v in (*n.outputs, *joined):
+            if v is not None and v.dtype is DType.F32:
+                parent[find(v)] = find(n.outputs[0])
+    groups: dict[Value, list[Value]] = {}
+    for v in parent:
+        groups.setdefault(find(v), []).append(v)
+    return list(groups.values())
+
+
+def _may_round(graph: Graph, component: list[Value], exact: set[Value]) -> bool:
+    """True if every member can be bf16."""
+    members = set(component)
+    if members & (set(graph.inputs) | set(graph.outputs) | exact):
+        return False
+    for v in component:
+        if v.data is not None and not (np.abs(v.data[np.isfinite(v.data)]) < BF16_LARGEST).all():
+            return False
+        p = v.producer
+        if p is not None and not _can_write(p):
+            return False
+    return all(_can_read(n, members) for n in graph.nodes if members & set(n.inputs))
+
+
+def _can_write(n: Node) -> bool:
+    if n.op in VIEWS:
+        return True
+    region: Region | None = n.attrs.get("region")
+    if region is None or region.extra_outputs:
+        return False
+    if region.kind in MOVES:
+        return abs(float(region.attrs.get("value", 0) or 0)) < BF16_LARGEST or bool(np.isinf(region.attrs["value"]))
+    if region.kind != "pointwise" and region.kind not in EPILOGUE:
+        return False
+    return not (region.epilogue is not None and any(
+        isinstance(t, Imm) and t.dtype is DType.F32 and np.isfinite(t.value) and abs(t.value) >= BF16_LARGEST
+        for t in region.epilogue.terms))
+
+
+def _can_read(n: Node, members: set[Value]) -> bool:
+    if n.op in VIEWS:
+        return True
+    region: Region | None = n.attrs.get("region")
+    if region is None:
+        return False
+    if region.kind == "attention" and region.n_anchor == 4 and n.inputs[3] in members:
+        return False
+    if region.kind in MOVES:
+        return n.inputs[0] in members and not any(v in members for v in n.inputs[1:region.n_anchor])
+    return region.kind in EPILOGUE or region.kind in ("pointwise", "arg") or not any(
+        v in members for v in n.inputs[:region.n_anchor])
+
+
+# -- rewriting ---------------------------------------------------------------------------------------------
+
+
+def _store(v: Value) -> None:
+    """Make a value bf16."""
+    v.dtype = DType.BF16
+    if v.data is not None:
+        v.data = v.data.astype(DType.BF16.np)
+
+
+def _describe(n: Node) -> None:
+    """Bring a region in line with the types of its node's values."""
+    region: Region = n.attrs["region"]
+    inputs = tuple(replace(t, dtype=v.dtype) for t, v in zip(region.inputs, n.inputs, strict=True) if v is not None)
+    narrow = {i for i, (t, new) in enumerate(zip(region.inputs, inputs)) if t.dtype is not new.dtype}
+    out = n.outputs[0].dtype
+    epilogue, anchor = region.epilogue, region.anchor
+    if region.kind in MOVES:
+        anchor = replace(anchor, dtype=out)
+    elif epilogue is not None or out is not anchor.dtype:
+        epilogue = _retyped(epilogue or identity(ANCHOR, anchor.dtype), narrow, inputs, out)
+    prologue = {k: _retyped(e, narrow, inputs, e.dtype) for k, e in region.prologue.items()}
+    n.attrs["region"] = replace(region, inputs=inputs, anchor=anchor, epilogue=epilogue, prologue=prologue,
+                                output=replace(region.output, dtype=out))
+
+
+def _retyped(e: Expr, narrow: set[int], inputs: tuple[Tensor, ...], out: DType) -> Expr:
+    """The expression with these leaves read as they are stored and widened, and its result in type `out`."""
+    terms: list[Term] = []
+    where: dict[int, int] = {}
+    for i, t in enumerate(e.terms):
+        if isinstance(t, Leaf) and t.source in narrow:
+            terms.append(Leaf(t.source, inputs[t.source].dtype))
+            t = Apply("cast", (len(terms) - 1,), t.dtype, (("to", t.dtype),))
+        elif isinstance(t, Apply):
+            t = Apply(t.op, tuple(where[a] for a in t.args), t.dtype, t.attrs)
+        where[i] = len(terms)
+        terms.append(t)
+    if terms[-1].dtype is not out:
+        terms.append(Apply("cast", (len(terms) - 1,), out, (("to", out),)))
+    return Expr(tuple(terms))
