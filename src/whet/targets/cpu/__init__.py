@@ -6,8 +6,8 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
-from whet.targets.cpu.gemm import GemmPacked
+from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
-    "matmul": (GemmPacked(),),
+    "matmul": (GemmPacked(), GemmBatched()),
 }

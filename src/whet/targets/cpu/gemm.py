@@ -1,240 +1,159 @@
-"""Matmul by constant weights, packed at build time: the workhorse."""
+"""Matmul tactics in fp32 arithmetic (or bf16 dot products): packed constant weights, and batched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import Dim, ceildiv, product
-from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.gemm_emit import RowTiles, copy_rows, tile_rows
-from whet.targets.cpu.gemm_problem import A, B, Problem, matmul_problem, matmul_reason, opt
-from whet.targets.cpu.gemm_write import Writer
+from whet.ir.symbolic import ceildiv, product, upper
+from whet.targets.base import Implementation, Pack, Params, Step
+from whet.targets.cpu.gemm_emit import RowTiles
+from whet.targets.cpu.gemm_kernel import Blocks, GemmKernel
+from whet.targets.cpu.gemm_problem import A, Problem, matmul_problem, matmul_reason, opt
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Accumulators, fma, round_bf16, shapes
-from whet.targets.cpu.packing import pack_panels, to_bf16
+from whet.targets.cpu.microkernel import shapes
+from whet.targets.cpu.packing import pack_pairs, pack_panels, to_bf16
 
-L1, L2 = 32 << 10, 1 << 20  # bytes that tiles are sized for
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The tiles of a step: (batch element, block of `mt` micro-tiles of rows, block of `nt` panels)."""
-
-    rows: RowTiles
-    panels: Dim
-    mt: int
-    nt: int
-    batch: Dim
-    columns_first: bool  # the panel block varies fastest from one tile to the next
-
-    @property
-    def m_blocks(self) -> Dim:
-        return ceildiv(self.rows.count, self.mt)
-
-    @property
-    def n_blocks(self) -> Dim:
-        return ceildiv(self.panels, self.nt)
-
-    @property
-    def tiles(self) -> Dim:
-        return self.batch * self.m_blocks * self.n_blocks
-
-    def split(self, k: Fn, args: Args, t: Val) -> tuple[Any, Any, Any]:
-        """(batch element, m block, n block) of tile t."""
-        mb, nb = args.dim(self.m_blocks), args.dim(self.n_blocks)
-        if self.columns_first:
-            n, rest = t % nb, t // nb
-            return rest // mb, rest % mb, n
-        m, rest = t % mb, t // mb
-        return rest // nb, m, rest % nb
+L1, L2 = 24 << 10, 1 << 20  # bytes that blocks are sized for
+SCRATCH = 64 << 20          # bytes that a thread may use
 
 
-def batch_index(args: Args, problem: Problem, flat: IntLike) -> list[IntLike]:
-    """The index along each batch dimension of a flat batch element."""
-    out: list[IntLike] = []
-    for extent in reversed(problem.batch):
-        n = args.dim(extent)
-        out.append(flat % n)
-        flat = flat // n
-    return out[::-1]
+class _Gemm:
+    """What both tactics share. Parameters:
 
-
-class GemmPacked:
-    """C = A @ B for constant B in panels of nv vectors, fp32 arithmetic.
-
-    Parameters: mr, nv (micro-tile), mt, nt (micro-tiles and panels per tile), order ("nm": each panel
-    meets all rows of the tile in turn; "mn": each micro-tile of rows meets all panels), pack (rows of
-    A are first copied to scratch with an even stride), unroll, prefetch (bytes ahead in B).
+    mr, nv:   the micro-tile: rows, vectors of columns.
+    mt, nt:   micro-tiles of rows and panels of columns per tile.
+    order:    "nm": each panel meets all rows of the tile in turn; "mn": each micro-tile of rows meets
+              all panels.
+    pack:     rows of A are first copied to scratch (with an even stride, widened or rounded).
+    unroll:   steps of K per loop iteration.
+    prefetch: bytes ahead in B that are prefetched.
+    dot:      bf16 pairs by vdpbf16ps.
     """
 
-    name = "gemm_packed"
+    name: str
+    constant: bool
 
     def applies(self, region: Region, machine: Isa) -> str:
         reason = matmul_reason(region)
         if reason:
             return reason
-        if not region.inputs[1].const:
+        if self.constant and not region.inputs[1].const:
             return "b is not a constant"
+        if not self.constant and region.inputs[1].const:
+            return "b is a constant"
+        p = matmul_problem(region)
+        if self.constant and not isinstance(p.n, int):
+            return "symbolic columns"
+        deepest = upper(p.k, {n: (r[0], r[2]) for n, r in region.dims.items()})
+        if not self.constant and deepest * machine.width * 8 > SCRATCH:
+            return "too deep to pack in scratch"
         return ""
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         p = matmul_problem(region)
-        n = opt(region, p.n)
+        n, batch = opt(region, p.n), opt(region, product(p.batch))
         found: list[tuple[float, Params]] = []
-        for mr, nv in shapes(machine):
-            tiles = RowTiles(p.m, mr)
-            count = max(1, opt(region, tiles.count))
-            panels = -(-n // (nv * machine.lanes))
-            for mt, nt in self._blocks(count, panels, opt(region, product(p.batch)), threads):
-                for pack in ((True,) if self._must_pack(region, p, mr) else (False,)):
-                    for order in ("nm", "mn"):
-                        if (order == "mn" and (mt == 1 or nt == 1)):
-                            continue
-                        params = {"mr": mr, "nv": nv, "mt": mt, "nt": nt, "order": order, "pack": pack,
-                                  "unroll": 4, "prefetch": 0}
-                        found.append((self.cost(region, params, machine, threads), params))
+        for dot in ((False, True) if self._can_dot(region, machine) else (False,)):
+            for mr, nv in shapes(machine):
+                count = max(1, opt(region, RowTiles(p.m, mr).count))
+                panels = max(1, -(-n // (nv * machine.lanes)))
+                best: list[tuple[float, Params]] = []
+                for mt, nt in _block_sizes(count, panels, batch, threads):
+                    for order in ("nm",) if mt == 1 or nt == 1 else ("nm", "mn"):
+                        params = {"mr": mr, "nv": nv, "mt": mt, "nt": nt, "order": order, "unroll": 4,
+                                  "pack": _must_pack(region, p, mr, dot), "prefetch": 0, "dot": dot}
+                        best.append((self.cost(region, params, machine, threads), params))
+                best.sort(key=lambda f: f[0])
+                found += best[:3]
         found.sort(key=lambda f: f[0])
         return [params for _, params in found[:24]]
 
-    @staticmethod
-    def _blocks(count: int, panels: int, batch: int, threads: int) -> set[tuple[int, int]]:
-        """Tile sizes (micro-tiles, panels) that give every thread several tiles and fit the cache."""
-        out = set()
-        for mt in {count, -(-count // 2), -(-count // 4), -(-count // 8), min(count, 4), min(count, 8)}:
-            for nt in {panels, -(-panels // 2), -(-panels // 4), -(-panels // 8), -(-panels // 16)}:
-                tiles = -(-count // mt) * -(-panels // nt) * batch
-                if tiles >= 4 * threads or (mt == 1 and nt == 1) or (threads == 1 and tiles == 1):
-                    if tiles <= 64 * threads or mt * nt >= 16:
-                        out.add((mt, nt))
-        return out or {(1, 1)}
-
-    @staticmethod
-    def _must_pack(region: Region, p: Problem, mr: int) -> bool:
-        """Rows must be copied: bf16 in memory, or rows that fall into the same cache sets."""
-        if region.inputs[0].dtype is not DType.F32 or region.compute == "bf16":
-            return True
-        stride = p.row[A]
-        return mr > 1 and (not isinstance(stride, int) or (stride * 4) % 2048 == 0)
+    def _can_dot(self, region: Region, machine: Isa) -> bool:
+        return self.constant and region.compute == "bf16" and machine.bf16_dot
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
-        """Seconds: FMA and load ports of the micro-tile, padding, and threads' balance."""
+        """Seconds at 3 GHz: ports and caches of the micro-kernel, padding, packing, balance of threads.
+
+        Rates fitted to measurements on one Sapphire Rapids core: 40 bytes per cycle from the second
+        level, 14 from the third; what the second level serves is mostly hidden behind arithmetic.
+        """
         p = matmul_problem(region)
-        m, n, k = (opt(region, d) for d in (p.m, p.n, p.k))
-        mr, nv, nr = params["mr"], params["nv"], params["nv"] * machine.lanes
-        batch = opt(region, product(p.batch))
-        panels = -(-n // nr)
-        micro = -(-m // mr)
+        m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
+        mr, nv, mt, nt = (params[x] for x in ("mr", "nv", "mt", "nt"))
+        batch = max(1, opt(region, product(p.batch)))
+        nr = nv * machine.lanes
+        panels, micro = -(-n // nr), -(-m // mr)
         rows = m / micro if isinstance(p.m, int) else mr
-        step = max(rows * nv / 2, (rows + nv) / 2, 4.0 if rows * nv < 8 else 0)
-        tiles = -(-micro // params["mt"]) * -(-panels // params["nt"]) * batch
-        rounds = -(-tiles // threads) / (tiles / threads)
-        cycles = batch * micro * panels * (k * step + rows * nv + 40) * rounds / threads
-        a_block = params["mt"] * mr * k * 4
-        b_block = params["nt"] * nr * k * 4
-        if params["order"] == "nm":  # the rows of the tile come again for every panel
-            traffic = (a_block * params["nt"] * (0.05 if a_block < L2 else 0.3) + b_block * 0.08) * tiles
-        else:
-            traffic = (b_block * params["mt"] * (0.05 if b_block < L2 else 0.3) + a_block * 0.08) * tiles
+        steps, size = (-(-k // 2), 4) if params["dot"] else (k, 4)
+        arithmetic = max(rows * nv / 2 * (1.7 if params["dot"] else 1), (rows + nv) / 2, 4.0)
+        panel, a_block, b_block = nr * steps * size, mt * mr * steps * size, nt * nr * steps * size
+        again = "nm" if params["order"] == "nm" else "mn"
+        far = {"nm": (a_block > L2, panel > L2), "mn": (mr * steps * size > L2, b_block > L2)}[again]
+        near_b = again == "nm" and panel <= L1
+        l2 = (0 if far[0] else rows * size / 40) + (0 if near_b or far[1] else nr * size / 40)
+        l3 = (rows * size / 14 if far[0] else 0) + (nr * size / 14 if far[1] else 0)
+        step = max(arithmetic + 0.12 * l2 + 0.2 * l3, l2 + l3)
+        tile = mt * nt * (steps * step + rows * nv * 1.5 + 30) + 100
         if params["pack"]:
-            traffic += params["mt"] * mr * k * 0.15 * tiles
-        return (cycles + traffic / threads / 4) / 3e9
+            tile += mt * mr * k * 0.15
+        if not self.constant:
+            tile += nt * nr * k * (0.3 if p.b_row == 1 else 0.1)
+        tiles = batch * -(-micro // mt) * -(-panels // nt)
+        used = micro * panels * batch / (tiles * mt * nt)  # the last tiles are smaller
+        return tile * used * (tiles / threads if tiles > 3 * threads else -(-tiles // threads)) / 3e9
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         p = matmul_problem(region)
         nr = params["nv"] * machine.lanes
-        rounded = region.compute == "bf16"
-        pack = Pack((1,), partial(_pack_f32, nr=nr, rounded=rounded))
-        panels = ceildiv(p.n, nr)
-        blocks = Blocks(RowTiles(p.m, params["mr"]), panels, params["mt"], params["nt"], product(p.batch),
+        blocks = Blocks(RowTiles(p.m, params["mr"]), ceildiv(p.n, nr), params["mt"], params["nt"], product(p.batch),
                         params["order"] == "mn")
-        kernel = _PackedKernel(region, p, blocks, params, machine)
-        step = Step(kernel.kernel, kernel.args.table, blocks.tiles)
-        return Implementation((step,), (pack,))
+        made = GemmKernel(region, p, blocks, params, machine, self.constant)
+        packs: tuple[Pack, ...] = ()
+        if self.constant:
+            make = partial(pack_pairs, nr=nr) if params["dot"] else partial(
+                _pack_f32, nr=nr, rounded=region.compute == "bf16")
+            packs = (Pack((1,), make),)
+        return Implementation((Step(made.kernel, made.args.table, blocks.tiles),), packs)
+
+
+class GemmPacked(_Gemm):
+    """C = A @ B for constant B, packed at build time."""
+
+    name, constant = "gemm_packed", True
+
+
+class GemmBatched(_Gemm):
+    """C = A @ B for B computed at run time, with any batch dimensions: tiles pack their part of B."""
+
+    name, constant = "gemm_batched", False
+
+
+def _block_sizes(count: int, panels: int, batch: int, threads: int) -> set[tuple[int, int]]:
+    """(micro-tiles, panels) per tile: enough tiles to go round, few enough to reuse packed rows."""
+    sizes = {(-(-count // i), -(-panels // j)) for i in (1, 2, 4, 8, 16, 32, 64) for j in (1, 2, 4, 8, 16, 32)}
+    def tiles(s: tuple[int, int]) -> int:
+        return -(-count // s[0]) * -(-panels // s[1]) * batch
+
+    good = {s for s in sizes if (threads == 1 or tiles(s) >= 4 * threads) and tiles(s) <= 128 * threads}
+    return good or {min(sizes, key=lambda s: abs(tiles(s) - 8 * threads))}
+
+
+def _must_pack(region: Region, p: Problem, mr: int, dot: bool) -> bool:
+    """Rows of A must be copied: another type in memory, or rows that fall into the same cache sets."""
+    stride = p.row[A]
+    if dot:
+        odd = not isinstance(p.k, int) or p.k % 2 == 1
+        if region.inputs[0].dtype is not DType.BF16 or odd:
+            return True
+    elif region.inputs[0].dtype is not DType.F32 or region.compute == "bf16":
+        return True
+    return mr > 1 and (not isinstance(stride, int) or (stride * region.inputs[0].dtype.size) % 4096 == 0)
 
 
 def _pack_f32(b: np.ndarray, nr: int, rounded: bool) -> np.ndarray:
     return pack_panels((to_bf16(b) if rounded else b).astype(np.float32), nr)
-
-
-class _PackedKernel:
-    """The one kernel of `GemmPacked`."""
-
-    def __init__(self, region: Region, p: Problem, blocks: Blocks, params: Params, isa: Isa) -> None:
-        self.p, self.blocks, self.params, self.isa, self.region = p, blocks, params, isa, region
-        self.k = k = Fn(NAME, isa)
-        self.args = Args(k)
-        self.writer = Writer(k, self.args, region, p)
-        self.nr = params["nv"] * isa.lanes
-        self.depth = self.args.dim(p.k)
-        assert isinstance(self.depth, int)
-        a_type = region.inputs[0].dtype
-        self.a_size = a_type.size
-        self.a_stride = self.args.dim(p.row[A]) * self.a_size
-        self.scratch_stride = -(-self.depth * 4 // 64) * 64 + 64
-        self.spill_bytes = params["mr"] * params["nv"] * isa.width
-        rows = params["mt"] * params["mr"]
-        scratch = self.spill_bytes + (rows * self.scratch_stride if params["pack"] else 0)
-        for t in k.range(k.begin, k.end):
-            self._tile(t)
-        self.kernel = finish(k, "gemm_packed", scratch)
-
-    def _tile(self, t: Val) -> None:
-        k, args, blocks, p = self.k, self.args, self.blocks, self.p
-        flat, mb, nb = blocks.split(k, args, t)
-        index = batch_index(args, p, flat)
-        self.writer.batch(index)
-        m = args.dim(p.m)
-        a, b = args.pointer(In(0)), args.pointer(Packed(0))
-        panel_bytes = self.depth * self.nr * 4
-        for i, strides in zip(index, p.batch_strides, strict=True):
-            a = a + i * args.dim(strides[A]) * self.a_size
-            b = b + i * self._b_batch(strides[B]) * panel_bytes
-        first = mb * blocks.mt
-        last = k.min(first + blocks.mt, args.dim(blocks.rows.count))
-        p0 = nb * blocks.nt
-        p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
-        a_stride: IntLike = self.a_stride
-        start = blocks.rows.start(k, first)
-        if self.params["pack"]:
-            dst = k.scratch + self.spill_bytes
-            rows = blocks.rows.start(k, last) - start
-            if not isinstance(p.m, int):
-                rows = k.min(rows, m - start)
-            copy_rows(k, a + start * self.a_stride, self.a_stride, self.region.inputs[0].dtype.llvm, dst,
-                      self.scratch_stride, "float", rows, self.depth, self.depth,
-                      partial(round_bf16, k) if self.region.compute == "bf16" else None)
-            a = k.gep(dst, -(k.i64(start) * self.scratch_stride))
-            a_stride = self.scratch_stride
-
-        def micro(row: IntLike, size: int, valid: IntLike, panel: IntLike) -> None:
-            acc = Accumulators(k, size, self.params["nv"])
-            acc.zero()
-            fma(k, acc, tile_rows(a + row * a_stride, a_stride, size, valid), b + panel * panel_bytes, self.depth,
-                unroll=self.params["unroll"], prefetch=self.params["prefetch"])
-            self.writer.block(acc, row, valid, panel * self.nr, args.dim(p.n), k.scratch)
-
-        def across(row: IntLike, size: int, valid: IntLike) -> None:
-            for panel in k.range(p0, p1):
-                micro(row, size, valid, panel)
-
-        if self.params["order"] == "nm":
-            for panel in k.range(p0, p1):
-                blocks.rows.emit(k, m, first, last, partial(micro, panel=panel))
-        else:
-            blocks.rows.emit(k, m, first, last, across)
-
-    def _b_batch(self, stride: Dim) -> IntLike:
-        """Panels per step of a batch dimension of B."""
-        if stride == 0:
-            return 0
-        matrix = self.p.k * self.p.n
-        return self.args.dim(stride // matrix * self.blocks.panels)

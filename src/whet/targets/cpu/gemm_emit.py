@@ -107,6 +107,36 @@ def copy_rows(k: Fn, src: Val, src_stride: IntLike, src_type: str, dst: Val, dst
             one(c, k.tail_mask(cols - c, lanes))
 
 
+def pack_panel(k: Fn, b: Val, ty: str, row: IntLike, col: IntLike, transposed: bool, dst: Val, depth: IntLike,
+               n: IntLike, n0: IntLike, nv: int, convert: Callable[[Val], Val] | None = None) -> None:
+    """Pack columns n0 .. of B [depth, n] into dst [depth rounded up to lanes][nv * lanes] fp32.
+
+    row, col: strides of B in bytes; one of them is the element's size: `transposed` says that it is
+    `row` (columns of B are contiguous). Columns past n get unspecified values.
+    """
+    lanes = k.isa.lanes
+    size = 2 if ty == "bfloat" else 4
+    out_row = nv * k.isa.width
+    if not transposed:
+        masks = [k.tail_mask(n - n0 - j * lanes, lanes) for j in range(nv)]
+        src = b + n0 * size
+        for p in k.range(0, depth):
+            for j in range(nv):
+                v = load_f32(k, ty, src + p * row + j * lanes * size, lanes, masks[j])
+                k.store(convert(v) if convert else v, dst + p * out_row + j * k.isa.width, align=k.isa.width)
+        return
+    for j in k.range(0, nv):
+        c0 = n0 + j * lanes
+        with k.if_(k.i64(c0) < n):
+            columns = [b + k.min(c0 + i, n - 1) * col for i in range(lanes)]
+            for p in k.range(0, depth, lanes):
+                mask = k.tail_mask(depth - p, lanes)
+                block = transpose(k, [load_f32(k, ty, c + p * size, lanes, mask) for c in columns])
+                for i, v in enumerate(block):
+                    at = dst + (p + i) * out_row + j * k.isa.width
+                    k.store(convert(v) if convert else v, at, align=k.isa.width)
+
+
 def transpose(k: Fn, rows: Sequence[Val]) -> list[Val]:
     """len(rows) vectors of len(rows) lanes (a power of two), transposed by log2 rounds of shuffles."""
     n = len(rows)
