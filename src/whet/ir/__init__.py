@@ -1,0 +1,11 @@
+"""The graph that whet works on: values, nodes, symbolic dimensions, and a small table of operators.
+
+Each operator states its shape rule, its type rule and a NumPy reference in one place (`ops`).
+"""
+
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph, Node, Value
+from whet.ir.interpreter import interpret
+from whet.ir.symbolic import Dim, Shape, Sym, symbol
+
+__all__ = ["DType", "Dim", "Graph", "Node", "Shape", "Sym", "Value", "interpret", "symbol"]
