@@ -20,8 +20,8 @@ def spatial_out(size: Dim, k: int, s: int, d: int, before: int, after: int) -> D
     return (size + before + after - (k - 1) * d - 1) // s + 1
 
 
-def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (), pads: Sequence[int] = (),
-                dilations: Sequence[int] = (), group: int = 1, bias: bool = False, epilogue: Expr | None = None,
+def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (),
+                pads: Sequence[int] = (), dilations: Sequence[int] = (), group: int = 1, bias: bool = False, epilogue: Expr | None = None,
                 extra: Sequence[Tensor] = (), dtype: DType = DType.F32, out_dtype: DType | None = None,
                 compute: str = "f32", gap: int = 0, x_gap: int = 0, dims: dict[str, tuple[int, int, int]] | None = None,
                 const: bool = True) -> Region:
@@ -29,7 +29,8 @@ def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Seq
     r = len(kernel)
     strides, dilations = tuple(strides) or (1,) * r, tuple(dilations) or (1,) * r
     pads = tuple(pads) or (0,) * 2 * r
-    out = (x[0], *(spatial_out(x[1 + i], kernel[i], strides[i], dilations[i], pads[i], pads[r + i]) for i in range(r)), o)
+    sizes = (spatial_out(x[1 + i], kernel[i], strides[i], dilations[i], pads[i], pads[r + i]) for i in range(r))
+    out = (x[0], *sizes, o)
     c = x[-1]
     assert isinstance(c, int)
     inputs = [strided(dtype, x, x_gap), Tensor.dense(dtype, (o, c // group, *kernel), const=const)]

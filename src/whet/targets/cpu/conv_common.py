@@ -63,8 +63,9 @@ def conv_of(region: Region) -> Conv:
     at, x, w = region.attrs, region.inputs[0], region.inputs[1]
     r, g = len(x.shape) - 2, at["group"]
     o, cg, *kernel = _ints(w.shape)
+    pads = tuple(at["pads"]) or (0,) * 2 * r
     return Conv(x.shape[0], x.shape[1:-1], region.output.shape[1:-1], g, cg, o // g, tuple(kernel),
-                tuple(at["strides"]) or (1,) * r, tuple(at["dilations"]) or (1,) * r, (tuple(at["pads"]) or (0,) * 2 * r)[:r])
+                tuple(at["strides"]) or (1,) * r, tuple(at["dilations"]) or (1,) * r, pads[:r])
 
 
 def _ints(shape: Shape) -> list[int]:
@@ -142,7 +143,8 @@ def pixel_problem(region: Region, depth: int) -> Problem:
 def weight_matrix(w: np.ndarray, groups: int) -> np.ndarray:
     """OI.. weights as [groups, taps * I, O / groups], taps in row-major order and channels fastest."""
     o, cg = w.shape[:2]
-    return np.ascontiguousarray(w.reshape(groups, o // groups, cg, -1).transpose(0, 3, 2, 1).reshape(groups, -1, o // groups))
+    taps_last = w.reshape(groups, o // groups, cg, -1)
+    return np.ascontiguousarray(taps_last.transpose(0, 3, 2, 1).reshape(groups, -1, o // groups))
 
 
 def conv_flops(region: Region, at: dict[str, int] | None = None) -> float:

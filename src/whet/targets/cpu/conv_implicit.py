@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -57,15 +57,15 @@ class ConvGemm:
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         impl = self.tactic.implement(self._matmul(region), params, machine, threads)
-        packs = tuple(Pack(p.sources, partial(_pack_matrix, make=p.make)) if p.sources == (1,) else p for p in impl.packs)
-        return replace(impl, packs=packs)
+        return replace(impl, packs=tuple(Pack(p.sources, partial(_pack_matrix, make=p.make)) if p.sources == (1,) else p
+                                         for p in impl.packs))
 
     @staticmethod
     def _matmul(region: Region) -> Region:
         return matmul_region(region, region.inputs[0], conv_of(region).cg)
 
 
-def _pack_matrix(w: np.ndarray, make: partial[np.ndarray]) -> np.ndarray:
+def _pack_matrix(w: np.ndarray, make: Callable[..., np.ndarray]) -> np.ndarray:
     return make(weight_matrix(w, 1)[0])
 
 
@@ -248,7 +248,7 @@ class _Implicit:
         p1 = k.min(p0 + tiles.nt, tiles.panels)
         if self.params["order"] == "nm":
             for panel in k.range(p0, p1):
-                tiles.rows.emit(k, m, first, last, lambda row, size, valid, panel=panel: micro(row, size, valid, panel))
+                tiles.rows.emit(k, m, first, last, partial(micro, panel=panel))
         else:
             def across(row: IntLike, size: int, valid: IntLike) -> None:
                 for panel in k.range(p0, p1):
