@@ -21,7 +21,8 @@ def spatial_out(size: Dim, k: int, s: int, d: int, before: int, after: int) -> D
 
 
 def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (),
-                pads: Sequence[int] = (), dilations: Sequence[int] = (), group: int = 1, bias: bool = False, epilogue: Expr | None = None,
+                pads: Sequence[int] = (), dilations: Sequence[int] = (), group: int = 1, bias: bool = False,
+                epilogue: Expr | None = None,
                 extra: Sequence[Tensor] = (), dtype: DType = DType.F32, out_dtype: DType | None = None,
                 compute: str = "f32", gap: int = 0, x_gap: int = 0, dims: dict[str, tuple[int, int, int]] | None = None,
                 const: bool = True) -> Region:

@@ -6,8 +6,10 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
+from whet.targets.cpu import conv
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
+    **conv.TACTICS,
     "matmul": (GemmPacked(), GemmBatched()),
 }
