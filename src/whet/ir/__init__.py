@@ -6,8 +6,9 @@ Each operator states its shape rule, its type rule and a NumPy reference in one 
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.interpreter import interpret
-from whet.ir.printer import format_graph
+from whet.ir.printer import to_text
 from whet.ir.symbolic import Dim, Shape, Sym, symbol
 from whet.ir.verify import verify
 
-__all__ = ["DType", "Dim", "Graph", "Node", "Shape", "Sym", "Value", "format_graph", "interpret", "symbol", "verify"]
+__all__ = ["DType", "Dim", "Graph", "Node", "Shape", "Sym", "Value", "interpret", "symbol", "to_text",
+           "verify"]

@@ -20,6 +20,8 @@ from whet.ir.ops_base import Attrs, DimConflictError, OpDef, Required, Spec, bro
 from whet.ir.ops_move import MOVES
 from whet.ir.ops_onnx import ONNX
 from whet.ir.ops_pointwise import POINTWISE, Pointwise
+from whet.ir.ops_region import REGION
+from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim, Sym
 from whet.ir.symbolic import evaluate as dim_value
 
@@ -33,7 +35,8 @@ def _pointwise_def(p: Pointwise) -> OpDef:
     return OpDef(p.name, (p.arity, p.arity), rule, lambda xs, at: [p.reference(*xs, **at)], p.attrs)
 
 
-OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES, ONNX.name: ONNX}
+OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES,
+                         ONNX.name: ONNX, REGION.name: REGION}
 
 
 def infer(op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], origin: str = "") -> list[Spec]:
@@ -85,7 +88,10 @@ def evaluate(node: Node, arrays: Sequence[np.ndarray | None],
     bound = {k: _bound(v, known) for k, v in attrs.items()}
     row.rule([None if x is None else Value("", DType.of(x.dtype), x.shape) for x in xs], bound)  # type: ignore[misc]
     with np.errstate(all="ignore"):
-        results = row.reference(xs, bound)
+        if row is REGION:  # its sizes may be symbols that no operand shows
+            results = region_reference(bound["region"], [x for x in xs if x is not None], known)
+        else:
+            results = row.reference(xs, bound)
     return [as_dtype(r, o.dtype) for r, o in zip(results, node.outputs)]
 
 

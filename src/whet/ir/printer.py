@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from whet.ir.dtypes import DType
+from whet.ir.expr import Expr
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import OPS
+from whet.ir.region import Region
 from whet.ir.symbolic import Shape, Sym
 
 SMALL = 8  # constants of at most so many elements are printed in full
@@ -46,12 +50,32 @@ def format_attr(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _attrs(attrs: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    kept = [f"{k}={format_attr(v)}" for k, v in attrs.items() if k not in defaults or defaults[k] != v]
+    return f"  {{{', '.join(kept)}}}" if kept else ""
+
+
+def _region(r: Region, operands: list[str]) -> str:
+    """`conv(%x, $w, relu(add(acc, %b)) after)`: the anchor's call, then what surrounds it."""
+    def named(e: Expr) -> str:
+        return re.sub(r"\bin(\d+)\b", lambda m: operands[int(m[1])], str(e))
+
+    args = [named(r.prologue[i]) if i in r.prologue else operands[i] for i in range(r.n_anchor)]
+    call = f"region {r.kind}({', '.join(args)})" if r.kind != "pointwise" else "region pointwise"
+    if r.epilogue is not None and not (r.epilogue.is_identity and r.kind != "pointwise"):
+        call += f" -> {named(r.epilogue)}"
+    defaults = OPS[r.kind].attrs if r.kind in OPS else {}
+    return call + (f" in {r.compute}" if r.compute != "f32" else "") + _attrs(r.attrs, defaults)
+
+
 def format_node(n: Node) -> str:
     """`%y: f32[bx8] = matmul(%x, $w)  {attrs that differ from their defaults}`."""
-    defaults = OPS[n.op].attrs if n.op in OPS else {}
-    attrs = [f"{k}={format_attr(v)}" for k, v in n.attrs.items() if k not in defaults or defaults[k] != v]
     left = ", ".join(f"%{v.name}: {_type(v)}" for v in n.outputs)
-    return f"{left} = {n.op}({', '.join(map(_operand, n.inputs))})" + (f"  {{{', '.join(attrs)}}}" if attrs else "")
+    region = n.attrs.get("region")
+    if isinstance(region, Region):
+        return f"{left} = {_region(region, [_operand(v) for v in n.inputs])}"
+    defaults = OPS[n.op].attrs if n.op in OPS else {}
+    return f"{left} = {n.op}({', '.join(map(_operand, n.inputs))})" + _attrs(n.attrs, defaults)
 
 
 def _constant(v: Value) -> str:
@@ -64,14 +88,14 @@ def _constant(v: Value) -> str:
     return f"{text}, first values {', '.join(f'{x:.4g}' for x in sample[:4])}"
 
 
-def format_graph(graph: Graph, *, constants: bool = False, origins: bool = False) -> str:
+def to_text(graph: Graph, *, constants: bool = False, origins: bool = False) -> str:
     """The whole graph: profile of its symbolic dimensions, inputs, nodes in order, outputs.
 
     constants: list the large constants too, with size and first values. origins: after each node, the
     ONNX node that it came from.
     """
     lines = [f"graph {graph.name}"]
-    lines += [f"  dim {name}: {low} <= {opt} <= {high}  (min, opt, max)" for name, (low, opt, high) in graph.dims.items()]
+    lines += [f"  dim {name}: {low} to {high}, tuned for {opt}" for name, (low, opt, high) in graph.dims.items()]
     lines += [f"  input %{v.name}: {_type(v)}" for v in graph.inputs]
     large = [v for v in graph.values() if v.data is not None and _operand(v).startswith("$")]
     total = sum(v.data.nbytes for v in large if v.data is not None)
