@@ -255,9 +255,8 @@ class Fn:
     def const(self, ty: str, v: Any) -> Val:
         """A constant of scalar or vector type (every lane the same)."""
         if ty[0] == "<":
-            lanes, scalar = int(ty[1:].split(" ")[0]), ty.split(" x ")[1][:-1]
-            one = _literal(scalar, v)
-            return Val(self, ty, "<" + ", ".join([f"{scalar} {one}"] * lanes) + ">")
+            scalar = ty.split(" x ")[1][:-1]
+            return Val(self, ty, f"splat ({scalar} {_literal(scalar, v)})")
         return Val(self, ty, _literal(ty, v))
 
     def const_vector(self, scalar: str, values: Sequence[Any]) -> Val:
