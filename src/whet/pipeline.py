@@ -136,7 +136,7 @@ def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compu
     counts = {"native": sum(j is not None for j in jobs), "library": 0, "view": plan.views,
               "reference": sum(j is None for j in jobs), "host": 0}
     info = {
-        "model": {"name": graph.name, "sha256": model_hash(source)},
+        "model": {"name": graph.name, "sha256": model_hash(source) if source is not None else ""},
         "whet": whet.__version__,
         "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
         "precision": {"allowed": sorted(allowed), "compute": compute},

@@ -13,7 +13,7 @@ from whet.ir.region import Region
 from whet.targets.base import Implementation, Params, Tactic
 from whet.targets.cpu import TACTICS
 from whet.targets.cpu.compile import to_object
-from whet.targets.cpu.driver import driver_object
+from whet.targets.cpu.driver import to_driver_object
 from whet.targets.cpu.isa import Isa, host
 from whet.targets.cpu.link import Linked, link
 
@@ -74,7 +74,7 @@ class CpuTarget:
 
     def link(self, objects: Mapping[str, bytes]) -> Linked:
         """One blob of the kernels and the driver, with its entries."""
-        return link([*(objects[k] for k in sorted(objects)), driver_object(self.isa)])
+        return link([*(objects[k] for k in sorted(objects)), to_driver_object(self.isa)])
 
     def device_key(self) -> str:
         """Names what timings depend on: the CPU, what it may use, and the kernels' own source."""
