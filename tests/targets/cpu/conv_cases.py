@@ -42,6 +42,22 @@ def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Seq
                   Tensor.dense(dtype, out), epilogue, dims=dims or {}, compute=compute)
 
 
+def pool_region(x: Sequence[Dim], kind: str, kernel: Sequence[int], *, strides: Sequence[int] = (),
+                pads: Sequence[int] = (), dilations: Sequence[int] = (), include_pad: bool = False, p: int = 2,
+                epilogue: Expr | None = None, extra: Sequence[Tensor] = (), dtype: DType = DType.F32,
+                gap: int = 0, x_gap: int = 0, dims: dict[str, tuple[int, int, int]] | None = None) -> Region:
+    """A `pool` region over x [n, spatial.., c]."""
+    r = len(kernel)
+    strides, dilations = tuple(strides) or (1,) * r, tuple(dilations) or (1,) * r
+    pads = tuple(pads) or (0,) * 2 * r
+    sizes = (spatial_out(x[1 + i], kernel[i], strides[i], dilations[i], pads[i], pads[r + i]) for i in range(r))
+    out = (x[0], *sizes, x[-1])
+    at = {"kind": kind, "kernel": tuple(kernel), "strides": strides, "dilations": dilations, "pads": pads, "p": p,
+          "count_include_pad": include_pad, "ceil_mode": False, "channels_last": True}
+    return Region("pool", at, (strided(dtype, x, x_gap), *extra), 1, strided(dtype, out, gap), Tensor.dense(dtype, out),
+                  epilogue, dims=dims or {})
+
+
 def data(region: Region, env: dict[str, int] | None = None, seed: int = 0) -> list[np.ndarray]:
     """Random inputs of unit order."""
     from whet.ir.symbolic import evaluate
