@@ -26,9 +26,11 @@ def check(d: Any, known: Iterable[str]) -> str:
 
 def _check(d: Any, known: frozenset[str], depth: int, budget: list[int]) -> str:
     budget[0] -= 1
+    if budget[0] < 0:
+        return "an expression is too large"
     if isinstance(d, int) and not isinstance(d, bool):
         return "" if -_LIMIT < d < _LIMIT else f"the integer {d} is too large"
-    if depth > MAX_DEPTH or budget[0] < 0:
+    if depth > MAX_DEPTH:
         return "an expression is too large"
     if not isinstance(d, list):
         return f"{d!r:.60} is not a dimension"
@@ -39,6 +41,8 @@ def _check(d: Any, known: frozenset[str], depth: int, budget: list[int]) -> str:
             return wrong
         for atom in row[1]:
             budget[0] -= 1
+            if budget[0] < 0:
+                return "an expression is too large"
             if isinstance(atom, str):
                 if atom not in known:
                     return f"the dimension {atom!r:.60} is not in the profile"
@@ -114,8 +118,12 @@ def _show_atom(atom: list[Any]) -> str:
     a, b = show(atom[1]), show(atom[2])
     match atom[0]:
         case "floordiv":
-            return f"({a})//({b})"
+            return f"{_wrap(a)}//{_wrap(b)}"
         case "mod":
-            return f"({a})%({b})"
+            return f"{_wrap(a)}%{_wrap(b)}"
         case op:
             return f"{op}({a}, {b})"
+
+
+def _wrap(text: str) -> str:
+    return text if text.isalnum() else f"({text})"

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from whet.errors import PlanFormatError
+from whet.errors import PlanError, PlanFormatError
 from whet.plan import dims, layout, reader, writer
 from whet.plan.data import PlanData
 from whet.plan.manifest import Manifest
@@ -35,7 +35,7 @@ class Plan:
         fd = open_file(path)
         try:
             return cls(fd, reader.read(fd), Path(path))
-        except PlanFormatError as e:
+        except PlanError as e:
             os.close(fd)
             e.where = e.where or str(path)
             raise

@@ -47,11 +47,11 @@ def read(fd: int, *, verify: bool = True) -> Contents:
     if len(page) < layout.PAGE:
         raise PlanFormatError("the plan ends early", why=f"it has {size} bytes", do=_AGAIN)
     header = np.frombuffer(page, layout.HEADER, 1)[0]
-    if header["format"] != layout.FORMAT:
+    if header["format"] > layout.FORMAT:
         raise PlanVersionError(f"the plan has format {header['format']}", why=f"this whet reads format {layout.FORMAT}",
                                do="use the whet that wrote it, or build the plan anew")
     body = int(header["body_bytes"])
-    if header["chunk_bytes"] != layout.CHUNK or header["reserved"]:
+    if header["format"] != layout.FORMAT or header["chunk_bytes"] != layout.CHUNK or header["reserved"]:
         raise _bad("its header is damaged")
     if body % layout.ALIGN or not layout.PAGE <= body <= size:
         raise PlanFormatError("the plan ends early", why=f"its header tells of {body} bytes, the file has {size}",

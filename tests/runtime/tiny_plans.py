@@ -46,11 +46,13 @@ def chain(steps: int = 3, columns: int = 5, rows: Any = BATCH, *, grain: int = 1
         out = OutputArg(0) if s == steps - 1 else ArenaArg(s % 2 * size)
         made.append(NativeStep("scale", (x, WeightArg("w"), out, IntArg(columns)), rows, grain, f"layer{s}"))
     w = np.arange(columns, dtype=np.float32)
-    fields: dict[str, Any] = dict(
-        inputs=[TensorSpec("x", "float32", (rows, columns))], outputs=[TensorSpec("y", "float32", (rows, columns))],
-        dims=dims, steps=made, weights={"w": w}, code=linked().code, symbols=linked().symbols,
-        arena_bytes=2 * size, scratch_bytes=64, threads=threads, arch="x86_64" if ISA.name != "neon" else "aarch64",
-        isa=ISA.name, features=sorted(ISA.features), info={"model": {"name": "chain"}})
+    arch = "aarch64" if ISA.name == "neon" else "x86_64"
+    fields: dict[str, Any] = {
+        "inputs": [TensorSpec("x", "float32", (rows, columns))],
+        "outputs": [TensorSpec("y", "float32", (rows, columns))],
+        "dims": dims, "steps": made, "weights": {"w": w}, "code": linked().code, "symbols": linked().symbols,
+        "arena_bytes": 2 * size, "scratch_bytes": 64, "threads": threads, "arch": arch, "isa": ISA.name,
+        "features": sorted(ISA.features), "info": {"model": {"name": "chain"}}}
     return PlanData(**(fields | changes))
 
 
