@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
 from whet.targets.cpu import conv
+from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
+    "attention": (Attention(),),
     "matmul": (GemmPacked(), GemmBatched()),
 }

@@ -129,7 +129,7 @@ def load_f32(k: Fn, scalar: str, p: Val, lanes: int = 1, mask: Val | None = None
 
 
 def fma(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLike, *, unroll: int = 4,
-        a_step: int | None = None, a_type: str = "float", b_type: str = "float", prefetch: int = 0) -> None:
+        a_step: IntLike | None = None, a_type: str = "float", b_type: str = "float", prefetch: int = 0) -> None:
     """acc += A[rows, 0:depth] @ panel[0:depth], in fp32.
 
     rows:     acc.mr addresses; element p of a row lies `p * a_step` bytes on (default: its size).
@@ -140,7 +140,7 @@ def fma(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLik
     lanes, nv = acc.lanes, acc.nv
     b_size = 2 if b_type == "bfloat" else 4
     b_row = nv * lanes * b_size
-    a_step = a_step or (2 if a_type == "bfloat" else 4)
+    a_step = (2 if a_type == "bfloat" else 4) if a_step is None else a_step
     align = min(64, lanes * b_size)
     for p, steps in _blocks(k, depth, unroll):
         here = _advanced(rows, p * a_step)

@@ -1,0 +1,373 @@
+"""Fused attention with online softmax (Milakov and Gimelshein, arXiv:1805.02867; Dao et al., arXiv:2205.14135).
+
+Queries lie along vector lanes: a tile holds the transposed queries of one head as a panel [D][queries],
+and works on transposed scores, S^T = K Q^T, then O^T = V^T P^T. So rows of K and V are the broadcast
+operand of the micro-kernel, read where they are; P^T is already the packed operand of the second
+product; and the softmax is lane by lane, with no sums across a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import Dim, ceildiv, product, symbol, upper
+from whet.targets.base import Implementation, In, Params, Step
+from whet.targets.cpu.args import NAME, Args, finish
+from whet.targets.cpu.gemm_emit import RowTiles, copy_rows, pack_panel, tile_rows, transpose
+from whet.targets.cpu.gemm_kernel import Blocks, batch_index
+from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs, opt
+from whet.targets.cpu.gemm_write import Writer
+from whet.targets.cpu.isa import Isa
+from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
+from whet.targets.cpu.microkernel import Accumulators, fma, round_bf16
+from whet.targets.cpu.vmath import exp_negative, fmax
+
+Q, K, V, MASK = "q", "k", "v", "mask"
+_INF = float("inf")
+
+
+def attention_problem(region: Region) -> Problem:
+    """Loops of an attention region: batch and heads, rows are queries, columns the elements of a value."""
+    q, k, v = region.inputs[:3]
+    out = region.output
+    views: dict[Key, tuple[Dim, ...]] = {OUT: _broadcast(out, out.shape)}
+    views |= {i: _broadcast(region.inputs[i], out.shape) for i in epilogue_inputs(region)}
+    batch = {t: s[:2] for t, s in views.items()}
+    for name, t in ((Q, q), (K, k), (V, v)):
+        batch[name] = _broadcast(Tensor(t.dtype, t.shape[:2], t.strides[:2]), out.shape[:2])
+    mask: tuple[Dim, ...] = (0, 0, 0, 0)
+    if region.n_anchor > 3:
+        mask = _broadcast(region.inputs[3], (*out.shape[:3], k.shape[2]))
+    batch[MASK] = mask[:2]
+    row = {t: s[2] for t, s in views.items()} | {Q: q.strides[2], K: k.strides[2], V: v.strides[2], MASK: mask[2]}
+    col = {t: s[3] for t, s in views.items()} | {MASK: mask[3]}
+    return Problem(out.shape[:2], tuple({t: s[i] for t, s in batch.items()} for i in range(2)),
+                   out.shape[2], out.shape[3], k.shape[2], row, 0, 0, col)
+
+
+def _broadcast(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    missing = len(shape) - len(t.shape)
+    return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(t.shape, t.strides, strict=True))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Parameters: mr, nv (micro-tile: keys by vectors of queries), block (keys per round of the softmax;
+    0: all of them at once), copy (K and V are first copied to scratch, in fp32)."""
+
+    name: str = "attention_fused"
+
+    def applies(self, region: Region, machine: Isa) -> str:
+        floats = (DType.F32, DType.BF16)
+        if region.prologue:
+            return "operands computed on load are not supported"
+        for name, t in zip("qkv", region.inputs[:3]):
+            if t.dtype not in floats:
+                return f"{name} is {t.dtype.value}, not f32 or bf16"
+            if t.shape[3] != 1 and t.strides[3] != 1:
+                return f"{name}'s last dimension is not contiguous"
+            if not isinstance(t.shape[3], int):
+                return f"{name}'s last dimension is symbolic"
+            if t.shape[3] > 1024:
+                return "heads wider than 1024"
+        if region.n_anchor > 3:
+            mask = region.inputs[3]
+            if mask.dtype not in (*floats, DType.BOOL):
+                return f"the mask is {mask.dtype.value}"
+            if mask.shape and mask.shape[-1] != 1 and mask.strides[-1] not in (0, 1):
+                return "the mask's last dimension is not contiguous"
+        if region.output.shape[3] != 1 and region.output.strides[3] != 1:
+            return "the output's last dimension is not contiguous"
+        for i in epilogue_inputs(region):
+            t = region.inputs[i]
+            if t.shape and t.shape[-1] != 1 and t.strides[-1] not in (0, 1):
+                return f"epilogue input {i} is not contiguous in its last dimension"
+        return ""
+
+    def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
+        found = []
+        for nv in (2, 3, 1, 4):
+            mr = min(16, (machine.registers - 1 - nv) // nv)
+            for m in {max(1, mr - i) for i in range(3)}:
+                for block in (0, 128, 256):
+                    if block and block >= opt(region, region.inputs[1].shape[2]):
+                        continue
+                    params = {"mr": m, "nv": nv, "block": block, "copy": _must_copy(region)}
+                    if _Kernel.scratch_bytes(region, params, machine) <= 4 << 20 or block == 128:
+                        found.append((self.cost(region, params, machine, threads), params))
+        found.sort(key=lambda f: f[0])
+        return [p for _, p in found[:12]]
+
+    def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
+        """Seconds at 3 GHz: two products, the softmax, the last block's waste."""
+        p = attention_problem(region)
+        d, e = _widths(region)
+        s, t = opt(region, p.m), opt(region, p.k)
+        heads = opt(region, product(p.batch))
+        queries = params["nv"] * machine.lanes
+        blocks = -(-s // queries)
+        mr, nv = params["mr"], params["nv"]
+        step = max(mr * nv / 2, (mr + nv) / 2) / mr  # cycles per key and element
+        each = t * (d + e) * step * 1.05 + t * nv * 12 + queries * (d + e) * 0.5 + 300
+        if params["copy"]:
+            each += t * (d + e) * 0.2
+        if params["block"]:
+            each += -(-t // params["block"]) * e * nv * 2
+        elif t * queries * 4 > 256 << 10:
+            each *= 1.3
+        tiles = heads * blocks
+        return each * max(tiles / threads, 1) / 3e9
+
+    def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
+        made = _Kernel(region, params, machine)
+        return Implementation((Step(made.kernel, made.args.table, made.blocks.tiles),))
+
+
+def _must_copy(region: Region) -> bool:
+    """K and V must be widened or rounded first, or have row strides that cost too many registers."""
+    k, v = region.inputs[1:3]
+    if region.compute == "bf16":
+        return True
+    return any(t.dtype is not DType.F32 or not isinstance(t.strides[2], int) for t in (k, v))
+
+
+def _widths(region: Region) -> tuple[int, int]:
+    """Elements of a query (and key), and of a value; `applies` has seen to it that they are static."""
+    d, e = region.inputs[0].shape[3], region.inputs[2].shape[3]
+    assert isinstance(d, int)
+    assert isinstance(e, int)
+    return d, e
+
+
+class _Kernel:
+    def __init__(self, region: Region, params: Params, isa: Isa) -> None:
+        self.region, self.params, self.isa = region, params, isa
+        self.p = p = attention_problem(region)
+        self.k = k = Fn(NAME, isa)
+        self.args = args = Args(k)
+        self.nv, self.lanes = params["nv"], isa.lanes
+        self.queries = self.nv * isa.lanes
+        self.row_bytes = self.queries * 4  # of the transposed panels
+        self.d, self.e = _widths(region)
+        self.types = [t.dtype for t in region.inputs[:region.n_anchor]]
+        self.rounded = region.compute == "bf16"
+        self.causal, self.masked_zero = bool(region.attrs.get("causal")), bool(region.attrs.get("masked_zero"))
+        self.scale = float(region.attrs["scale"])
+        self.writer = Writer(k, args, region, p)
+        self.blocks = Blocks(RowTiles(p.m, self.queries), 1, 1, 1, product(p.batch), False)
+        sizes = self._layout(region, params, isa)
+        at, self.at = 0, {}
+        for name, size in sizes.items():
+            self.at[name] = k.scratch + at
+            at += -(-size // 64) * 64
+        for t in k.range(k.begin, k.end):
+            self._tile(t)
+        self.kernel = finish(k, "attention", at)
+
+    @staticmethod
+    def _layout(region: Region, params: Params, isa: Isa) -> dict[str, int]:
+        """Bytes of each part of scratch."""
+        row = params["nv"] * isa.width
+        d, e = _widths(region)
+        longest = upper(region.inputs[1].shape[2], {n: (r[0], r[2]) for n, r in region.dims.items()})
+        keys = -(-(params["block"] or max(longest, 1)) // isa.lanes) * isa.lanes
+        vectors = -(-e // isa.lanes) * isa.width
+        parts = {"q": -(-d // isa.lanes) * isa.lanes * row, "s": keys * row, "o": -(-e // isa.lanes) * isa.lanes * row,
+                 "out": params["nv"] * isa.lanes * vectors}
+        if region.n_anchor > 3:
+            parts["mask"] = keys * row
+        if params["copy"]:
+            parts["k"], parts["v"] = (keys * (-(-x // isa.lanes) * isa.width + 64) for x in (d, e))
+        return parts
+
+    @classmethod
+    def scratch_bytes(cls, region: Region, params: Params, isa: Isa) -> int:
+        """Scratch memory per thread."""
+        return sum(cls._layout(region, params, isa).values())
+
+    def _tile(self, t: Val) -> None:
+        k, p, args = self.k, self.p, self.args
+        count = args.dim(self.queries_blocks)
+        flat, qb = t // count, t % count
+        index = batch_index(args, p, flat)
+        self.writer.batch(index)
+        base = {name: self._base(name, i, index) for i, name in enumerate((Q, K, V, MASK)[:self.region.n_anchor])}
+        q0 = qb * self.queries
+        s_len, t_len = args.dim(p.m), args.dim(p.k)
+        convert = partial(round_bf16, k) if self.rounded else None
+        pack_panel(k, base[Q], self.types[0].llvm, self.types[0].size, args.dim(p.row[Q]) * self.types[0].size, True,
+                   self.at["q"], self.d, s_len, q0, self.nv, convert)
+        ty = vec("float", self.lanes)
+        top = [k.var(ty, -_INF) for _ in range(self.nv)]  # running maximum of scores, and sum of exponentials
+        total = [k.var(ty, 0.0) for _ in range(self.nv)]
+        for i in k.range(0, self.e):
+            for j in range(self.nv):
+                k.store(k.const(ty, 0.0), self.at["o"] + i * self.row_bytes + j * self.isa.width, align=self.isa.width)
+        end = k.min(t_len, q0 + self.queries) if self.causal else t_len
+        if self.params["block"] == 0:
+            self._round(base, q0, 0, end, top, total)
+        else:
+            for t0 in k.range(0, end, self.params["block"]):
+                self._round(base, q0, t0, k.min(end - t0, self.params["block"]), top, total)
+        self._finish(q0, s_len, total)
+
+    @property
+    def queries_blocks(self) -> Dim:
+        return ceildiv(self.p.m, self.queries)
+
+    def _base(self, name: str, i: int, index: list[IntLike]) -> Val:
+        at = self.args.pointer(In(i))
+        for x, strides in zip(index, self.p.batch_strides, strict=True):
+            at = at + x * self.args.dim(strides[name]) * self.types[i].size
+        return at
+
+    def _round(self, base: dict[str, Val], q0: IntLike, t0: IntLike, keys: IntLike, top: list[Var],
+               total: list[Var]) -> None:
+        """One block of keys: scores, their maximum, exponentials, and what they add to the result."""
+        k, w, ty = self.k, self.isa.width, vec("float", self.lanes)
+        block_top = [k.var(ty, -_INF) for _ in range(self.nv)]
+        add = self._mask(base, q0, t0, keys)
+        rows, stride = self._rows(base, K, 1, t0, keys, self.d)
+        tiles = RowTiles(keys if isinstance(keys, int) else symbol("keys"), self.params["mr"])
+        count = tiles.count if isinstance(keys, int) else k.ceildiv(keys, self.params["mr"])
+        assert not isinstance(count, int) or isinstance(keys, int)
+
+        def scores(row: IntLike, size: int, valid: IntLike) -> None:
+            acc = Accumulators(k, size, self.nv)
+            acc.zero()
+            fma(k, acc, tile_rows(rows + row * stride, stride, size, valid), self.at["q"], self.d, unroll=4)
+            for r in range(size):
+                with k.if_(True if isinstance(valid, int) else k.i64(valid) > r):
+                    at = (k.i64(row) + r) * self.row_bytes
+                    for j in range(self.nv):
+                        s = add(acc.get(r, j) * self.scale, k.i64(row) + r, j)
+                        k.store(s, self.at["s"] + at + j * w, align=w)
+                        block_top[j].set(fmax(k, s, block_top[j].get()))
+
+        tiles.emit(k, keys, 0, count, scores)  # type: ignore[arg-type]
+        safe, alpha = [], []
+        for j in range(self.nv):
+            now = fmax(k, block_top[j].get(), top[j].get())
+            finite = k.select(now.eq(-_INF), 0.0, now)  # a fully masked row: exp(-inf - 0) is 0, not NaN
+            safe.append(finite)
+            alpha.append(exp_negative(k, top[j].get() - finite))
+            total[j].set(total[j].get() * alpha[j])
+            top[j].set(now)
+        for i in k.range(0, keys):
+            for j in range(self.nv):
+                at = self.at["s"] + i * self.row_bytes + j * w
+                e = exp_negative(k, k.load("float", at, self.lanes, align=w) - safe[j])
+                total[j].set(total[j].get() + e)
+                k.store(round_bf16(k, e) if self.rounded else e, at, align=w)
+        self._values(base, t0, keys, alpha)
+
+    def _values(self, base: dict[str, Val], t0: IntLike, keys: IntLike, alpha: list[Val]) -> None:
+        """O^T = alpha O^T + V^T P^T."""
+        k, w = self.k, self.isa.width
+        rows, stride = self._rows(base, V, 2, t0, keys, self.e)
+        tiles = RowTiles(self.e, self.params["mr"])
+
+        def add(first: IntLike, size: int, _: IntLike) -> None:
+            acc = Accumulators(k, size, self.nv)
+            out = self.at["o"] + first * self.row_bytes
+            for r in range(size):
+                for j in range(self.nv):
+                    old = k.load("float", out + r * self.row_bytes + j * w, self.lanes, align=w)
+                    acc.set(r, j, old * alpha[j])
+            fma(k, acc, [(rows + first * 4, 4 * r) for r in range(size)], self.at["s"], keys, a_step=stride, unroll=4)
+            for r, j, v in acc.each():
+                k.store(v, out + r * self.row_bytes + j * w, align=w)
+
+        tiles.emit(k, self.e, 0, tiles.count, add)  # type: ignore[arg-type]
+
+    def _rows(self, base: dict[str, Val], name: str, i: int, t0: IntLike, keys: IntLike,
+              width: int) -> tuple[Val, IntLike]:
+        """Address and stride (bytes) of this block's rows of K or V, copied to fp32 if need be."""
+        size = self.types[i].size
+        stride = self.args.dim(self.p.row[name]) * size
+        src = base[name] + t0 * stride
+        if not self.params["copy"]:
+            return src, stride
+        row = -(-width // self.lanes) * self.isa.width + 64
+        copy_rows(self.k, src, stride, self.types[i].llvm, self.at[name], row, "float", keys, width, width,
+                  partial(round_bf16, self.k) if self.rounded else None)
+        return self.at[name], row
+
+    def _mask(self, base: dict[str, Val], q0: IntLike, t0: IntLike, keys: IntLike) -> Any:
+        """A function (scores, key in block, vector) -> masked scores; fetches the mask's block first if it must."""
+        k, lanes, w = self.k, self.lanes, self.isa.width
+        lane = k.const_vector("i32", range(lanes))
+
+        def causal(s: Val, t: Val, j: int) -> Val:
+            if not self.causal:
+                return s
+            query = k.cast("trunc", k.i64(q0) + j * lanes, "i32")
+            key = k.cast("trunc", t + t0, "i32")
+            return k.select(k.cmp("sge", k.splat(query, lanes) + lane, k.splat(key, lanes)), s, -_INF)
+
+        if MASK not in base:
+            return causal
+        dtype = self.types[3]
+        scalar = "i8" if dtype is DType.BOOL else dtype.llvm
+        row, col = (self.args.dim(x) * dtype.size for x in (self.p.row[MASK], self.p.col[MASK]))
+
+        def apply(s: Val, m: Val) -> Val:
+            return k.select(m.eq(0.0), -_INF, s) if dtype is DType.BOOL else s + m
+
+        if isinstance(row, int) and row == 0:  # the same for every query: one scalar per key
+            def by_key(s: Val, t: Val, j: int) -> Val:
+                at = base[MASK] + (t + t0) * col
+                return causal(apply(s, k.splat(self._mask_value(scalar, at, 1, None), lanes)), t, j)
+
+            return by_key
+
+        for j in range(self.nv):  # transposed into a panel like the scores
+            c0 = q0 + j * lanes
+            at = [base[MASK] + k.max(k.min(c0 + i, self.args.dim(self.p.m) - 1), 0) * row for i in range(lanes)]
+            for t in k.range(0, keys, lanes):
+                if isinstance(col, int) and col == 0:
+                    block = [k.splat(self._mask_value(scalar, a, 1, None), lanes) for a in at]
+                else:
+                    live = k.tail_mask(keys - t, lanes)
+                    block = [self._mask_value(scalar, a + (t + t0) * col, lanes, live) for a in at]
+                for i, v in enumerate(transpose(k, block)):
+                    k.store(v, self.at["mask"] + (t + i) * self.row_bytes + j * w, align=w)
+
+        def full(s: Val, t: Val, j: int) -> Val:
+            m = k.load("float", self.at["mask"] + t * self.row_bytes + j * w, lanes, align=w)
+            return causal(apply(s, m), t, j)
+
+        return full
+
+    def _mask_value(self, scalar: str, at: Val, lanes: int, live: Val | None) -> Val:
+        """Mask elements as fp32; booleans as 0 and 1."""
+        k = self.k
+        if scalar == "i8":
+            return k.cast("uitofp", k.load("i8", at, lanes, live), "float")
+        if scalar == "bfloat":
+            bits = k.cast("zext", k.load("i16", at, lanes, live), "i32") << 16
+            return k.bitcast(bits, vec("float", lanes))
+        return k.load("float", at, lanes, live)
+
+    def _finish(self, q0: IntLike, s_len: IntLike, total: list[Var]) -> None:
+        """Divide by the sums, transpose to one row per query, write."""
+        k, w, lanes = self.k, self.isa.width, self.lanes
+        inverse = []
+        for var in total:
+            z = var.get()
+            inverse.append(k.const(z.ty, 1.0) / z)
+            if self.masked_zero:
+                inverse[-1] = k.select(z.eq(0.0), 0.0, inverse[-1])
+        vectors = -(-self.e // lanes)
+        for j in range(self.nv):
+            for c in k.range(0, vectors):
+                block = [k.load("float", self.at["o"] + (c * lanes + i) * self.row_bytes + j * w, lanes, align=w)
+                         * inverse[j] for i in range(lanes)]
+                for i, v in enumerate(transpose(k, block)):
+                    k.store(v, self.at["out"] + (j * lanes + i) * vectors * w + c * w, align=w)
+        self.writer.rows(self.at["out"], vectors * w, q0, k.min(s_len - q0, self.queries), 0, self.e, vectors)
