@@ -282,8 +282,8 @@ def _power(k: Fn, x: Val, y: Val, exponent: Any) -> Val:
         return x
     if exponent == -1:
         return k.const(x.ty, 1.0) / x
-    if exponent in (0.5, -0.5):  # pow turns -0 into 0 and -inf into inf, sqrt does not
-        root = k.select(x.eq(-vmath.INF), vmath.INF, vmath.sqrt(k, x + 0.0))
+    if exponent in (0.5, -0.5):  # NaN for -inf, as NumPy's, where C's pow gives inf
+        root = vmath.sqrt(k, x)
         return root if exponent == 0.5 else k.const(x.ty, 1.0) / root
     return vmath.pow(k, x, y)
 
