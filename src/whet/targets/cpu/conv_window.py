@@ -217,9 +217,8 @@ class WindowKernel:
                     acc[0].set(self.ops.step(k, acc[0].get(), x, self.ops.operand(k, tap * w.kernel[-1] + j, c)))
             for low, high in bounds:
                 count = (high - low) * count
-        for t, a in enumerate(acc):
-            n = count * len(run.taps[t]) if run else count
-            self.out.put(self.ops.finish(k, a.get(), n), at, t, c, mask)
+        counts = [count * len(taps) for taps in run.taps] if run else [count]
+        self.out.put([self.ops.finish(k, a.get(), n) for a, n in zip(acc, counts, strict=True)], at, c, mask)
 
     def _outer(self, src: Val, bounds: list, dim: int, tap: IntLike) -> Iterator[tuple[Val, IntLike]]:
         """Loops over the taps of the leading dimensions; (address, flat index) of each row of taps."""

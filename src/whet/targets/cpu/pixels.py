@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from whet.ir.expr import Expr
+from whet.ir.expr import ANCHOR, Expr, Leaf
 from whet.ir.region import Region, Tensor
 from whet.targets.base import In, Out
 from whet.targets.cpu.args import Args
+from whet.targets.cpu.epilogue import emit_expr, load_value, store_value
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 
 OUT = -2
@@ -25,7 +26,8 @@ class PixelWriter:
         self.base: Place = {OUT: args.pointer(Out(0)), **{i: args.pointer(In(i)) for i in sources}}
         self.steps: dict[int, list[IntLike]] = {}  # bytes along each dimension of the output
         for i, t in self.tensors.items():
-            own: list[IntLike] = [0 if d == 1 else args.dim(s) * t.dtype.size for d, s in zip(t.shape, t.strides, strict=True)]
+            own: list[IntLike] = [0 if d == 1 else args.dim(s) * t.dtype.size
+                                  for d, s in zip(t.shape, t.strides, strict=True)]
             self.steps[i] = [*([0] * (rank - len(own))), *own]
         if region.output.shape[-1] == 1:
             self.steps[OUT][-1] = region.output.dtype.size
@@ -38,10 +40,31 @@ class PixelWriter:
         """`w` pixels on along the last spatial dimension."""
         return {i: p + w * self.steps[i][-2] for i, p in at.items()}
 
-    def put(self, v: Val, at: Place, w: IntLike, c: IntLike, mask: Val | None) -> None:
-        """Store a vector of fp32 at pixel w of the row, from channel c on."""
-        p = at[OUT] + (w * self.steps[OUT][-2] + c * self.region.output.dtype.size)
-        self.k.store(v, p, mask)
+    def put(self, values: Sequence[Val], at: Place, c: IntLike, mask: Val | None) -> None:
+        """Store vectors of fp32 at neighbouring pixels (along the last spatial dimension), from channel c on."""
+        k, lanes = self.k, values[0].lanes
+        shared: dict[int, Val] = {}  # operands that are the same for all these pixels
+
+        def leaf(t: Leaf, w: int, v: Val) -> Val:
+            if t.source == ANCHOR:
+                return v
+            if t.source in shared:
+                return shared[t.source]
+            tensor, steps = self.tensors[t.source], self.steps[t.source]
+            p = at[t.source] + w * steps[-2]
+            if isinstance(steps[-1], int) and steps[-1] == 0:
+                x = load_value(k, tensor.dtype, p)
+            else:
+                x = load_value(k, tensor.dtype, p + c * tensor.dtype.size, lanes, mask)
+            if isinstance(steps[-2], int) and steps[-2] == 0:
+                shared[t.source] = x
+            return x
+
+        for w, v in enumerate(values):
+            if self.epilogue is not None:
+                v = emit_expr(k, self.epilogue, lambda t, w=w, v=v: leaf(t, w, v), lanes)
+            p = at[OUT] + (w * self.steps[OUT][-2] + c * self.region.output.dtype.size)
+            store_value(k, v, self.region.output.dtype, p, mask)
 
     @staticmethod
     def _moved(p: Val, coords: Sequence[IntLike], steps: Sequence[IntLike]) -> Val:
