@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,14 +88,19 @@ class Graph:
         self.nodes: list[Node] = []
         self.dims: dict[str, tuple[int, int, int]] = {}
         self.output_names: list[str] = []  # as the model calls them; values may be shared or renamed
+        self.reserved: set[str] = set()  # names given from outside, which `fresh` must not give again
         self._serial = 0
 
     # -- building --------------------------------------------------------------------------
 
     def fresh(self, hint: str) -> str:
         """A name that no value of this graph had from `fresh` before."""
-        self._serial += 1
-        return f"{hint.split('.')[0]}.{self._serial}"
+        base = re.sub(r"(\.\d+)+$", "", hint)
+        while True:
+            self._serial += 1
+            name = f"{base}.{self._serial}"
+            if name not in self.reserved:
+                return name
 
     def const(self, data: Any, dtype: DType | None = None, hint: str = "c") -> Value:
         """A constant value."""
