@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from whet.ir.dtypes import DType
-from whet.ir.expr import Apply, Expr, Imm, Leaf
-from whet.ir.symbolic import Dim, Shape, to_json
+from whet.ir.expr import Apply, Expr, Imm, Leaf, Term
+from whet.ir.symbolic import Dim, Shape, Sym, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -93,25 +94,72 @@ class Region:
         }
 
 
+def region_from_json(j: dict[str, Any]) -> Region:
+    """The inverse of `Region.describe`. ValueError or KeyError for anything malformed."""
+    def tensor(t: list[Any]) -> Tensor:
+        dtype, shape, strides, const = t
+        return Tensor(DType(dtype), tuple(from_json(d) for d in shape), tuple(from_json(d) for d in strides), bool(const))
+
+    return Region(
+        j["kind"], {k: _unplain(v) for k, v in j["attrs"].items()}, tuple(tensor(t) for t in j["inputs"]),
+        j["n_anchor"], tensor(j["output"]), tensor(j["anchor"]), expr_from_json(j["epilogue"]),
+        {int(k): e for k, v in j["prologue"].items() if (e := expr_from_json(v)) is not None},
+        tuple(tensor(t) for t in j["extra_outputs"]),
+        {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"])
+
+
 def _plain(v: Any) -> Any:
+    """An attribute as JSON: types and symbolic dimensions are tagged, tuples become lists."""
     if isinstance(v, DType):
-        return v.value
+        return {"dtype": v.value}
+    if isinstance(v, Sym):
+        return {"dim": to_json(v)}
     if isinstance(v, (list, tuple)):
         return [_plain(x) for x in v]
-    return to_json(v) if not isinstance(v, (str, int, float, bool, type(None), dict)) else v
+    if isinstance(v, float) and not math.isfinite(v):
+        return {"float": repr(v)}
+    if v is None or isinstance(v, (str, int, float, bool)):
+        return v
+    raise TypeError(f"an attribute that cannot be written down: {v!r}")
+
+
+def _unplain(v: Any) -> Any:
+    if isinstance(v, list):
+        return tuple(_unplain(x) for x in v)
+    if isinstance(v, dict):
+        (tag, x), = v.items()
+        return DType(x) if tag == "dtype" else float(x) if tag == "float" else from_json(x)
+    return v
 
 
 def expr_to_json(e: Expr | None) -> Any:
-    """An expression as JSON data."""
+    """An expression as JSON data: a list of terms, each a list that begins with its kind."""
     if e is None:
         return None
     out: list[Any] = []
     for t in e.terms:
         if isinstance(t, Leaf):
-            out.append(["in", t.source, t.dtype.value])
+            out.append(["in", t.dtype.value, t.source])
         elif isinstance(t, Imm):
-            out.append(["imm", repr(t.value), t.dtype.value])
+            out.append(["imm", t.dtype.value, t.value if isinstance(t.value, bool) else _plain(t.value)])
         else:
-            assert isinstance(t, Apply)
-            out.append([t.op, list(t.args), t.dtype.value, [[k, _plain(v)] for k, v in t.attrs]])
+            out.append(["apply", t.dtype.value, t.op, list(t.args), [[k, _plain(v)] for k, v in t.attrs]])
     return out
+
+
+def expr_from_json(j: Any) -> Expr | None:
+    """The inverse of `expr_to_json`. ValueError for anything malformed."""
+    if j is None:
+        return None
+    terms: list[Term] = []
+    for kind, dtype, *rest in j:
+        if kind == "in":
+            terms.append(Leaf(int(rest[0]), DType(dtype)))
+        elif kind == "imm":
+            terms.append(Imm(_unplain(rest[0]), DType(dtype)))
+        else:
+            op, args, attrs = rest
+            if any(not 0 <= a < len(terms) for a in args):
+                raise ValueError("an expression's term reads a later one")
+            terms.append(Apply(op, tuple(args), DType(dtype), tuple((k, _unplain(v)) for k, v in attrs)))
+    return Expr(tuple(terms))
