@@ -6,7 +6,7 @@ from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.ir.symbolic import symbol
 
-UNARY = ("neg", "abs", "relu", "tanh", "sigmoid", "sin", "erf", "silu", "hardswish", "gelu", "sign", "floor")
+UNARY = ("neg", "abs", "relu", "tanh", "sigmoid", "sin", "erf", "silu", "hardswish", "gelu")  # continuous
 BINARY = ("add", "sub", "mul", "max", "min", "div")
 
 
@@ -79,7 +79,7 @@ class RandomGraph:
             c = self.number(float(self.rng.choice([0, 1, 2, 0.5, 3, -1])) if name != "div" else 2.0)
         elif kind == 1 and v.rank == 4 and isinstance(v.shape[1], int):
             c = self.const((v.shape[1], 1, 1), positive=name == "div")
-        elif kind == 2 and isinstance(v.shape[-1], int):
+        elif kind == 2 and v.rank and isinstance(v.shape[-1], int):
             c = self.const((v.shape[-1],), positive=name == "div")
         elif all(isinstance(d, int) for d in v.shape[1:]):
             c = self.const(v.shape[1:], positive=name == "div")
@@ -88,7 +88,7 @@ class RandomGraph:
         return self.op(name, *((v, c) if name == "div" or self.rng.integers(2) else (c, v)))
 
     def conv(self, v):
-        if v.rank != 4 or not all(isinstance(d, int) and d >= 3 for d in v.shape[2:]) or not isinstance(v.shape[1], int):
+        if v.rank != 4 or not all(isinstance(d, int) for d in v.shape[1:]) or min(v.shape[2:]) < 3:
             return None
         c = v.shape[1]
         k = int(self.rng.choice([1, 3]))
@@ -153,7 +153,8 @@ class RandomGraph:
     def pad(self, v):
         if v.rank < 2:
             return None
-        return self.op("pad", v, pads=(0,) * (v.rank - 1) + (1,) + (0,) * (v.rank - 1) + (2,), mode="constant", value=0.5)
+        before, after = ((0,) * (v.rank - 1) + (n,) for n in (1, 2))
+        return self.op("pad", v, pads=before + after, mode="constant", value=0.5)
 
     def matmul(self, v):
         if v.rank < 2 or not isinstance(v.shape[-1], int):
@@ -165,9 +166,11 @@ class RandomGraph:
         g = self.op
         kind = int(self.rng.integers(6))
         if kind == 0:
-            return g("mul", g("mul", v, self.number(0.5)), g("add", g("erf", g("div", v, self.number(2 ** 0.5))), self.number(1)))
+            gate = g("add", g("erf", g("div", v, self.number(2 ** 0.5))), self.number(1))
+            return g("mul", g("mul", v, self.number(0.5)), gate)
         if kind == 1:
-            inner = g("mul", g("add", v, g("mul", g("pow", v, self.number(3)), self.number(0.044715))), self.number((2 / np.pi) ** 0.5))
+            cubic = g("add", v, g("mul", g("pow", v, self.number(3)), self.number(0.044715)))
+            inner = g("mul", cubic, self.number((2 / np.pi) ** 0.5))
             return g("mul", self.number(0.5), g("mul", v, g("add", g("tanh", inner), self.number(1))))
         if kind == 2:
             return g("mul", v, g("sigmoid", v))
@@ -186,13 +189,13 @@ class RandomGraph:
         return g("add", g("mul", y, self.const((v.shape[axis],))), self.const((v.shape[axis],)))
 
     def select(self, v):
-        cond = self.op("gt", v, self.number(float(self.rng.choice([0, 0.1]))))
+        cond = self.op("gt", v, self.number(0.0))
         if self.rng.integers(3) == 0:
             cond = self.op("or", cond, self.g.const(np.array([True])))
         return self.op("where", cond, v, self.op("mul", v, self.number(0.25)))
 
     def expand(self, v):
-        e = self.op("expand", self.const((1,)), shape=v.shape)
+        e = self.op("expand", self.number(1.5), shape=v.shape)
         return self.op("add", v, self.op("mul", e, self.number(2)))
 
     def attention(self, v):
@@ -217,7 +220,8 @@ class RandomGraph:
     def norm(self, v):
         if v.rank == 4 and isinstance(v.shape[1], int):
             c = v.shape[1]
-            return self.op("groupnorm", v, self.const((c,)), self.const((c,)), groups=1, epsilon=1e-3, channels_last=False)
+            return self.op("groupnorm", v, self.const((c,)), self.const((c,)), groups=1, epsilon=1e-3)
         if v.rank and isinstance(v.shape[-1], int):
-            return self.op("layernorm", v, self.const(v.shape[-1:]), self.const(v.shape[-1:]), axis=v.rank - 1, epsilon=1e-3)
+            scale, bias = self.const(v.shape[-1:]), self.const(v.shape[-1:])
+            return self.op("layernorm", v, scale, bias, axis=v.rank - 1, epsilon=1e-3)
         return None

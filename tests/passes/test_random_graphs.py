@@ -28,7 +28,7 @@ def test_a_pass_on_its_own_keeps_what_random_graphs_compute(name: str) -> None:
     for seed in SEEDS:
         r = RandomGraph(seed)
         want = interpret(r.g, r.feeds)
-        got = manager.apply(r.g, [PASSES[name]])
+        got = manager.apply(r.g, [PASSES[name]], verify=True)
         check(want, interpret(got, r.feeds))
 
 
@@ -37,6 +37,6 @@ def test_all_passes_together_keep_what_a_random_graph_computes(seed: int) -> Non
     r = RandomGraph(1000 + seed, steps=20)
     want = interpret(r.g, r.feeds)
     for p in manager.PASSES:
-        got = manager.apply(r.g, [p])
+        got = manager.apply(r.g, [p], verify=True)
         check(want, interpret(got, r.feeds))
-    check(want, interpret(manager.regions(got), r.feeds))
+    check(want, interpret(manager.regions(got, verify=True), r.feeds))

@@ -15,7 +15,7 @@ from whet.ir.graph import Node, Value
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
-PRODUCTS = frozenset({"matmul", "conv", "conv_transpose", "attention"})  # kinds that `compute` speaks of
+PRODUCTS = {"matmul": 2, "conv": 2, "conv_transpose": 2, "attention": 3}  # kind -> operands that `compute` speaks of
 
 
 def region_reference(region: Region, arrays: Sequence[np.ndarray],
@@ -53,7 +53,7 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
         if i in region.prologue:
             e = region.prologue[i]
             x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
-        if region.kind in PRODUCTS and region.compute == "bf16" and DType.of(x.dtype).is_float:
+        if i < PRODUCTS.get(region.kind, 0) and region.compute == "bf16" and DType.of(x.dtype).is_float:
             x = x.astype(ml_dtypes.bfloat16)
         if DType.of(x.dtype).is_float and region.anchor.dtype.is_float:
             x = x.astype(region.anchor.dtype.np, copy=False)
@@ -96,7 +96,7 @@ def _anchor(region: Region, arrays: Sequence[np.ndarray], env: Mapping[str, int]
 
 
 def _fit(x: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    return np.ascontiguousarray(np.broadcast_to(x, shape)).astype(dtype.np, copy=False)
+    return np.array(np.broadcast_to(x, shape), dtype.np, order="C")
 
 
 def _concrete(shape: Sequence[Dim], env: Mapping[str, int]) -> tuple[int, ...]:

@@ -123,6 +123,8 @@ class _Former:
                 self.claimed |= {id(n), *(id(m) for m in out[-1].epilogue)}
                 out[-1].result = out[-1].epilogue[-1].output if out[-1].epilogue else n.outputs[0]
         for g in out:
+            self.absorb(g)
+        for g in out:
             if g.anchor is not None:
                 g.prologue = self.prologue(g.anchor)
                 self.claimed |= {id(m) for m in g.nodes()}
@@ -168,6 +170,29 @@ class _Former:
             if self._closed([anchor, *members], inside):
                 best = len(members)
         return members[:best]
+
+    def absorb(self, g: Group) -> None:
+        """Take into an epilogue what computes its other operands, where nobody else reads that."""
+        if g.anchor is None or not g.epilogue:
+            return
+        shape = g.anchor.output.shape
+        inside = {id(n) for n in g.epilogue}
+        todo = list(g.epilogue)
+        while todo:
+            for v in todo.pop().inputs:
+                p = v.producer if v is not None else None
+                if v is None or p is None or p.op not in POINTWISE or id(p) in self.claimed or not self._only(v, inside):
+                    continue
+                if v.shape != shape and not widens(p):
+                    continue  # better computed once than for every row
+                if (not all(fits_epilogue(x, shape) for x in p.inputs if x is not None)
+                        or len(_outside([*g.epilogue, p])) > MAX_LEAVES):
+                    continue
+                g.epilogue.append(p)
+                inside.add(id(p))
+                self.claimed.add(id(p))
+                todo.append(p)
+        g.epilogue.sort(key=lambda n: self.order[id(n)])
 
     def _closed(self, members: list[Node], inside: set[int]) -> bool:
         """True if only the last member's result is read outside the set."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whet.ir.graph import Graph
+from whet.ir.printer import to_text
+from whet.ir.verify import verify as check
 from whet.passes import (
     activations,
     algebra,
@@ -91,7 +93,7 @@ def apply(graph: Graph, passes: Iterable[Pass], dump: Path | None = None, verify
         before = len(graph.nodes)
         graph = p.apply(graph) or graph
         if verify:
-            _verify(graph, p.name)
+            check(graph, p.name)
         if dump is not None:
             _dump(graph, dump, i, p.name, before)
     return graph
@@ -103,20 +105,7 @@ def statistics(graph: Graph) -> str:
     return ", ".join(f"{k} {c}" for k, c in kinds.most_common())
 
 
-def _verify(graph: Graph, name: str) -> None:
-    from whet.errors import WhetError
-    from whet.ir.verify import verify
-
-    try:
-        verify(graph)
-    except WhetError as e:
-        e.where = f"after pass {name}: {e.where}"
-        raise
-
-
 def _dump(graph: Graph, folder: Path, number: int, name: str, before: int) -> None:
-    from whet.ir.printer import to_text
-
     folder.mkdir(parents=True, exist_ok=True)
     head = f"# {name}: {before} -> {len(graph.nodes)} nodes: {statistics(graph)}\n"
     (folder / f"{number:02d}-{name}.txt").write_text(head + to_text(graph))
