@@ -8,7 +8,9 @@ import pytest
 from harness import run_region, strided
 
 from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.region import Region, Tensor
+from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import to_assembly
@@ -128,6 +130,45 @@ def test_bf16_in_memory_and_in_products(isa: isas.Isa, kinds: tuple[DType, DType
         assert got.dtype == to.np
         want = (a16 if ta is BF16 or compute == "bf16" else a, b16 if tb is BF16 or compute == "bf16" else b)
         check(got, *want, tol=1e-5 if to is F32 else 5e-3)
+
+
+def epilogue_region(kind: str, tactic: object, m: int = 11, k: int = 20, n: int = 37) -> Region:
+    """gelu(acc + bias) * rowscale + residual - scalar, or parts of it."""
+    acc, bias = Leaf(ANCHOR, F32), Leaf(2, F32)
+    terms: list = [acc, bias, Apply("add", (0, 1), F32)]
+    extra = [strided(F32, (n,))]
+    if kind == "relu":
+        terms.append(Apply("relu", (2,), F32))
+    if kind in ("full", "gelu"):
+        terms.append(Apply("gelu", (2,), F32, (("approximate", "none"),)))
+    if kind == "full":
+        terms += [Leaf(3, F32), Apply("mul", (3, 4), F32), Leaf(4, F32), Apply("add", (5, 6), F32), Leaf(5, F32),
+                  Apply("sub", (7, 8), F32)]
+        extra += [strided(F32, (m, 1)), strided(F32, (m, n), 2), strided(F32, ())]
+    a, b = strided(F32, (m, k)), strided(F32, (k, n), const=tactic is not BATCHED)
+    out = strided(F32, (m, n), 1)
+    return Region("matmul", {}, (a, b, *extra), 2, out, Tensor.dense(F32, (m, n)), Expr(tuple(terms)))
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+@pytest.mark.parametrize("kind", ["bias", "relu", "gelu", "full"])
+def test_epilogues_are_applied_while_storing(isa: isas.Isa, kind: str) -> None:
+    for tactic in (PACKED, BATCHED):
+        r = epilogue_region(kind, tactic)
+        arrays = [normal(*t.shape, seed=i) for i, t in enumerate(r.inputs)]
+        got, = run_region(r, tactic, params(mr=5), isa, arrays)
+        np.testing.assert_allclose(got, region_reference(r, arrays)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_comparison_may_be_the_result() -> None:
+    m, k, n = 5, 9, 21
+    wide = Apply("cast", (1,), F32, (("to", F32),))
+    expr = Expr((Leaf(ANCHOR, F32), Leaf(2, BF16), wide, Apply("gt", (0, 2), DType.BOOL)))
+    r = Region("matmul", {}, (strided(F32, (m, k)), strided(F32, (k, n), const=True), strided(BF16, (m, n), 3)), 2,
+               strided(DType.BOOL, (m, n), 2), Tensor.dense(F32, (m, n)), expr)
+    arrays = [normal(m, k), normal(k, n), normal(m, n).astype(BF16.np)]
+    got, = run_region(r, PACKED, params(), HOST, arrays)
+    assert (got == region_reference(r, arrays)[0]).all()
 
 
 def test_the_same_kernels_compile_for_neon() -> None:

@@ -9,9 +9,10 @@ from whet.targets.base import Tactic
 from whet.targets.cpu import conv
 from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
+from whet.targets.cpu.gemm_amx import GemmAmx
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     "attention": (Attention(),),
-    "matmul": (GemmPacked(), GemmBatched()),
+    "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
 }

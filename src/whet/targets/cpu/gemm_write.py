@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from whet.ir.dtypes import DType
-from whet.ir.expr import Apply
+from whet.ir.expr import ANCHOR, Apply, Leaf
 from whet.ir.region import Region
 from whet.targets.base import In, Out
 from whet.targets.cpu.args import Args
+from whet.targets.cpu.epilogue import emit_expr, load_value, store_value
 from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Accumulators, narrow
+from whet.targets.cpu.microkernel import Accumulators
 
 
 class Writer:
@@ -46,19 +46,20 @@ class Writer:
         k, nv, lanes = self.k, acc.nv, acc.lanes
         masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
         at = self._at(row, col)
+        same = self._same_in_all_rows(at, nv, masks)
         if self.heavy:
             for r, j, v in acc.each():
                 k.store(v, spill + (r * nv + j) * k.isa.width, align=k.isa.width)
             for r in k.range(0, valid):
                 for j in range(nv):
                     v = k.load("float", spill + (r * nv + j) * k.isa.width, lanes, align=k.isa.width)
-                    self._put(v, at, r, j, masks[j])
+                    self._put(v, at, same, r, j, masks[j])
             return
         for r in range(acc.mr):
             exists = True if isinstance(valid, int) else k.i64(valid) > r
             with k.if_(exists):
                 for j in range(nv):
-                    self._put(acc.get(r, j), at, r, j, masks[j])
+                    self._put(acc.get(r, j), at, same, r, j, masks[j])
 
     def rows(self, source: Val, stride: int, row: IntLike, valid: IntLike, col: IntLike, cols: IntLike,
              nv: int) -> None:
@@ -66,10 +67,11 @@ class Writer:
         k, lanes = self.k, self.k.isa.lanes
         masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
         at = self._at(row, col)
+        same = self._same_in_all_rows(at, nv, masks)
         for r in k.range(0, valid):
             for j in range(nv):
                 v = k.load("float", source + r * stride + j * k.isa.width, lanes, align=k.isa.width)
-                self._put(v, at, r, j, masks[j])
+                self._put(v, at, same, r, j, masks[j])
 
     def mask(self, col: IntLike, j: int, cols: IntLike, panel: int) -> Val | None:
         """Which lanes of vector j of a panel exist; None where all do, whatever the panel."""
@@ -85,14 +87,31 @@ class Writer:
         """Stride of rows in bytes."""
         return self.args.dim(self.problem.row[t]) * self._size[t]
 
-    def _put(self, v: Val, at: dict[Key, Val], r: IntLike, j: int, mask: Val | None) -> None:
+    def _same_in_all_rows(self, at: dict[Key, Val], nv: int, masks: list[Val | None]) -> dict[tuple[int, int], Val]:
+        """(epilogue input, vector): values of inputs that do not change from row to row, loaded once."""
+        fixed = [i for i in self.inputs if self.problem.row[i] == 0]
+        return {(i, j): self._load(i, at, 0, j, masks[j]) for i in fixed for j in range(nv)}
+
+    def _load(self, i: int, at: dict[Key, Val], r: IntLike, j: int, mask: Val | None) -> Val:
+        """Epilogue input i under vector j of row r: a vector, or a scalar where it is the same for all columns."""
+        dtype, p = self.region.inputs[i].dtype, at[i] + r * self._row(i)
+        if self.problem.col[i] == 0:
+            return load_value(self.k, dtype, p)
+        return load_value(self.k, dtype, p + j * self.k.isa.lanes * self._size[i], self.k.isa.lanes, mask)
+
+    def _put(self, v: Val, at: dict[Key, Val], same: dict[tuple[int, int], Val], r: IntLike, j: int,
+             mask: Val | None) -> None:
         k, lanes = self.k, v.lanes
-        e = self.region.epilogue
-        if e is not None and not e.is_identity:
-            raise NotImplementedError
-        if self.region.output.dtype is DType.BF16:
-            v = narrow(k, v)
-        k.store(v, at[OUT] + r * self._row(OUT) + j * lanes * self._size[OUT], mask)
+
+        def leaf(t: Leaf) -> Val:
+            if t.source == ANCHOR:
+                return v
+            known = same.get((t.source, j))
+            return known if known is not None else self._load(t.source, at, r, j, mask)
+
+        if self.region.epilogue is not None:
+            v = emit_expr(k, self.region.epilogue, leaf, lanes)
+        store_value(k, v, self.region.output.dtype, at[OUT] + r * self._row(OUT) + j * lanes * self._size[OUT], mask)
 
 
 _WEIGHT = {"exp": 6, "log": 6, "erf": 12, "tanh": 12, "sigmoid": 8, "gelu": 12, "silu": 8, "sin": 9, "cos": 9, "tan": 9,
