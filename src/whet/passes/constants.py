@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from whet.errors import GraphError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node
 from whet.ir.symbolic import Shape, Sym, is_static
@@ -35,8 +36,11 @@ def fold(rw: Rewriter, node: Node) -> Result:
     from whet.ir.ops import evaluate
 
     arrays = [v.data if v is not None else None for v in node.inputs]
-    with np.errstate(all="ignore"):
+    try:
         results = evaluate(node, arrays)
+    except IndexError as e:
+        raise GraphError(f"a constant index lies outside its tensor: {e}", where=node.origin or node.op,
+                         do="check the model with onnx.checker, or export it again") from e
     out = []
     for o, r in zip(node.outputs, results, strict=True):
         if o.dtype is DType.STRING or not isinstance(r, np.ndarray | np.generic):

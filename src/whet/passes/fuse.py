@@ -181,10 +181,10 @@ class _Former:
         while todo:
             for v in todo.pop().inputs:
                 p = v.producer if v is not None else None
-                if v is None or p is None or p.op not in POINTWISE or id(p) in self.claimed or not self._only(v, inside):
+                if v is None or p is None or p.op not in POINTWISE or id(p) in self.claimed:
                     continue
-                if v.shape != shape and not widens(p):
-                    continue  # better computed once than for every row
+                if not self._only(v, inside) or (v.shape != shape and not widens(p)):
+                    continue  # read elsewhere, or better computed once than for every row
                 if (not all(fits_epilogue(x, shape) for x in p.inputs if x is not None)
                         or len(_outside([*g.epilogue, p])) > MAX_LEAVES):
                     continue
