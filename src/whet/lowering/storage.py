@@ -94,6 +94,7 @@ class _Scheduler:
             self.at[v] = self._dense(v, Buffer("input", v.dtype, product(v.shape), i, name=v.name))
         self._place_outputs()
         self._place_concats()
+        self._place_transposed()
         for node in self.graph.nodes:
             if node.op in VIEWS:
                 self._view(node)
@@ -138,6 +139,20 @@ class _Scheduler:
                 if (v.producer is not None and v.producer.op in ("region", "concat") and v not in self.planned
                         and _inner_contiguous(v, place)):
                     self.planned[v] = place
+
+    def _place_transposed(self) -> None:
+        """A result that is read only as a transpose which then is reshaped (attention's heads back into one
+        dimension) is written in the transposed order, so that the reshape needs no copy."""
+        uses = self.graph.uses()
+        for node in self.graph.nodes:
+            v = node.input(0) if node.op == "transpose" else None
+            if (v is None or v in self.planned or v.producer is None or v.producer.op != "region" or len(uses[v]) != 1
+                    or node.attrs["perm"][-1] != v.rank - 1
+                    or all(r.op != "reshape" for r in uses.get(node.output, []))):
+                continue
+            dense = dense_strides(node.output.shape)
+            strides = tuple(dense[node.attrs["perm"].index(d)] for d in range(v.rank))
+            self.planned[v] = Storage(self._temp(v), 0, strides)
 
     # -- nodes -------------------------------------------------------------------------------------
 

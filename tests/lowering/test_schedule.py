@@ -1,0 +1,22 @@
+"""Values are placed where their readers want them, so that views stay views."""
+
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph, Value
+from whet.ir.symbolic import symbol
+from whet.lowering.storage import schedule
+from whet.passes.fuse import form_regions
+
+
+def test_attention_heads_are_written_side_by_side_without_a_copy() -> None:
+    n, s = symbol("n"), symbol("s")
+    g = Graph()
+    g.dims = {"n": (1, 1, 8), "s": (1, 16, 64)}
+    g.inputs = [Value(name, DType.F32, (n, 4, s, 8)) for name in "qkv"]
+    y = g.add("attention", g.inputs, {"scale": 1.0})
+    y = g.add("reshape", [g.add("transpose", [y], {"perm": (0, 2, 1, 3)})], {"shape": (n, s, 32)})
+    g.outputs = [g.add("relu", [y])]
+    plan = schedule(form_regions(g), lambda region: "")
+    assert plan.copies == 0
+    attention = plan.launches[0].region
+    assert attention is not None
+    assert attention.output.strides == (s * 32, 8, 32, 1)
