@@ -35,6 +35,7 @@ _WAIT, _WAKE = 128, 129  # FUTEX_*_PRIVATE
 _MASK32 = 0xFFFFFFFF
 _EPOCH_LIMIT = 1 << 30
 _PART_SHIFT, _TAKEN = 1, 1
+_COURTESY = 48  # pauses that workers leave to the caller where one thread runs a unit
 
 
 def code(isa: Isa) -> str:
@@ -297,7 +298,7 @@ def _participate(isa: Isa) -> _Native:
     stop, parts = k.get(run, abi.RUN_STOP), k.get(run, abi.RUN_PARTS)
     steps, lines = k.load("ptr", run + abi.RUN_STEPS), k.load("ptr", run + abi.RUN_LINES)
     ring_bytes = (k.get(run, abi.RUN_THREADS) + 1) * abi.LINE
-    after, mine, other = k.var("i64"), k.var("i64"), k.var("i64")
+    after, mine, other, turns = k.var("i64"), k.var("i64"), k.var("i64"), k.var("i64")
 
     with k.loop() as units:
         s, e = step.get(), epoch.get()
@@ -307,15 +308,33 @@ def _participate(isa: Isa) -> _Native:
         line = lines + (e & (abi.RING - 1)) * ring_bytes
         with k.if_(part.eq(0)):  # for those who join late
             k.atomic_store(k.shift_left(e, 32) | s, run + abi.RUN_CURRENT, order="release")
-        mine.set(0)
         after.set(s + 1)
         whole = tiles <= grain
+        want = k.select(whole, k.i64(1), tiles)
+        mine.set(0)
+
+        def count() -> None:
+            """Tell of the tiles in `mine`; whoever brings the last ones wakes the sleepers."""
+            with k.if_(mine.get().ne(0)):
+                last = k.call("whet_finish", "i64", [run, line, e, mine.get(), want])
+                with k.if_(last.ne(0)):
+                    with k.if_(tiles > grain):
+                        k.stamp(run, s)
+                    k.call("whet_wake_run", "i64", [run])
+
         with k.if_(whole):
             with k.loop() as stretch:
                 stretch.leave_if(after.get() >= stop)
                 n = steps + after.get() * abi.STEP_BYTES
                 stretch.leave_if(k.get(n, abi.STEP_TILES) > k.get(n, abi.STEP_GRAIN))
                 after.set(after.get() + 1)
+            # The caller has the first grab at it: a race would cost both a cache miss, and it has the data.
+            turns.set(k.select(part.eq(0), k.i64(0), k.i64(_COURTESY)))
+            with k.loop() as courtesy:
+                courtesy.leave_if(turns.get() <= 0)
+                courtesy.leave_if(k.call("whet_complete", "i64", [line, e, want]).ne(0))
+                k.pause()
+                turns.set(turns.get() - 1)
             first = k.call("whet_claim", "i64", [line + abi.LINE, e, k.i64(0), k.i64(1), k.i64(1)])
             with k.if_(first.eq(0)):
                 for i in k.range(s, after.get()):
@@ -323,9 +342,11 @@ def _participate(isa: Isa) -> _Native:
                     k.kernel(st, 0, k.get(st, abi.STEP_TILES), own)
                     k.stamp(run, i)
                 mine.set(1)
+            count()
         with k.if_(tiles > grain):
-            for turn in k.range(0, parts):
-                other.set(part + turn)
+            turns.set(0)
+            with k.loop() as shares:
+                other.set(part + turns.get())
                 o = k.select(other.get() >= parts, other.get() - parts, other.get())
                 start, end = tiles * o // parts, tiles * (o + 1) // parts
                 claims = line + (o + 1) * abi.LINE
@@ -335,13 +356,13 @@ def _participate(isa: Isa) -> _Native:
                     till = k.min(t + grain, end)
                     k.kernel(at, t, till, own)
                     mine.set(mine.get() + (till - t))
-        want = k.select(whole, k.i64(1), tiles)
-        with k.if_(mine.get().ne(0)):
-            last = k.call("whet_finish", "i64", [run, line, e, mine.get(), want])
-            with k.if_(last.ne(0)):
-                with k.if_(tiles > grain):
-                    k.stamp(run, s)
-                k.call("whet_wake_run", "i64", [run])
+                # Count after each part, before looking at the others': the last to finish sees that all is done, and
+                # the others' counters stay in their own caches.
+                count()
+                mine.set(0)
+                turns.set(turns.get() + 1)
+                shares.leave_if(turns.get() >= parts)
+                shares.leave_if(k.call("whet_complete", "i64", [line, e, want]).ne(0))
         k.call("whet_wait", "i64", [run, line, e, want])
         step.set(after.get())
         epoch.set(e + 1)
