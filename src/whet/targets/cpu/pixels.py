@@ -38,7 +38,11 @@ class PixelWriter:
 
     def along(self, at: Place, w: IntLike) -> Place:
         """`w` pixels on along the last spatial dimension."""
-        return {i: p + w * self.steps[i][-2] for i, p in at.items()}
+        return self.moved(at, -2, w)
+
+    def moved(self, at: Place, dim: int, count: IntLike) -> Place:
+        """`count` steps on along a dimension of the output."""
+        return {i: p + count * self.steps[i][dim] for i, p in at.items()}
 
     def put(self, values: Sequence[Val], at: Place, c: IntLike, mask: Val | None) -> None:
         """Store vectors of fp32 at neighbouring pixels (along the last spatial dimension), from channel c on."""
