@@ -1,5 +1,9 @@
 """Measuring: timing, memory, accuracy, statistics, and the one record that every reported number lives in."""
 
 from whet.measure.accuracy import centred_error, relative_l2
+from whet.measure.device import this_device
+from whet.measure.memory import peak_memory
+from whet.measure.record import Measurement
+from whet.measure.timing import Series, alternate
 
-__all__ = ["centred_error", "relative_l2"]
+__all__ = ["Measurement", "Series", "alternate", "centred_error", "peak_memory", "relative_l2", "this_device"]

@@ -1,0 +1,49 @@
+"""The measurement record and its schema are one thing."""
+
+import json
+
+import jsonschema
+import pytest
+from record_samples import measurement
+
+from whet.errors import InputError
+from whet.measure import record, stats
+
+
+def test_packaged_schema_equals_the_types() -> None:
+    assert record.schema() == record.generate_schema(), "python -m whet.measure.record writes it"
+
+
+def test_schema_is_valid_and_accepts_what_is_written() -> None:
+    jsonschema.Draft202012Validator.check_schema(record.schema())
+    rows = json.loads(record.encode([measurement(), measurement(latency=stats.latency([0.1, 0.2]))]))
+    for row in rows:
+        jsonschema.validate(row, record.schema())
+        assert row["schema"] == 1
+
+
+def test_records_survive_the_file() -> None:
+    records = [measurement(latency=stats.latency([0.1, 0.2]), build_seconds=3.0)]
+    assert record.decode(record.encode(records)) == records
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b'{"schema": 1}', b"[" * 100_000, b'[{"backend": 3}]', b"\xff"])
+def test_bad_records_are_one_clear_error(data: bytes) -> None:
+    with pytest.raises(InputError):
+        record.decode(data, "file.json")
+
+
+def test_a_newer_schema_says_to_update() -> None:
+    with pytest.raises(InputError, match="newer whet"):
+        record.decode(b'[{"schema": 2}]')
+
+
+def test_an_unknown_field_is_refused() -> None:
+    (row,) = json.loads(record.encode([measurement()]))
+    with pytest.raises(InputError):
+        record.decode(json.dumps([row | {"speed": 3}]).encode())
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.json"):
+        record.read(tmp_path / "nothing.json")
