@@ -10,9 +10,11 @@ from whet.targets.cpu import conv
 from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
+from whet.targets.cpu.pointwise import Pointwise
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     "attention": (Attention(),),
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
+    "pointwise": (Pointwise(),),
 }

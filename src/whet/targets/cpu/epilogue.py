@@ -61,7 +61,8 @@ def gather_at(k: Fn, dtype: DType, p: Val, offsets: Val, mask: Val | None = None
     scalar = "i16" if dtype in _NARROW else dtype.llvm
     ty = vec(scalar, lanes)
     raw = k.call(f"llvm.masked.gather.{_mangle(ty)}.v{lanes}p0", ty,
-                 [ptrs, mask or k.const(vec("i1", lanes), 1), k.const(ty, 0)], param_attrs={0: f"align {dtype.size}"})
+                 [ptrs, k.const(vec("i1", lanes), 1) if mask is None else mask, k.const(ty, 0)],
+                 param_attrs={0: f"align {dtype.size}"})
     if dtype is DType.BF16:
         return _from_bf16(k, raw)
     if dtype is DType.F16:
@@ -282,9 +283,11 @@ def _power(k: Fn, x: Val, y: Val, exponent: Any) -> Val:
         return x
     if exponent == -1:
         return k.const(x.ty, 1.0) / x
-    if exponent in (0.5, -0.5):  # NaN for -inf, as NumPy's, where C's pow gives inf
-        root = vmath.sqrt(k, x)
-        return root if exponent == 0.5 else k.const(x.ty, 1.0) / root
+    if exponent == 0.5:  # NaN for -inf, as NumPy and ONNX Runtime have it, where C's pow gives inf
+        return vmath.sqrt(k, x)
+    if exponent == -0.5:
+        root = k.select(x.eq(-vmath.INF), vmath.INF, vmath.sqrt(k, x + 0.0))
+        return k.const(x.ty, 1.0) / root
     return vmath.pow(k, x, y)
 
 
