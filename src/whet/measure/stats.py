@@ -33,8 +33,9 @@ def quantile(samples: ArrayLike, q: float, confidence: float = 0.95) -> Quantile
     x = np.sort(_checked(samples))
     n = len(x)
     low, high = _binomial_ranks(n, q, (1 - confidence) / 2)
-    return Quantile(value=float(np.quantile(x, q)), low=float(x[low - 1]) if low >= 1 else None,
-                    high=float(x[high - 1]) if high <= n else None)
+    value = float(np.quantile(x, q))  # of few samples, interpolation may leave the interval: widen it then
+    return Quantile(value=value, low=min(value, float(x[low - 1])) if low >= 1 else None,
+                    high=max(value, float(x[high - 1])) if high <= n else None)
 
 
 def _binomial_ranks(n: int, q: float, tail: float) -> tuple[int, int]:
