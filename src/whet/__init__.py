@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 from whet.errors import WhetError
 
 if TYPE_CHECKING:
+    from whet.loading import load
     from whet.pipeline import build
     from whet.plan import Plan
-    from whet.runtime import Context, Engine, load
+    from whet.runtime import Context, Engine
 
 __version__ = "0.1.0"
 __all__ = ["Context", "Engine", "Plan", "WhetError", "__version__", "build", "load"]
 
-_WHERE = {"build": "whet.pipeline", "load": "whet.runtime", "Engine": "whet.runtime",
+_WHERE = {"build": "whet.pipeline", "load": "whet.loading", "Engine": "whet.runtime",
           "Context": "whet.runtime", "Plan": "whet.plan"}
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet import passes
-from whet.errors import InputError, UnsupportedError
+from whet.errors import InputError, PlanFormatError, UnsupportedError
 from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
-from whet.ir.region import Region
+from whet.ir.region import Region, region_from_json
 from whet.lowering import Schedule, schedule
 from whet.lowering.assemble import assemble, spec
 from whet.plan import Plan, PlanData
 from whet.targets.base import Implementation
+from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.target import CpuTarget
 from whet.tuning.cache import TimingCache, default_path
 from whet.tuning.tuner import Choice, Tuned, compile_all, tune
@@ -28,6 +31,7 @@ Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 Progress = Callable[[str, int, int], None]
 
 PRECISIONS = ("fp32", "bf16")
+RECIPE = "recipe"  # the blob of a plan that recompile reads
 
 
 def build(
@@ -80,6 +84,32 @@ def build(
 
     progress("compiling and writing the plan", 0, 0)
     return Plan.from_data(_plan_data(graph, plan, tuned, cpu, compute, allowed, source))
+
+
+def regenerate(plan: Plan) -> Plan:
+    """The same plan with its machine code generated anew from the recorded regions and tactics.
+
+    PlanFormatError: the record is missing or malformed, or this whet names its kernels otherwise.
+    """
+    try:
+        recipe = json.loads(plan.blob(RECIPE))
+        jobs = [(region_from_json(r["region"]), str(r["tactic"]), dict(r["params"])) for r in recipe["launches"]]
+        isa = Isa(**{**recipe["isa"], "features": frozenset(recipe["isa"]["features"])})
+    except (KeyError, ValueError, TypeError, RecursionError) as e:
+        raise PlanFormatError("the plan's record of its kernels cannot be read", why=f"{type(e).__name__}: {e}",
+                              do="build the plan anew from its model") from e
+    cpu = CpuTarget(isa, plan.contents.runtime["threads"])
+    made = [cpu.implement(*job) for job in jobs]
+    linked = cpu.link(compile_all(made, cpu, {}))
+    return plan.with_code(linked.code, linked.symbols)
+
+
+def _recipe(jobs: Sequence[tuple[Region, Choice] | None], cpu: CpuTarget) -> bytes:
+    """What `regenerate` needs: the regions, their tactics, and the instruction set."""
+    isa = {**dataclasses.asdict(cpu.isa), "features": sorted(cpu.isa.features)}
+    launches = [{"region": r.describe(), "tactic": c.tactic, "params": c.params}
+                for r, c in (j for j in jobs if j is not None)]
+    return json.dumps({"isa": isa, "launches": launches}, sort_keys=True).encode()
 
 
 def _precisions(precision: str | Iterable[str]) -> set[str]:
@@ -150,5 +180,5 @@ def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compu
         inputs=[spec(v) for v in graph.inputs], outputs=[spec(v, n) for v, n in zip(graph.outputs, names)],
         dims=graph.dims, steps=body.steps, weights=body.weights, code=linked.code, symbols=linked.symbols,
         arena_bytes=body.arena_bytes, scratch_bytes=body.scratch_bytes, threads=cpu.threads, arch=cpu.isa.arch,
-        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info, blobs=body.blobs,
+        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info, blobs={**body.blobs, RECIPE: _recipe(jobs, cpu)},
         trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})

@@ -5,13 +5,17 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
+import numpy as np
 
 from whet.errors import PlanError, PlanFormatError
 from whet.plan import dims, layout, reader, writer
 from whet.plan.data import PlanData
-from whet.plan.manifest import Manifest
+from whet.plan.manifest import Manifest, Trailer, encode
 
 
 class Plan:
@@ -55,6 +59,38 @@ class Plan:
             os.close(fd)
             raise
 
+    def with_code(self, code: bytes, symbols: Mapping[str, int]) -> Plan:
+        """This plan with other machine code for the same kernels, in memory and unsigned.
+
+        `symbols` are the entries' offsets in `code`. PlanFormatError if an entry that the plan needs is missing.
+        """
+        c = self.contents
+        moved = {}
+        for name, offset in self.manifest.kernels.items():
+            if name not in symbols:
+                raise PlanFormatError(f"the new code lacks {name}", where=str(self.path or "a plan in memory"),
+                                      do="build the plan anew from its model")
+            moved[offset] = symbols[name]
+        steps = c.steps.copy()
+        for row in steps:
+            if row["kind"] == layout.STEP_NATIVE:
+                row["entry"] = moved[int(row["entry"])]
+        runtime = np.frombuffer(self.section(layout.RUNTIME_S), layout.RUNTIME).copy()
+        for entry in ("create", "destroy", "run"):
+            runtime[entry] = moved[int(runtime[entry][0])]
+        fresh = {layout.CODE: code, layout.STEPS_S: steps.tobytes(), layout.RUNTIME_S: runtime.tobytes(),
+                 layout.MANIFEST: encode(msgspec.structs.replace(self.manifest, kernels=dict(symbols)))}
+        order = sorted(c.sections, key=lambda s: c.sections[s][0])
+        fd = os.memfd_create("whet-plan") if hasattr(os, "memfd_create") else _unnamed()
+        try:
+            with os.fdopen(os.dup(fd), "w+b") as f:
+                writer.write_parts([(s, [fresh[s] if s in fresh else self.section(s)]) for s in order],
+                                   Trailer(evidence=c.trailer.evidence), f)
+            return Plan(fd, reader.read(fd), None)
+        except BaseException:
+            os.close(fd)
+            raise
+
     @property
     def manifest(self) -> Manifest:
         """Shapes, target, labels, constants' places, and `info`."""
@@ -93,8 +129,6 @@ class Plan:
 
     def weight(self, name: str) -> Any:
         """A constant as a read-only array, mapped from the file. KeyError if there is none of that name."""
-        import numpy as np
-
         from whet.plan.manifest import np_dtype
 
         w = next((w for w in self.manifest.weights if w.name == name), None)

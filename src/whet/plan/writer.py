@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,8 +41,12 @@ def write(data: PlanData, path: str | os.PathLike[str]) -> None:
 
 def write_to(data: PlanData, f: BinaryIO, *, hashed: bool = True) -> None:
     """Write a plan into an open, empty file. Without `hashed` the root stays zero: not for keeping."""
-    sections = _Sections(data)
-    parts = sections.parts()
+    write_parts(_Sections(data).parts(), manifest.Trailer(evidence=dict(data.trailer)), f, hashed=hashed)
+
+
+def write_parts(parts: Sequence[tuple[int, Sequence[Any]]], trailer: manifest.Trailer, f: BinaryIO, *,
+                hashed: bool = True) -> None:
+    """Write sections, given as (id, pieces of bytes) in the file's order, and a trailer."""
     table = np.zeros(len(parts), layout.SECTION)
     at = layout.PAGE
     for row, (ident, pieces) in zip(table, parts):
@@ -59,7 +63,7 @@ def write_to(data: PlanData, f: BinaryIO, *, hashed: bool = True) -> None:
     header["body_bytes"], header["chunk_bytes"] = body, layout.CHUNK
     page = bytearray((header.tobytes() + table.tobytes()).ljust(layout.PAGE, b"\0"))
     f.seek(body)
-    f.write(trailer_bytes(manifest.Trailer(evidence=dict(data.trailer))))
+    f.write(trailer_bytes(trailer))
     f.flush()
     if hashed:
         page[layout.ROOT_OFFSET : layout.ROOT_OFFSET + 32] = hashing.root(f.fileno(), body, bytes(page))
