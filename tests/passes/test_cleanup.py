@@ -159,3 +159,11 @@ def test_slices_that_split_heads_share_one_reshape() -> None:
     g = rewritten(b.done(*(b.reshape(c, shape=(n, 5, 2, 4)) for c in cuts)), movement.simplify, cse.merge_common,
                   dead.remove_dead)
     assert ops(g) == {"reshape": 1, "slice": 3}
+
+
+def test_arithmetic_moves_above_a_reshape_to_what_it_can_join() -> None:
+    b = Building()
+    y = b.reshape(b.matmul(b.input("x", (2, 6, 8)), weights(8, 4)), shape=(12, 4))
+    g = rewritten(b.done(b.where(b.gt(b.mul(b.relu(y), np.float32([[2.0]])), 1.0), np.float32(0), np.float32(1))),
+                  algebra.lift, dead.remove_dead)
+    assert [n.op for n in g.nodes] == ["matmul", "relu", "mul", "gt", "where", "reshape"]

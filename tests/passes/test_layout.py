@@ -110,3 +110,10 @@ def test_one_dimensional_convolutions_are_laid_out_too() -> None:
     y = b.conv(b.input("x", (2, 3, 9)), weights(4, 3, 3), np.ones(4, np.float32))
     g = laid_out(b.done(b.reduce(b.relu(y), kind="mean", axes=(2,), keepdims=False)))
     assert ops(g) == {"transpose": 1, "conv": 1, "relu": 1, "reduce": 1}
+
+
+def test_arithmetic_on_the_input_runs_after_its_transpose() -> None:
+    b = Building()
+    x = b.div(b.sub(b.input("x", (2, 3, 9, 8)), weights(3, 1, 1)), 3.0)
+    g = laid_out(b.done(b.reduce(conv(b, x, 4), kind="mean", axes=(2, 3), keepdims=False)))
+    assert [n.op for n in g.nodes] == ["transpose", "sub", "div", "conv", "reduce"]

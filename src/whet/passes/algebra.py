@@ -42,6 +42,11 @@ def simplify(graph: Graph) -> None:
     Rewriter(graph).run(rules)
 
 
+def lift(graph: Graph) -> None:
+    """Move arithmetic with numbers above reshapes, to what it can join there."""
+    Rewriter(graph).run({op: [above_reshape] for op in POINTWISE})
+
+
 def fit(rw: Rewriter, v: Value, node: Node) -> Value:
     """v in the shape of the node's result."""
     out = node.output
@@ -222,3 +227,19 @@ def below_expand(rw: Rewriter, node: Node) -> Result:
         return None
     small = [p.input(0) if (p := made_by(v, "expand")) else v for v in ins]
     return fit(rw, rw.add(node.op, *small, like=node, **node.attrs), node)
+
+
+def above_reshape(rw: Rewriter, node: Node) -> Result:
+    """f(reshape(x), numbers) is reshape(f(x, numbers)): f can then join what computes x."""
+    shaped = [v for v in node.inputs if v is not None and scalar(v) is None]
+    inner = made_by(shaped[0], "reshape") if len(shaped) == 1 else None
+    if inner is None or not rw.once(shaped[0]) or shaped[0].shape != node.output.shape:
+        return None
+    x = inner.input(0)
+    ins = [x if v is shaped[0] else _flat(rw, v) for v in node.inputs if v is not None]
+    return rw.add("reshape", rw.add(node.op, *ins, like=node, **node.attrs), like=node, shape=node.output.shape)
+
+
+def _flat(rw: Rewriter, number: Value) -> Value:
+    """A constant of one element without dimensions."""
+    return number if number.rank == 0 or number.data is None else rw.graph.const(number.data.reshape(()), number.dtype)

@@ -42,13 +42,11 @@ CLEAN = (
     Pass("constants", constants.fold_constants),
     Pass("algebra", algebra.simplify),
     Pass("movement", movement.simplify),
-    Pass("cse", cse.merge_common),
+    Pass("common", cse.merge_common),
     Pass("dead", dead.remove_dead),
 )
 
-PASSES: list[Pass] = [
-    *CLEAN,
-    *CLEAN,  # what the first round uncovered
+PATTERNS = (
     Pass("activations", activations.recognize),
     Pass("softmax", softmax.recognize),
     Pass("normalization", normalization.recognize),
@@ -56,10 +54,16 @@ PASSES: list[Pass] = [
     Pass("pads", pads.fold_pads),
     Pass("scales", scales.fold_scales),
     Pass("parallel", parallel.merge_parallel),
+)
+
+PASSES: list[Pass] = [
+    *CLEAN,
+    *CLEAN,  # what the first round uncovered
+    *PATTERNS,
     *CLEAN,
     Pass("layout", layout.channels_last),
-    *CLEAN,
     Pass("transposes", transposes.sink),
+    Pass("lift", algebra.lift),
     *CLEAN,
 ]
 

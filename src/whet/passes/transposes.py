@@ -29,6 +29,7 @@ def sink(graph: Graph) -> None:
     for op in POINTWISE:
         rules.setdefault(op, []).append(below_pointwise)
     Rewriter(graph).run(rules)
+    Rewriter(graph).run({"transpose": [above_input_arithmetic]})
 
 
 def inverse(perm: Sequence[int]) -> tuple[int, ...]:
@@ -197,6 +198,26 @@ def _meets(rw: Rewriter, node: Node, perm: tuple[int, ...]) -> bool:
     """True if all readers of the node's result transpose perm away."""
     readers = rw.uses(node.output)
     return bool(readers) and all(r.op == "transpose" and tuple(r.attrs["perm"]) == inverse(perm) for r in readers)
+
+
+def above_input_arithmetic(rw: Rewriter, node: Node) -> Result:
+    """transpose(f(input, constants)) is f(transpose(input), ..): normalizing an image then writes it transposed."""
+    return _hoisted(rw, node.input(0), tuple(node.attrs["perm"]), node) if made_by(node.input(0), *POINTWISE) else None
+
+
+def _hoisted(rw: Rewriter, v: Value, perm: tuple[int, ...], node: Node) -> Value | None:
+    """The transpose of v, taken at the graph input that it is computed from by pointwise operators alone."""
+    p = v.producer
+    if p is None:
+        return rw.add("transpose", v, like=node, perm=perm) if v.data is None else None
+    if p.op not in POINTWISE or not rw.once(v):
+        return None
+    main = [x for x in p.inputs if x is not None and x.data is None]
+    if len(main) != 1 or main[0].shape != v.shape:
+        return None
+    top = _hoisted(rw, main[0], perm, node)
+    ins = [top if x is main[0] else undone(rw, x, inverse(perm), node) for x in p.inputs if x is not None]
+    return rw.add(p.op, *ins, like=p, **p.attrs) if all(x is not None for x in ins) else None
 
 
 def into_weights(rw: Rewriter, node: Node) -> Result:
