@@ -1,5 +1,7 @@
 """Values are placed where their readers want them, so that views stay views."""
 
+import numpy as np
+
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.ir.symbolic import symbol
@@ -20,3 +22,19 @@ def test_attention_heads_are_written_side_by_side_without_a_copy() -> None:
     attention = plan.launches[0].region
     assert attention is not None
     assert attention.output.strides == (s * 32, 8, 32, 1)
+
+
+def test_patches_are_written_behind_the_class_token_through_a_reshape() -> None:
+    n = symbol("n")
+    g = Graph()
+    g.dims = {"n": (1, 1, 8)}
+    g.inputs = [Value("x", DType.F32, (n, 8, 8, 3)), Value("token", DType.F32, (n, 1, 6))]
+    y = g.add("conv", [g.inputs[0], g.const(np.ones((6, 3, 4, 4), np.float32))],
+              {"strides": (4, 4), "channels_last": True})
+    y = g.add("concat", [g.inputs[1], g.add("reshape", [y], {"shape": (n, 4, 6)})], {"axis": 1})
+    g.outputs = [g.add("relu", [y])]
+    plan = schedule(form_regions(g), lambda region: "")
+    conv = next(l for l in plan.launches if l.region is not None and l.region.kind == "conv")
+    assert plan.copies == 1  # the token
+    assert conv.outputs[0].offset == 6
+    assert conv.outputs[0].strides == (30, 12, 6, 1)

@@ -123,7 +123,8 @@ class _Scheduler:
 
     def _place_concats(self) -> None:
         """The operands of a concat are written into their slices; the last concat decides first, so
-        that a concat of concats (DenseNet) is one buffer."""
+        that a concat of concats (DenseNet) is one buffer. Reshapes on the way are followed."""
+        uses = self.graph.uses()
         for node in reversed(self.graph.nodes):
             if node.op != "concat":
                 continue
@@ -136,6 +137,11 @@ class _Scheduler:
                 assert v is not None
                 place = replace(whole, offset=whole.offset + offset * whole.strides[axis])
                 offset = offset + v.shape[axis]
+                while v.producer is not None and v.producer.op == "reshape" and len(uses[v]) == 1:
+                    strides = reshape_strides(v.shape, place.strides, v.producer.input(0).shape)
+                    if strides is None:
+                        break
+                    v, place = v.producer.input(0), replace(place, strides=strides)
                 if (v.producer is not None and v.producer.op in ("region", "concat") and v not in self.planned
                         and _inner_contiguous(v, place)):
                     self.planned[v] = place
