@@ -134,3 +134,11 @@ def test_convolutions_and_pools_in_bf16(kind: str) -> None:
     assert relative(interpret(g, feeds_of(g))["y0"], want) < 2e-2
     assert ops(g)["transpose"] == 1
     assert region(g, "pool").inputs[0].dtype is DType.BF16
+
+
+def test_what_is_ranked_is_ranked_in_fp32() -> None:
+    b = Building()
+    y = b.matmul(b.input("x", (N, 16)), weights(16, 16))
+    g = lowered(b.done(b.arg(y, kind="max", axis=1)))
+    assert region(g, "matmul").compute == "bf16"
+    assert region(g, "matmul").output.dtype is region(g, "arg").inputs[0].dtype is DType.F32

@@ -40,10 +40,11 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = l
     exact = _needs_exact(graph)
     for n in graph.nodes:
         region = n.attrs.get("region")
-        if region is not None and region.kind in PRODUCTS and n.outputs[0] not in exact and not keep(n):
-            if region.anchor.dtype is DType.F32:
-                n.attrs["region"] = replace(region, compute="bf16")
-                n.compute = "bf16"
+        if region is None or region.kind not in PRODUCTS or region.anchor.dtype is not DType.F32 or keep(n):
+            continue
+        if n.outputs[0] not in exact or _is_layer(region):
+            n.attrs["region"] = replace(region, compute="bf16")
+            n.compute = "bf16"
     for component in _components(graph):
         if _may_round(graph, component, exact):
             for v in component:
@@ -67,9 +68,8 @@ def _needs_exact(graph: Graph) -> set[Value]:
                 exact |= {v for v in n.inputs if v is not None}
             continue
         sensitive = any(_is_sensitive(e) for e in (region.epilogue, *region.prologue.values()) if e is not None)
-        sensitive |= region.kind in ("cumsum", "topk")
-        layer = region.kind in PRODUCTS and _inner(region) >= SMALL_INNER
-        if (sensitive or any(o in exact for o in n.outputs)) and not layer:
+        sensitive |= region.kind in ("cumsum", "topk", "arg")
+        if (sensitive or any(o in exact for o in n.outputs)) and not _is_layer(region):
             exact |= {v for v in n.inputs if v is not None}
             if sensitive:
                 exact |= set(n.outputs)
@@ -83,9 +83,12 @@ def _is_sensitive(e: Expr) -> bool:
     return any(isinstance(t, Apply) and (t.op in EXACT or to_integer(t)) for t in e.terms)
 
 
-def _inner(region: Region) -> int:
-    d = region.inputs[0].shape[-1]
-    return d if isinstance(d, int) and region.kind == "matmul" else SMALL_INNER
+def _is_layer(region: Region) -> bool:
+    """True for a product over many terms: its operands need no more precision than any activation."""
+    if region.kind == "matmul":
+        d = region.inputs[0].shape[-1]
+        return not isinstance(d, int) or d >= SMALL_INNER
+    return region.kind in PRODUCTS
 
 
 def _components(graph: Graph) -> list[list[Value]]:
@@ -151,7 +154,7 @@ def _can_read(n: Node, members: set[Value]) -> bool:
         return False
     if region.kind in MOVES:
         return n.inputs[0] in members and not any(v in members for v in n.inputs[1:region.n_anchor])
-    return region.kind in EPILOGUE or region.kind in ("pointwise", "arg") or not any(
+    return region.kind in EPILOGUE or region.kind == "pointwise" or not any(
         v in members for v in n.inputs[:region.n_anchor])
 
 
