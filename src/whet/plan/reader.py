@@ -190,6 +190,8 @@ def _check_manifest(c: Contents) -> None:
     code = c.sections[layout.CODE][1]
     if any(not 0 <= k < code for k in m.kernels.values()):
         raise _bad("a kernel lies outside the code")
+    if not {c.runtime[n] for n in ("create", "destroy", "run")} <= set(m.kernels.values()):
+        raise _bad("an entry of the driver is not in the table of entries")
     for h in m.host:
         if h.payload not in m.blobs:
             raise _bad(f"a host step without its payload {h.payload!r:.60}")
@@ -224,6 +226,8 @@ def _check_steps(c: Contents) -> None:
     n_args, code, n_expr = len(args), c.sections[layout.CODE][1], len(c.expressions)
     _need(native | host, "a step of an unknown kind")
     _need(~native | (steps["entry"] < code), "a step's kernel lies outside the code")
+    _need(~native | np.isin(steps["entry"], np.array(list(c.manifest.kernels.values()), np.uint64)),
+          "a step's entry is not one of the kernels")
     _need(~host | (steps["entry"] < len(c.manifest.host)), "a host step that is not there")
     _need((steps["first_arg"] <= n_args) & (steps["n_args"] <= n_args), "a step's arguments lie outside their table")
     _need(steps["first_arg"] + steps["n_args"] <= n_args, "a step's arguments lie outside their table")
