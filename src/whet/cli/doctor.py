@@ -1,0 +1,184 @@
+"""`whet doctor`: this machine as whet sees it, and what is missing."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from whet.errors import UnsupportedError
+from whet.measure.device import this_device
+from whet.tuning.cache import default_path
+
+# extra -> (what it is for, the modules that it brings)
+EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "onnxruntime": ("comparing with ONNX Runtime", ("onnxruntime",)),
+    "openvino": ("comparing with OpenVINO", ("openvino",)),
+    "models": ("building from PyTorch modules; the benchmark models", ("torch", "transformers", "onnxscript")),
+    "sign": ("signing plans", ("cryptography",)),
+}
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "typer", "rich")
+GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
+
+
+def run(as_json: bool) -> None:
+    """Print the report. UnsupportedError is not raised for an old CPU: it is what the report says."""
+    found = examine()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print(found)
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `whet doctor` tells, as JSON values. Sizes are in bytes."""
+    device = this_device()
+    return {
+        "whet": metadata.version("whet"), "python": platform.python_version(), "platform": platform.platform(),
+        "cpu": {"name": device.name, "fingerprint": device.fingerprint, "arch": device.arch, "cores": device.cores,
+                "features": list(device.features), "caches": [
+                    {"level": c.level, "kind": c.kind, "bytes": c.bytes} for c in device.caches],
+                "kernels": _kernels()},
+        "memory": {"bytes": device.memory_bytes, "available": _available_memory()},
+        "gpu": _gpu(),
+        "packages": {p: _version(p) for p in _PACKAGES},
+        "extras": [_extra(name, purpose, modules) for name, (purpose, modules) in EXTRAS.items()],
+        "cache": _cache(),
+    }
+
+
+def _kernels() -> dict[str, Any]:
+    """The instruction set that kernels are generated for here, or why none can be."""
+    from whet.targets.cpu.isa import host
+
+    try:
+        isa = host()
+    except UnsupportedError as error:
+        return {"isa": None, "why": f"{error.what}: {error.why}"}
+    return {"isa": isa.name, "vector_bytes": isa.width,
+            "bf16": "amx" if isa.amx_bf16 else "avx512-bf16" if isa.bf16_dot else "computed in fp32"}
+
+
+def _available_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * KIB
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _gpu() -> dict[str, Any]:
+    """NVIDIA GPUs as the driver's own tool lists them; this version builds for CPUs only."""
+    driver_library = ctypes.util.find_library("cuda")
+    tool = shutil.which("nvidia-smi")
+    found: dict[str, Any] = {"devices": [], "driver": None, "libcuda": driver_library, "problem": None}
+    if tool is None:
+        if driver_library:
+            found["problem"] = "libcuda is there, nvidia-smi is not"
+        return found
+    try:
+        done = subprocess.run([tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"],
+                              capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        found["problem"] = f"nvidia-smi does not answer: {error}"
+        return found
+    if done.returncode:
+        found["problem"] = (done.stdout + done.stderr).strip().splitlines()[0][:200] if done.stdout + done.stderr else \
+            f"nvidia-smi ended with {done.returncode}"
+        return found
+    for line in done.stdout.strip().splitlines():
+        name, memory, driver = (part.strip() for part in line.rsplit(",", 2))
+        size = int(memory) * MIB if memory.isdigit() else None
+        found["devices"].append({"name": name, "memory_bytes": size})
+        found["driver"] = driver
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _extra(name: str, purpose: str, modules: tuple[str, ...]) -> dict[str, Any]:
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    return {"name": name, "purpose": purpose, "present": not missing, "missing": missing,
+            "versions": {m: _version(m) for m in modules if m not in missing},
+            "install": f"pip install 'whet[{name}]'"}
+
+
+def _cache() -> dict[str, Any]:
+    folder = default_path().parent
+    size = files = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += (Path(root) / name).lstat().st_size
+                files += 1
+            except OSError:
+                continue
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    return {"folder": str(folder), "exists": folder.is_dir(), "files": files, "bytes": size,
+            "writable": nearest.is_dir() and os.access(nearest, os.W_OK)}
+
+
+def _size(n: int | None) -> str:
+    if n is None:
+        return "unknown"
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if n >= unit:
+            return f"{n / unit:.1f} {name}".replace(".0 ", " ")
+    return f"{n} bytes"
+
+
+def _print(found: dict[str, Any]) -> None:
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    cpu, kernels, gpu, cache = found["cpu"], found["cpu"]["kernels"], found["gpu"], found["cache"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("whet", f"{found['whet']}, Python {found['python']}, {found['platform']}")
+    table.add_row("processor", f"{cpu['name']} ({cpu['arch']}), fingerprint {cpu['fingerprint']}")
+    table.add_row("cores", f"{cpu['cores']} that this process may use")
+    if kernels["isa"]:
+        table.add_row("kernels", f"{kernels['isa']}, {kernels['vector_bytes'] * 8}-bit vectors; "
+                                 f"bf16: {kernels['bf16']}")
+    else:
+        table.add_row("kernels", f"[red]none: {kernels['why']}[/red]")
+    table.add_row("features", " ".join(cpu["features"]) or "unknown")
+    caches = ", ".join(f"L{c['level']} {c['kind']} {_size(c['bytes'])}" for c in cpu["caches"])
+    table.add_row("caches", caches or "unknown")
+    available = found["memory"]["available"]
+    table.add_row("memory", _size(found["memory"]["bytes"]) + (f", {_size(available)} available" if available else ""))
+    names = ", ".join(f"{d['name']} ({_size(d['memory_bytes'])})" for d in gpu["devices"])
+    table.add_row("GPU", f"{names}, driver {gpu['driver']} (not used: this version builds for CPUs)" if names
+                  else f"none ({gpu['problem'] or 'no NVIDIA driver found'})")
+    table.add_row("packages", ", ".join(f"{p} {v}" if v else f"[red]{p} missing[/red]"
+                                        for p, v in found["packages"].items()))
+    writable = "" if cache["writable"] else "; [red]not writable: name another with WHET_CACHE[/red]"
+    held = f"{cache['files']} files, {_size(cache['bytes'])}" if cache["exists"] else "not made yet"
+    table.add_row("cache", f"{cache['folder']}: {held}{writable}")
+    out.print(table)
+    out.print()
+
+    extras = Table("extra", "for", "state", box=None, padding=(0, 2, 0, 0))
+    for e in found["extras"]:
+        state = ", ".join(f"{m} {v or ''}".strip() for m, v in e["versions"].items()) if e["present"] else \
+            f"[yellow]{', '.join(e['missing'])} missing:[/yellow] {e['install']}".replace("[" + e["name"] + "]",
+                                                                                     "\\[" + e["name"] + "]")
+        extras.add_row(e["name"], e["purpose"], state)
+    out.print(extras)

@@ -1,0 +1,58 @@
+"""`whet doctor` says what is there, what is not, and how to get it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from whet.cli import doctor
+
+
+def test_json_and_the_screen_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.run(as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    doctor.run(as_json=False)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert found["cpu"]["cores"] >= 1
+    assert found["cpu"]["fingerprint"] in screen
+    assert found["cpu"]["kernels"]["isa"] in screen
+    for extra in found["extras"]:
+        assert extra["present"] or extra["install"] in screen
+
+
+def test_a_missing_extra_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch,
+                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "imaginary", ("nothing", ("no_such_module",)))
+    doctor.run(as_json=False)
+    assert "pip install 'whet[imaginary]'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_cache_is_counted_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
+    assert not doctor.examine()["cache"]["exists"]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "timing.json").write_bytes(b"x" * 100)
+    found = doctor.examine()["cache"]
+    assert (found["files"], found["bytes"], found["writable"]) == (1, 100, True)
+
+
+def _fake_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_gpus_and_driver_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 81559, 570.1'")
+    gpu = doctor.examine()["gpu"]
+    assert gpu["driver"] == "570.1"
+    assert gpu["devices"] == [{"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 81559 << 20}]
+
+
+def test_a_broken_driver_is_a_problem_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_nvidia_smi(tmp_path, monkeypatch, "echo 'could not communicate with the driver' >&2; exit 9")
+    gpu = doctor.examine()["gpu"]
+    assert gpu["devices"] == []
+    assert "could not communicate" in gpu["problem"]
