@@ -1,0 +1,219 @@
+"""From the user's shapes and profiles, and a model's declared inputs, to symbolic dimensions with ranges."""
+
+from __future__ import annotations
+
+import itertools
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from whet.errors import InputError, ProfileError, UnsupportedError
+from whet.frontends.tensors import element_type
+from whet.ir.dtypes import DType
+from whet.ir.symbolic import Dim, Shape, Sym, names, parse, substitute, symbol
+
+Range = tuple[int, int, int]
+
+BATCH_DEFAULT: Range = (1, 1, 8)  # the first dimension of an input, where no profile is given
+LENGTH_DEFAULT: Range = (1, 128, 512)  # any other
+
+
+@dataclass
+class Declared:
+    """A model's inputs with their types and shapes, and the ranges of the symbolic dimensions in these."""
+
+    inputs: list[tuple[str, DType, Shape]] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)
+
+
+def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Any]] | None,
+            profiles: Sequence[Mapping[str, Any]] | None, equalities: Mapping[str, Dim]) -> Declared:
+    """The inputs' shapes after `shapes` and `profiles`, and a range for each symbol that is left.
+
+    shapes:     {input: dims}; an int fixes a dimension everywhere it occurs, a str names it, None leaves it.
+    profiles:   at most one {name: (min, opt, max)}: for an input three shapes, for a symbol three ints.
+    equalities: symbols known to equal another dimension.
+
+    A symbol without a profile gets BATCH_DEFAULT or LENGTH_DEFAULT; one whose range is one value
+    becomes that int. InputError and ProfileError say which name or number does not fit.
+    """
+    fixed: dict[str, Dim] = dict(equalities)
+    fresh = (f"dim{i}" for i in itertools.count())
+    taken = {_clean(d.dim_param) for v in inputs for d in v.type.tensor_type.shape.dim if d.dim_param}
+    known = [_declared(v, fresh, taken, (shapes or {}).get(v.name)) for v in inputs]
+    by_name = {name: shape for name, _, shape in known}
+    for name in {**(shapes or {})}:
+        if name not in by_name:
+            raise InputError(f"the model has no input {name!r}", why="shapes= names it",
+                             do=f"its inputs are {', '.join(by_name) or 'none'}")
+    for name, wanted in (shapes or {}).items():
+        _fix(name, by_name[name], wanted, fixed)
+
+    def settle(shape: Shape) -> Shape:
+        for _ in range(8):  # symbols may stand for symbols
+            shape = tuple(substitute(d, fixed) for d in shape)
+        return shape
+
+    ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles)
+    for symbol_name, (low, _, high) in ranges.items():
+        if low == high:
+            fixed[symbol_name] = low
+    out = Declared([(n, t, settle(s)) for n, t, s in known])
+    for name, _, shape in out.inputs:
+        for i, d in enumerate(shape):
+            if isinstance(d, int) and d < 0:
+                raise InputError(f"input {name} has the dimension {d}", do="give shapes that the model can have")
+            for s in sorted(names(d)):
+                out.ranges.setdefault(s, ranges.get(s) or (BATCH_DEFAULT if i == 0 and len(shape) > 1
+                                                           else LENGTH_DEFAULT))
+    return out
+
+
+def _clean(text: str) -> str:
+    """A name that can stand in a dimension expression."""
+    name = re.sub(r"\W", "_", text.strip())
+    return f"d_{name}" if not name or name[0].isdigit() or keyword.iskeyword(name) or name in ("min", "max") else name
+
+
+def _declared(v: onnx.ValueInfoProto, fresh: Any, taken: set[str],
+              given: Sequence[Any] | None) -> tuple[str, DType, Shape]:
+    where = f"input {v.name}"
+    kind = v.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise UnsupportedError(f"an input of {kind or 'unknown'} type", where=where,
+                               why="whet takes tensors as inputs", do="pass the parts as tensors of their own")
+    t = v.type.tensor_type
+    dtype = element_type(t.elem_type, where)
+    if not t.HasField("shape"):
+        if given is None:
+            raise InputError("an input of unknown rank", where=where, why="the model declares no shape for it",
+                             do=f"give one: shapes={{{v.name!r}: (...)}}")
+        return v.name, dtype, tuple(symbol(_next(fresh, taken)) for _ in given)
+    dims: list[Dim] = []
+    for d in t.shape.dim:
+        if d.HasField("dim_value") and d.dim_value >= 0:
+            dims.append(d.dim_value)
+        elif d.HasField("dim_param") and d.dim_param.strip(" ?"):
+            dims.append(_expression(d.dim_param))
+        else:
+            dims.append(symbol(_next(fresh, taken)))
+    return v.name, dtype, tuple(dims)
+
+
+def _next(fresh: Any, taken: set[str]) -> str:
+    return next(n for n in fresh if n not in taken)
+
+
+def _expression(text: str) -> Dim:
+    try:
+        d = parse(text) if len(text) < 200 else symbol(_clean(text))
+    except (ValueError, RecursionError, ZeroDivisionError):
+        return symbol(_clean(text))
+    return d
+
+
+def _fix(name: str, shape: Shape, wanted: Sequence[Any], fixed: dict[str, Dim]) -> None:
+    """Learn from the user's shape of one input what its symbols are."""
+    wanted = tuple(wanted)
+    if len(wanted) != len(shape):
+        raise InputError(f"input {name} has rank {len(shape)}, shapes= gives {len(wanted)} dimensions: {wanted}",
+                         why=f"the model declares {shape}", do=f"give {len(shape)} dimensions")
+    for d, w in zip(shape, wanted):
+        if w is None:
+            continue
+        if not isinstance(w, (int, str)) or isinstance(w, bool) or (isinstance(w, int) and w < 0):
+            raise InputError(f"{w!r} is not a dimension of input {name}", do="give an int >= 0, a name, or None")
+        want: Dim = _expression(w) if isinstance(w, str) else w
+        have = substitute(d, fixed)
+        if have == want:
+            continue
+        solved = solve(have, want)
+        if solved is None:
+            raise InputError(f"input {name} cannot have shape {wanted}", why=f"the model declares {shape}, and "
+                             f"its dimension {d} cannot be {w}", do="give a shape that fits the model")
+        fixed[solved[0]] = solved[1]
+
+
+def solve(have: Dim, want: Dim) -> tuple[str, Dim] | None:
+    """(name, value) with have == want, where have is linear in one name that want does not have."""
+    found = names(have)
+    if len(found) != 1:
+        return None
+    (name,) = found
+    zero, one = substitute(have, {name: 0}), substitute(have, {name: 1})
+    if not isinstance(zero, int) or not isinstance(one, int) or have != symbol(name) * (one - zero) + zero:
+        return None
+    if name in names(want):
+        return None
+    rest, slope = want - zero, one - zero
+    if isinstance(rest, int):
+        return (name, rest // slope) if rest % slope == 0 and rest // slope >= 0 else None
+    return (name, rest) if slope == 1 else None
+
+
+def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]] | None) -> dict[str, Range]:
+    if not profiles:
+        return {}
+    if len(profiles) > 1:
+        raise UnsupportedError(f"{len(profiles)} optimization profiles", why="this version takes one",
+                               do="give one profile that covers all shapes")
+    symbols = {s for shape in shapes.values() for s in names(*shape)}
+    ranges: dict[str, Range] = {}
+
+    def learn(s: str, r: Range, where: str) -> None:
+        if ranges.setdefault(s, r) != r:
+            raise ProfileError(f"dimension {s} is given two ranges: {ranges[s]} and {r}", where=where,
+                               do="give it one range for all inputs")
+
+    for name, bounds in profiles[0].items():
+        low, opt, high = _bounds(name, bounds)
+        if name in shapes:
+            for i, d in enumerate(shapes[name]):
+                _learn_dim(name, shapes[name], i, d, (low, opt, high), learn)
+        elif name in symbols:
+            learn(name, _ordered((low, opt, high), f"dimension {name}"), f"dimension {name}")
+        else:
+            raise ProfileError(f"the model has no input or dimension {name!r}", why="a profile names it",
+                               do=f"its inputs are {', '.join(shapes)}; its free dimensions "
+                               f"{', '.join(sorted(symbols)) or 'none'}")
+    return ranges
+
+
+def _bounds(name: str, bounds: Any) -> tuple[Any, Any, Any]:
+    try:
+        low, opt, high = bounds
+    except (TypeError, ValueError):
+        raise ProfileError(f"the profile of {name!r} is not (min, opt, max): {bounds!r}") from None
+    return low, opt, high
+
+
+def _ordered(r: tuple[Any, Any, Any], where: str) -> Range:
+    if not all(isinstance(x, int) and not isinstance(x, bool) for x in r) or not 0 <= r[0] <= r[1] <= r[2] < 1 << 40:
+        raise ProfileError(f"the range {r} is not min <= opt <= max", where=where, do="give three ints >= 0 in order")
+    return r
+
+
+def _learn_dim(name: str, shape: Shape, i: int, d: Dim, bounds: tuple[Any, Any, Any], learn: Any) -> None:
+    where = f"input {name}"
+    for b in bounds:
+        if not isinstance(b, (tuple, list)) or len(b) != len(shape):
+            raise ProfileError(f"the profile gives {b!r} for an input of rank {len(shape)}", where=where,
+                               why=f"the model declares {shape}", do="give (min, opt, max), each a shape")
+    low, opt, high = _ordered((bounds[0][i], bounds[1][i], bounds[2][i]), where)
+    if isinstance(d, int):
+        if not low == opt == high == d:
+            raise ProfileError(f"the profile gives dimension {i} the range {low} to {high}", where=where,
+                               why=f"in the model it is {d}", do="export the model with that dimension dynamic")
+        return
+    solved = [solve(d, v) for v in (low, opt, high)]
+    if any(s is None for s in solved):
+        if not isinstance(d, Sym) or len(names(d)) < 2:
+            raise ProfileError(f"dimension {i}, which is {d}, cannot range from {low} to {high}", where=where)
+        return  # of several symbols: their own ranges decide
+    values = [s[1] for s in solved if s is not None]
+    learn(solved[0][0], tuple(values), where)  # type: ignore[index]
+

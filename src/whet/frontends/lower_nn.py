@@ -1,0 +1,433 @@
+"""Lowerings of ONNX's layers: products, convolutions, pooling, normalization, attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from whet.errors import GraphError
+from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
+from whet.ir.dtypes import DType
+from whet.ir.graph import Value
+from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
+
+# -- products ---------------------------------------------------------------------------------
+
+
+def matmul(c: Call, a: Value, b: Value) -> Value:
+    """ONNX MatMul: as numpy.matmul, also for operands of rank 1."""
+    if a.rank == 0 or b.rank == 0:
+        raise GraphError("MatMul of a scalar", where=c.origin, do="use Mul")
+    x = c.reshape(a, (1, *a.shape)) if a.rank == 1 else a
+    y = c.reshape(b, (*b.shape, 1)) if b.rank == 1 else b
+    out = c.emit("matmul", x, y)
+    shape = out.shape
+    if b.rank == 1:
+        shape = shape[:-1]
+    if a.rank == 1:
+        shape = shape[:-2] + shape[-1:] if b.rank > 1 else shape[:-1]
+    return c.reshape(out, shape)
+
+
+@lowers("MatMul")
+def _matmul(c: Call) -> Value:
+    return matmul(c, c.x(0), c.x(1))
+
+
+@lowers("Gemm")
+def _gemm(c: Call) -> Value:
+    a, b = c.x(0), c.x(1)
+    if a.rank != 2 or b.rank != 2:
+        raise GraphError(f"Gemm of ranks {a.rank} and {b.rank}", where=c.origin, do="Gemm takes matrices")
+    a = c.transpose(a, (1, 0)) if c.attr("transA", 0) else a
+    b = c.transpose(b, (1, 0)) if c.attr("transB", 0) else b
+    y = c.emit("matmul", a, b)
+    alpha, beta = c.attr("alpha", 1.0), c.attr("beta", 1.0)
+    if alpha != 1.0:
+        y = c.emit("mul", y, c.like(y, alpha))
+    if c.has(2) and beta != 0.0:
+        bias = c.x(2)
+        y = c.emit("add", y, bias if beta == 1.0 else c.emit("mul", bias, c.like(bias, beta)))
+    return y
+
+
+def _letters(text: str, rank: int, c: Call) -> list[str]:
+    """One einsum operand's indices; an ellipsis becomes the numbers of the dimensions that it stands for."""
+    head, dots, tail = text.partition("...")
+    n = rank - len(head) - len(tail)
+    if (n != 0 and not dots) or n < 0:
+        raise GraphError(f"einsum: {text!r} does not fit rank {rank}", where=c.origin, do="check the equation")
+    return [*head, *(f"{i - n}" for i in range(n)), *tail]
+
+
+@lowers("Einsum")
+def _einsum(c: Call) -> Value:
+    """Contracts operands two at a time: transpose, reshape, matmul, transpose."""
+    equation = c.attr("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    values = c.operands()
+    texts = left.split(",")
+    if len(texts) != len(values):
+        raise GraphError(f"einsum: {equation!r} is for {len(texts)} operands", where=c.origin, do="check the equation")
+    terms = [_letters(t, v.rank, c) for t, v in zip(texts, values)]
+    flat = [l for t in terms for l in t]
+    dots = sorted({l for l in flat if l.lstrip("-").isdigit()}, key=int)
+    if arrow:
+        head, has_dots, tail = right.partition("...")
+        out = [*head, *(dots if has_dots else []), *tail]
+    else:
+        out = dots + sorted(l for l in set(flat) - set(dots) if flat.count(l) == 1)
+    if any(len(set(t)) < len(t) for t in terms) or not set(out) <= set(flat) or len(set(out)) < len(out):
+        raise NeedsReferenceError  # diagonals
+    x, have = values[0], terms[0]
+    for k in range(1, len(values)):
+        later = {l for t in terms[k + 1:] for l in t} | set(out)
+        x, have = _contract(c, x, have, values[k], terms[k], later)
+    summed = tuple(i for i, l in enumerate(have) if l not in out)
+    if summed:
+        x, have = c.reduce(x, "sum", summed, keepdims=False), [l for l in have if l in out]
+    return c.transpose(x, (have.index(l) for l in out))
+
+
+def _contract(c: Call, a: Value, ia: list[str], b: Value, ib: list[str], later: set[str]) -> tuple[Value, list[str]]:
+    """The product of two operands, summed over the indices that nothing needs later."""
+    lone = tuple(i for i, l in enumerate(ia) if l not in ib and l not in later)
+    if lone:
+        a, ia = c.reduce(a, "sum", lone, keepdims=False), [l for i, l in enumerate(ia) if i not in lone]
+    lone = tuple(i for i, l in enumerate(ib) if l not in ia and l not in later)
+    if lone:
+        b, ib = c.reduce(b, "sum", lone, keepdims=False), [l for i, l in enumerate(ib) if i not in lone]
+    batch = [l for l in ia if l in ib and l in later]
+    inner = [l for l in ia if l in ib and l not in later]
+    rows, cols = [l for l in ia if l not in ib], [l for l in ib if l not in ia]
+    if any(a.shape[ia.index(l)] != b.shape[ib.index(l)] and 1 in (a.shape[ia.index(l)], b.shape[ib.index(l)])
+           for l in batch + inner):
+        raise NeedsReferenceError  # broadcast indices
+    a = c.transpose(a, (ia.index(l) for l in batch + rows + inner))
+    b = c.transpose(b, (ib.index(l) for l in batch + inner + cols))
+    nb, nr, ni = len(batch), len(rows), len(inner)
+    lead, m, n = a.shape[:nb], a.shape[nb:nb + nr], b.shape[nb + ni:]
+    k = product(a.shape[nb + nr:])
+    y = c.emit("matmul", c.reshape(a, (*lead, product(m), k)), c.reshape(b, (*lead, k, product(n))))
+    return c.reshape(y, (*lead, *m, *n)), batch + rows + cols
+
+
+# -- windows ----------------------------------------------------------------------------------
+
+
+def window(c: Call, spatial: Shape, kernel: Shape, strides: Sequence[int], dilations: Sequence[int]) -> tuple[Dim, ...]:
+    """Pads (begins, then ends) from the attributes pads or auto_pad."""
+    rank = len(spatial)
+    auto = c.attr("auto_pad", "NOTSET")
+    if auto in ("NOTSET", ""):
+        pads = tuple(c.attr("pads") or (0,) * (2 * rank))
+        if len(pads) != 2 * rank:
+            raise GraphError(f"{c.proto.op_type}: pads {pads} for {rank} spatial dimensions", where=c.origin)
+        return pads
+    if auto == "VALID":
+        return (0,) * (2 * rank)
+    begins: list[Dim] = []
+    ends: list[Dim] = []
+    for d, k, s, l in zip(spatial, kernel, strides, dilations):
+        need = (ceildiv(d, s) - 1) * s + (k - 1) * l + 1 - d if s != 1 else (k - 1) * l
+        total = c.builder.maximum(need, 0)
+        small, large = total // 2, total - total // 2
+        begins.append(large if auto == "SAME_LOWER" else small)
+        ends.append(small if auto == "SAME_LOWER" else large)
+    return (*begins, *ends)
+
+
+def per_axis(c: Call, name: str, rank: int, default: int = 1) -> tuple[int, ...]:
+    """A spatial attribute, one int per dimension."""
+    given = tuple(c.attr(name) or (default,) * rank)
+    if len(given) != rank or (name in ("strides", "dilations", "kernel_shape") and any(v < 1 for v in given)):
+        raise GraphError(f"{c.proto.op_type}: {name} {list(given)} for {rank} spatial dimensions", where=c.origin,
+                         do="export the model again")
+    return given
+
+
+def _spatial(c: Call, x: Value) -> Shape:
+    if x.rank < 3:
+        raise GraphError(f"{c.proto.op_type} takes an input of rank 3 or more, not {x.rank}", where=c.origin,
+                         do="check the model's shapes")
+    return x.shape[2:]
+
+
+def _kernel(c: Call, w: Value, rank: int) -> Shape:
+    given = c.attr("kernel_shape")
+    if w.rank != rank + 2 or (given and tuple(given) != w.shape[2:]):
+        raise GraphError(f"{c.proto.op_type}: kernel_shape {given} and weight {w.shape} do not fit an input of rank "
+                         f"{rank + 2}", where=c.origin, do="export the model again")
+    return w.shape[2:]
+
+
+def padded(c: Call, x: Value, pads: tuple[Dim, ...], value: float = 0) -> tuple[Value, tuple[int, ...]]:
+    """(x, pads) with symbolic pads taken out of pads and applied to x."""
+    if all(isinstance(p, int) for p in pads):
+        return x, tuple(p for p in pads if isinstance(p, int))
+    rank = len(pads) // 2
+    y = c.emit("pad", x, pads=(0, 0, *pads[:rank], 0, 0, *pads[rank:]), value=value)
+    return y, (0,) * len(pads)
+
+
+def conv(c: Call, x: Value, w: Value, bias: Value | None) -> Value:
+    """A convolution with the node's attributes."""
+    spatial = _spatial(c, x)
+    rank = len(spatial)
+    kernel = _kernel(c, w, rank)
+    strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
+    x, pads = padded(c, x, window(c, spatial, kernel, strides, dilations))
+    if min(pads) < 0:
+        x, pads = c.emit("pad", x, pads=(0, 0, *pads[:rank], 0, 0, *pads[rank:])), (0,) * (2 * rank)
+    return c.emit("conv", x, w, *([bias] if bias is not None else []), strides=strides, dilations=dilations,
+                  pads=pads, group=c.attr("group", 1))
+
+
+@lowers("Conv")
+def _conv(c: Call) -> Value:
+    return conv(c, c.x(0), c.x(1), c.opt(2))
+
+
+@lowers("ConvTranspose")
+def _conv_transpose(c: Call) -> Value:
+    x, w = c.x(0), c.x(1)
+    rank = len(_spatial(c, x))
+    kernel = _kernel(c, w, rank)
+    strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
+    extra = per_axis(c, "output_padding", rank, 0)
+    auto, wanted = c.attr("auto_pad", "NOTSET"), c.attr("output_shape")
+    full = [(d - 1) * s + p + (k - 1) * l + 1 for d, s, p, k, l in zip(x.shape[2:], strides, extra, kernel, dilations)]
+    if wanted or auto in ("SAME_UPPER", "SAME_LOWER"):
+        sizes: Sequence[Dim] = wanted[-rank:] if wanted else [d * s for d, s in zip(x.shape[2:], strides)]
+        total = [f - d for f, d in zip(full, sizes)]
+        if any(isinstance(t, Sym) or t < 0 for t in total):
+            raise NeedsReferenceError
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads: tuple[Dim, ...] = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
+    else:
+        pads = (0,) * (2 * rank) if auto == "VALID" else tuple(c.attr("pads") or (0,) * (2 * rank))
+    bias = c.opt(2)
+    return c.emit("conv_transpose", x, w, *([bias] if bias is not None else []), strides=strides, dilations=dilations,
+                  pads=pads, output_padding=extra, group=c.attr("group", 1))
+
+
+@lowers("MaxPool", "AveragePool", "LpPool")
+def _pool(c: Call) -> Value:
+    if c.wants(1):
+        raise NeedsReferenceError  # the indices of maxima
+    x = c.x()
+    spatial = _spatial(c, x)
+    rank = len(spatial)
+    kind = {"MaxPool": "max", "AveragePool": "average", "LpPool": "lp"}[c.proto.op_type]
+    kernel = per_axis(c, "kernel_shape", rank)
+    strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
+    pads = window(c, spatial, kernel, strides, dilations)
+    count_pads = bool(c.attr("count_include_pad", 0))
+    if c.attr("ceil_mode", 0) and c.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID", ""):
+        more = _ceil_extra(c, spatial, kernel, strides, dilations, pads)
+        if any(e != 0 for e in more):
+            if count_pads and any(p != 0 for p in pads):  # the declared pads count, those of rounding up do not
+                x = c.emit("pad", x, pads=(0, 0, *pads[:rank], 0, 0, *pads[rank:]))
+                pads, count_pads = (0,) * (2 * rank), False
+            pads = (*pads[:rank], *(p + e for p, e in zip(pads[rank:], more)))
+            count_pads = False
+    return c.emit("pool", x, kind=kind, kernel=kernel, strides=strides, dilations=dilations, pads=pads,
+                  count_include_pad=count_pads and kind == "average", p=c.attr("p", 2))
+
+
+def _ceil_extra(c: Call, spatial: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
+                pads: tuple[Dim, ...]) -> list[Dim]:
+    """What ceil_mode adds to each end pad; windows that would start in the end pad are left out."""
+    out: list[Dim] = []
+    rank = len(spatial)
+    for i, (d, k, s, l) in enumerate(zip(spatial, kernel, strides, dilations)):
+        covered = (k - 1) * l + 1
+        size = d + pads[i] + pads[rank + i]
+        n = c.builder.minimum(ceildiv(size - covered, s) + 1, (d + pads[i] - 1) // s + 1)
+        out.append((n - 1) * s + covered - size if n != (size - covered) // s + 1 else 0)
+    return out
+
+
+@lowers("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def _global_pool(c: Call) -> Value:
+    x = c.x()
+    axes = tuple(range(2, x.rank))
+    if c.proto.op_type == "GlobalMaxPool":
+        return c.reduce(x, "max", axes)
+    if c.proto.op_type == "GlobalAveragePool":
+        return c.reduce(x, "mean", axes)
+    p = c.attr("p", 2)
+    total = c.reduce(c.emit("pow", c.emit("abs", x), c.like(x, p)), "sum", axes)
+    return c.emit("pow", total, c.like(x, 1.0 / p))
+
+
+# -- normalization ----------------------------------------------------------------------------
+
+
+def _per_channel(c: Call, v: Value, rank: int) -> Value:
+    """A vector as [C, 1, ...], which broadcasts along the channels of [N, C, ...]."""
+    return c.reshape(v, (v.shape[0], *(1,) * max(rank - 2, 0)))
+
+
+@lowers("BatchNormalization")
+def _batch_norm(c: Call) -> Value:
+    if c.attr("training_mode", 0) or any(c.wants(i) for i in range(1, 5)):
+        raise NeedsReferenceError
+    x, scale, bias, mean, var = (c.x(i) for i in range(5))
+    epsilon, data = c.attr("epsilon", 1e-5), [v.data for v in (scale, bias, mean, var)]
+    if x.rank < 2:
+        raise NeedsReferenceError
+    if all(d is not None for d in data):
+        s, b, m, v = (np.asarray(d, np.float64) for d in data)
+        with np.errstate(all="ignore"):
+            factor = s / np.sqrt(v + epsilon)
+            a, shift = c.constant(factor, x.dtype), c.constant(b - m * factor, x.dtype)
+    else:
+        inverse = c.emit("div", scale, c.emit("sqrt", c.emit("add", var, c.like(var, epsilon))))
+        shift = c.cast(c.emit("sub", bias, c.emit("mul", mean, inverse)), x.dtype)
+        a = c.cast(inverse, x.dtype)
+    return c.emit("add", c.emit("mul", x, _per_channel(c, a, x.rank)), _per_channel(c, shift, x.rank))
+
+
+@lowers("LayerNormalization")
+def _layer_norm(c: Call) -> list[Value | None]:
+    x, bias = c.x(0), c.opt(2)
+    axis, epsilon = c.axis(c.attr("axis", -1), x.rank), c.attr("epsilon", 1e-5)
+    y = c.emit("layernorm", x, c.x(1), *([bias] if bias is not None else []), axis=axis, epsilon=epsilon)
+    if not c.wants(1) and not c.wants(2):
+        return [y]
+    wide = c.cast(x, DType.F32)
+    axes = tuple(range(axis, x.rank))
+    mean = c.reduce(wide, "mean", axes)
+    d = c.emit("sub", wide, mean)
+    var = c.reduce(c.emit("mul", d, d), "mean", axes)
+    return [y, mean, c.emit("reciprocal", c.emit("sqrt", c.emit("add", var, c.like(var, epsilon))))]
+
+
+@lowers("RMSNormalization")
+def _rms_norm(c: Call) -> Value:
+    x = c.x(0)
+    y = c.emit("rmsnorm", x, c.cast(c.x(1), x.dtype), axis=c.axis(c.attr("axis", -1), x.rank),
+               epsilon=c.attr("epsilon", 1e-5))
+    return c.cast(y, c.x(1).dtype)
+
+
+def _channels(c: Call, x: Value) -> int:
+    n = x.shape[1] if x.rank > 1 else None
+    if not isinstance(n, int):
+        c.unsupported("the number of channels is not fixed", "fix it with shapes=")
+    return n
+
+
+@lowers("InstanceNormalization")
+def _instance_norm(c: Call) -> Value:
+    x = c.x(0)
+    return c.emit("groupnorm", x, c.x(1), c.x(2), groups=_channels(c, x), epsilon=c.attr("epsilon", 1e-5))
+
+
+@lowers("GroupNormalization")
+def _group_norm(c: Call) -> Value:
+    x, scale, bias = c.x(0), c.x(1), c.x(2)
+    groups, n = c.attr("num_groups"), _channels(c, x)
+    if c.opset < 21:  # one scale and bias per group
+        def spread(v: Value) -> Value:
+            each = c.expand(c.reshape(v, (groups, 1)), (groups, n // groups))
+            return c.reshape(each, (n,))
+
+        scale, bias = spread(scale), spread(bias)
+    return c.emit("groupnorm", x, scale, bias, groups=groups, epsilon=c.attr("epsilon", 1e-5))
+
+
+@lowers("LRN")
+def _lrn(c: Call) -> Value:
+    return c.emit("lrn", c.x(), size=c.attr("size"), alpha=c.attr("alpha", 1e-4), beta=c.attr("beta", 0.75),
+                  bias=c.attr("bias", 1.0))
+
+
+@lowers("LpNormalization")
+def _lp_norm(c: Call) -> Value:
+    x, p = c.x(), c.attr("p", 2)
+    axis = c.axis(c.attr("axis", -1), x.rank)
+    if p == 1:
+        norm = c.reduce(c.emit("abs", x), "sum", (axis,))
+    else:
+        norm = c.emit("sqrt", c.reduce(c.emit("mul", x, x), "sum", (axis,)))
+    safe = c.emit("where", c.emit("eq", norm, c.like(norm, 0)), c.like(norm, 1), norm)
+    return c.emit("div", x, safe)  # a slice of zeros stays zeros
+
+
+@lowers("MeanVarianceNormalization")
+def _mvn(c: Call) -> Value:
+    x = c.x()
+    axes = tuple(c.axis(a, x.rank) for a in c.attr("axes", [0, 2, 3]))
+    d = c.emit("sub", x, c.reduce(x, "mean", axes))
+    deviation = c.emit("sqrt", c.reduce(c.emit("mul", d, d), "mean", axes))
+    return c.emit("div", d, c.emit("add", deviation, c.like(x, 1e-9)))
+
+
+# -- attention --------------------------------------------------------------------------------
+
+
+@lowers("Attention")
+def _attention(c: Call) -> list[Operand | None]:
+    """Attention-23 and later: [B, H, S, D] or [B, S, H*D] operands, past keys and values, grouped heads."""
+    if c.attr("softcap", 0.0) != 0.0 or c.wants(3) or c.has(6):
+        raise NeedsReferenceError
+    q, k, v = c.x(0), c.x(1), c.x(2)
+    flat = q.rank == 3
+    if flat:
+        heads, kv_heads = c.attr("q_num_heads"), c.attr("kv_num_heads")
+        if not heads or not kv_heads:
+            raise GraphError("Attention of rank 3 lacks q_num_heads or kv_num_heads", where=c.origin,
+                             do="export the model again")
+        q, k, v = (_split_heads(c, x, h) for x, h in ((q, heads), (k, kv_heads), (v, kv_heads)))
+    past: Dim = 0
+    if c.has(4) and c.has(5):
+        past = c.x(4).shape[2]
+        k, v = c.emit("concat", c.x(4), k, axis=2), c.emit("concat", c.x(5), v, axis=2)
+    present: list[Operand | None] = [k, v]
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads != kv_heads:
+        k, v = (_repeat_heads(c, x, heads) for x in (k, v))
+    causal = bool(c.attr("is_causal", 0))
+    mask = c.opt(3)
+    if mask is not None and mask.shape[-1:] not in ((1,), k.shape[2:3]):
+        raise NeedsReferenceError  # a shorter mask is padded
+    if causal and past != 0:  # row i sees keys up to past + i
+        see = _causal_mask(c, q.shape[2], k.shape[2], past)
+        if mask is None:
+            mask = see
+        elif mask.dtype is DType.BOOL:
+            mask = c.emit("and", mask, see)
+        else:
+            mask = c.emit("where", see, mask, c.like(mask, -np.inf))
+        causal = False
+    size = q.shape[3]
+    if not isinstance(size, int):
+        c.unsupported("the head size is not fixed", "fix it with shapes=")
+    y = c.emit("attention", q, k, v, *([mask] if mask is not None else []), causal=causal,
+               scale=float(c.attr("scale") or 1.0 / math.sqrt(size)))
+    if flat:
+        b, h, s, d = y.shape
+        y = c.reshape(c.transpose(y, (0, 2, 1, 3)), (b, s, h * d))
+    return [y, *present][:max(c.n_outputs, 1)]
+
+
+def _split_heads(c: Call, x: Value, heads: int) -> Value:
+    b, s, w = x.shape
+    return c.transpose(c.reshape(x, (b, s, heads, w // heads)), (0, 2, 1, 3))
+
+
+def _repeat_heads(c: Call, x: Value, heads: Dim) -> Value:
+    b, h, s, d = x.shape
+    if not isinstance(h, int) or not isinstance(heads, int) or heads % h:
+        raise GraphError(f"Attention: {heads} query heads over {h} key heads", where=c.origin)
+    return c.reshape(c.expand(c.reshape(x, (b, h, 1, s, d)), (b, h, heads // h, s, d)), (b, heads, s, d))
+
+
+def _causal_mask(c: Call, rows: Dim, columns: Dim, past: Dim) -> Value:
+    i = c.reshape(c.emit("iota", size=rows, start=0, step=1, dtype=DType.I64), (rows, 1))
+    j = c.emit("iota", size=columns, start=0, step=1, dtype=DType.I64)
+    return c.emit("le", j, c.emit("add", i, c.builder.materialize(c.builder.operand(past))))

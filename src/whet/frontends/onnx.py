@@ -1,0 +1,207 @@
+"""ONNX models to graphs: reads, checks, names dimensions, and lowers each node to whet's operators."""
+
+from __future__ import annotations
+
+import os
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from whet.errors import GraphError, UnsupportedError
+from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
+    lower_math,
+    lower_nn,
+    lower_quant,
+    lower_tensor,
+    partial,
+)
+from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
+from whet.frontends.dims import declare, solve
+from whet.frontends.order import ordered
+from whet.frontends.prepare import prepare
+from whet.frontends.protobuf import Source, read
+from whet.frontends.reference import reference_node
+from whet.frontends.tensors import Tensors, element_type
+from whet.ir.graph import Graph, Value
+from whet.ir.ops_base import DimConflictError
+from whet.ir.symbolic import Dim, names
+
+Scope = MutableMapping[str, Operand]
+
+
+def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Mapping[str, Sequence[Any]] | None = None,
+         profiles: Sequence[Mapping[str, Any]] | None = None) -> Graph:
+    """The graph of an ONNX model, of opset 7 to the newest that the installed `onnx` knows (older ones are converted).
+
+    shapes:   {input: dims}: an int fixes a dimension (everywhere that its name occurs), a str names it,
+              None leaves it as it is.
+    profiles: at most one {name: (min, opt, max)}; for an input three shapes, for a symbol three ints.
+              Without one, the first dimension of an input ranges over 1 to 8 (tuned for 1), other
+              symbolic dimensions over 1 to 512 (tuned for 128). A range of one value fixes the dimension.
+
+    Two symbolic dimensions that an operator needs to be equal are taken to be equal; the runtime checks.
+
+    Weights are views of the model file, which must not change while the graph is in use.
+
+    Raises ModelFileError (not there, not ONNX, truncated, external data missing or outside), GraphError
+    (cycles, types, shapes), UnsupportedError (operators, data-dependent shapes), InputError, ProfileError.
+    """
+    source = prepare(read(model))
+    tensors = Tensors(source)
+    equalities: dict[str, Dim] = {}
+    while True:
+        try:
+            return _Importer(source, tensors, shapes, profiles, equalities).run()
+        except DimConflictError as e:
+            name, value = _settle(e)
+            if name in equalities or len(equalities) > 64:
+                raise
+            equalities[name] = value
+
+
+def _settle(e: DimConflictError) -> tuple[str, Dim]:
+    """(name, dim) under which the two dimensions of a conflict are equal; prefers to drop made-up names."""
+    for a, b in sorted(((e.a, e.b), (e.b, e.a)), key=lambda p: not any(n.startswith("dim") for n in names(p[0]))):
+        found = solve(a, b)
+        if found is not None:
+            return found
+    raise e
+
+
+class _Importer:
+    def __init__(self, source: Source, tensors: Tensors, shapes: Mapping[str, Sequence[Any]] | None,
+                 profiles: Sequence[Mapping[str, Any]] | None, equalities: Mapping[str, Dim]) -> None:
+        self.source = source
+        self.tensors = tensors
+        self.proto = source.proto.graph
+        self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
+        self.graph = Graph(self.proto.name or "graph")
+        self.builder = Builder(self.graph, tensors)
+        weights = {t.name for t in self.proto.initializer}
+        declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, equalities)
+        self.graph.dims = dict(declared.ranges)
+        self.graph.reserved = weights | {n for n, _, _ in declared.inputs}
+        self.graph.inputs = [Value(n, t, s) for n, t, s in declared.inputs]
+
+    def run(self) -> Graph:
+        scope: Scope = {}
+        for v in self.graph.inputs:
+            if v.name in scope:
+                raise GraphError(f"two inputs are called {v.name!r}", where=self.source.name, do="rename one")
+            scope[v.name] = v
+        outputs = self.subgraph(self.proto, scope, self.source.views)
+        seen: set[str] = set()
+        for o, x in zip(self.proto.output, outputs, strict=True):
+            if o.name in seen:
+                raise GraphError(f"two outputs are called {o.name!r}", where=self.source.name, do="rename one")
+            seen.add(o.name)
+            self.graph.outputs.append(self._checked_output(o, self.builder.materialize(x)))
+            self.graph.output_names.append(o.name)
+        self.graph.prune()
+        return self.graph
+
+    def _checked_output(self, o: onnx.ValueInfoProto, v: Value) -> Value:
+        declared = o.type.tensor_type.elem_type
+        if declared and element_type(declared, f"output {o.name}") is not v.dtype:
+            raise GraphError(f"output {o.name} is declared {element_type(declared, '').value} and computed as "
+                             f"{v.dtype.value}", where=self.source.name, do="export the model again")
+        return v
+
+    # -- graphs --------------------------------------------------------------------------------
+
+    def subgraph(self, g: GraphProto, scope: Scope, views: Mapping[int, memoryview] | None = None) -> list[Operand]:
+        """Lower a graph's nodes; returns its outputs. `scope` has what its names may refer to."""
+        if g.sparse_initializer:
+            raise UnsupportedError("sparse initializers", where=f"graph {g.name}", why="whet has dense tensors only",
+                                   do="store the weights as dense tensors")
+        for i, t in enumerate(g.initializer):
+            data = self.tensors.array(t, (views or {}).get(i))
+            name = t.name if views is not None else self.graph.fresh(t.name or "c")
+            scope[t.name] = Value(name, element_type(t.data_type, t.name), data.shape, data)
+        for n in ordered(g, scope):
+            self.node(n, scope)
+        missing = [o.name for o in g.output if o.name not in scope]
+        if missing:
+            raise GraphError(f"no node computes the output {missing[0]!r}", where=f"graph {g.name}",
+                             do="export the model again")
+        return [scope[o.name] for o in g.output]
+
+    def node(self, n: NodeProto, scope: Scope) -> None:
+        domain = _domain(n.domain)
+        opset = self.opsets.get(domain)
+        if (domain, n.op_type) not in LOWERINGS or not domain:
+            _check_schema(n, domain, opset)
+        inputs = [scope[i] if i else None for i in n.input]
+        call = Call(self.builder, n, inputs, opset or 1)
+        for name, x in zip(n.output, self._lower(call, domain, scope)):
+            if name:
+                if x is None:
+                    raise UnsupportedError(f"{n.op_type} with its output {name!r}", where=call.origin)
+                scope[name] = x
+
+    def _lower(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None]:
+        n = call.proto
+        if n.op_type == "If" and not domain:
+            taken = _decided(call)
+            if taken is not None:
+                return self.subgraph(taken, ChainMap({}, scope))
+        if n.op_type in partial.ALWAYS or any(isinstance(x, Partial) for x in call.inputs):
+            folded = partial.fold(call)
+            if folded is not None:
+                return folded
+        lowering = LOWERINGS.get((domain, n.op_type))
+        if lowering is not None:
+            before = len(self.graph.nodes)
+            try:
+                result = lowering(call)
+                return [result] if isinstance(result, (Value, Partial)) else result
+            except NeedsReferenceError:
+                del self.graph.nodes[before:]
+            except GraphError as e:
+                e.where = e.where or call.origin
+                raise
+        return reference_node(call, self.opsets, scope)
+
+
+def _decided(call: Call) -> GraphProto | None:
+    """The branch that an If with a constant condition takes, else None."""
+    condition = call.const(0)
+    if condition is None:
+        return None
+    return call.attr("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _check_schema(n: NodeProto, domain: str, opset: int | None) -> None:
+    """UnsupportedError for an operator that ONNX does not know; GraphError for wrong operands or attributes."""
+    try:
+        if opset is None:
+            raise unknown_operator(n, opset)
+        schema = onnx.defs.get_schema(n.op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        raise unknown_operator(n, opset) from None
+    where = f"node {n.name or next((o for o in n.output if o), n.op_type)}"
+    if not schema.min_input <= len(n.input) <= schema.max_input:
+        raise GraphError(f"{n.op_type} with {len(n.input)} inputs", where=where,
+                         why=f"opset {opset} takes {schema.min_input} to {schema.max_input}", do="export again")
+    if not schema.min_output <= len(n.output) <= schema.max_output:
+        raise GraphError(f"{n.op_type} with {len(n.output)} outputs", where=where,
+                         why=f"opset {opset} gives {schema.min_output} to {schema.max_output}", do="export again")
+    given = {a.name: a for a in n.attribute}
+    for name, attribute in schema.attributes.items():
+        if attribute.required and name not in given:
+            raise GraphError(f"{n.op_type} lacks its attribute {name}", where=where, do="export the model again")
+        a = given.pop(name, None)
+        wanted: Any = attribute.type
+        if a is not None and a.type != int(wanted.value):
+            raise GraphError(f"{n.op_type}'s attribute {name} is of type {AttributeProto.AttributeType.Name(a.type)}",
+                             where=where, why=f"opset {opset} wants {wanted.name}", do="export again")
+    if given:
+        raise GraphError(f"{n.op_type} has no attribute {sorted(given)[0]!r} in opset {opset}", where=where,
+                         do="check the model's opset_import, or export again")

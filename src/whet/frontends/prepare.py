@@ -1,0 +1,74 @@
+"""ONNX-level clean-up before lowering: functions inlined, old opsets converted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+
+from whet.errors import GraphError, UnsupportedError
+from whet.frontends.call import LOWERINGS
+from whet.frontends.protobuf import Source
+
+OLDEST_NATIVE = 7  # since then operands broadcast as in NumPy
+CONVERTED_TO = 11
+
+
+def prepare(source: Source) -> Source:
+    """The model with local functions inlined, opsets before 7 converted to 11, and standard operators that whet
+    has no lowering for, but ONNX a definition, replaced by it. UnsupportedError for a newer opset than `onnx` knows."""
+    opset = _opset(source.proto)
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedError(f"opset {opset}", where=source.name, why=f"onnx {onnx.__version__} knows up to {newest}",
+                               do=f"export the model with opset {newest} or lower")
+    if source.proto.functions:
+        source = _renewed(source, lambda m: onnx.inliner.inline_local_functions(m, convert_version=True),
+                          "its local functions cannot be inlined")
+    if opset < OLDEST_NATIVE:
+        source = _converted(source, opset)
+    names = {n.op_type for n in source.proto.graph.node if n.domain in ("", "ai.onnx")}
+    defined = [("", name) for name in sorted(names) if ("", name) not in LOWERINGS and _has_definition(name, opset)]
+    if defined:
+        source = _renewed(source, lambda m: onnx.inliner.inline_selected_functions(
+            m, defined, inline_schema_functions=True), f"{', '.join(n for _, n in defined)} cannot be expanded")
+    return source
+
+
+def _opset(m: onnx.ModelProto) -> int:
+    versions = [o.version for o in m.opset_import if o.domain in ("", "ai.onnx")]
+    return max(versions, default=onnx.defs.onnx_opset_version())
+
+
+def _has_definition(name: str, opset: int) -> bool:
+    try:
+        schema: Any = onnx.defs.get_schema(name, opset)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _renewed(source: Source, change: Any, what: str) -> Source:
+    """The source with its model changed by `change`; initializers keep their place in the file by name."""
+    by_name = {t.name: source.views[i] for i, t in enumerate(source.proto.graph.initializer) if i in source.views}
+    try:
+        proto = change(source.proto)
+    except Exception as e:  # the C++ side raises RuntimeError and its own kinds
+        raise GraphError(what, where=source.name, why=str(e).strip().splitlines()[0] if str(e).strip() else "",
+                         do="check the model with onnx.checker, or export it again") from None
+    views = {i: by_name[t.name] for i, t in enumerate(proto.graph.initializer) if t.name in by_name}
+    return replace(source, proto=proto, views=views)
+
+
+def _converted(source: Source, opset: int) -> Source:
+    whole = onnx.ModelProto()
+    whole.CopyFrom(source.proto)
+    for i, view in source.views.items():  # the converter wants complete tensors
+        whole.graph.initializer[i].raw_data = bytes(view)
+    changed = _renewed(replace(source, proto=whole, views={}),
+                       lambda m: onnx.version_converter.convert_version(m, CONVERTED_TO),
+                       f"opset {opset} cannot be converted to {CONVERTED_TO}")
+    return changed

@@ -1,0 +1,108 @@
+"""Nodes that whet has no lowering for: run as they are by onnx.reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from whet.errors import UnsupportedError
+from whet.frontends.call import Call, Operand
+from whet.frontends.order import bodies, free_names
+from whet.frontends.tensors import TO_ONNX, element_type
+from whet.ir.dtypes import DType
+from whet.ir.graph import Value
+from whet.ir.ops_base import Spec
+from whet.ir.symbolic import Dim, Shape, parse, symbol
+
+UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless the profile says better
+
+
+def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Operand]) -> list[Value | None]:
+    """An `onnx` node for a node of any standard operator. UnsupportedError where its results' ranks are not known."""
+    n = NodeProto()
+    n.CopyFrom(call.proto)
+    del n.input[:]
+    values: list[Value] = []
+    names: list[str] = []
+    for i in range(len(call.proto.input)):
+        v = call.opt(i)
+        n.input.append(f"whet_in_{i}" if v is not None else "")
+        if v is not None:
+            values.append(v)
+            names.append(f"whet_in_{i}")
+    for name in sorted(free_names(bodies(n))):  # what control flow reads from outside
+        x = scope.get(name)
+        if x is None:
+            raise UnsupportedError(f"{n.op_type} reads {name!r}, which nothing computes", where=call.origin)
+        values.append(call.builder.materialize(x))
+        names.append(name)
+    specs = _results(call, n, names, values, opsets)
+    inputs = [_info(name, v.dtype, (None,) * v.rank) for name, v in zip(names, values)]
+    outputs = [_info(o, t, (None,) * len(s)) for o, (t, s) in zip((o for o in n.output if o), specs)]
+    model = _model(n, inputs, outputs, opsets)
+    node = call.builder.emit_node("onnx", values, {"proto": model.SerializeToString(deterministic=True),
+                                                   "results": tuple(specs), "name": n.op_type}, call.origin, call.hint)
+    left = iter(node.outputs)
+    return [next(left) if o else None for o in n.output]
+
+
+def _info(name: str, dtype: DType, shape: tuple[Dim | None, ...]) -> ValueInfoProto:
+    dims = [d if d is None or isinstance(d, int) else str(d) for d in shape]
+    return helper.make_tensor_value_info(name, TO_ONNX[dtype], dims)
+
+
+def _model(n: NodeProto, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto], opsets: Mapping[str, int],
+           constants: list[TensorProto] | None = None) -> onnx.ModelProto:
+    graph = helper.make_graph([n], n.op_type, inputs, outputs, constants or [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in sorted(opsets.items())])
+
+
+def _results(call: Call, n: NodeProto, names: list[str], values: list[Value], opsets: Mapping[str, int]) -> list[Spec]:
+    """Types and shapes of the results by ONNX's own inference, with symbols in place."""
+    inputs = [_info(name, v.dtype, v.shape) for name, v in zip(names, values)]
+    constants = [numpy_helper.from_array(np.ascontiguousarray(v.data), name) for name, v in zip(names, values)
+                 if v.data is not None and v.dtype is not DType.STRING and v.data.size <= 4096]
+    model = _model(n, inputs, [helper.make_empty_tensor_value_info(o) for o in n.output if o], opsets, constants)
+    try:
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as e:
+        raise UnsupportedError(f"{n.op_type}: the types of its results cannot be inferred", where=call.origin,
+                               why=str(e).strip().splitlines()[0] if str(e).strip() else "",
+                               do="check the model with onnx.checker") from None
+    specs: list[Spec] = []
+    for o in found.graph.output:
+        kind = o.type.WhichOneof("value")
+        if kind != "tensor_type" or not o.type.tensor_type.HasField("shape"):
+            raise UnsupportedError(
+                f"{n.op_type} with a result {'of unknown rank' if kind == 'tensor_type' else f'that is a {kind}'}",
+                where=call.origin, why="whet needs the type and rank of every tensor when it builds the plan",
+                do="fix the model's shapes with shapes=, or simplify it (onnxsim) first")
+        specs.append((element_type(o.type.tensor_type.elem_type, call.origin), _shape(call, o)))
+    return specs
+
+
+def _shape(call: Call, o: ValueInfoProto) -> Shape:
+    out: list[Dim] = []
+    for i, d in enumerate(o.type.tensor_type.shape.dim):
+        if d.HasField("dim_value"):
+            out.append(d.dim_value)
+            continue
+        known = None
+        if d.HasField("dim_param"):
+            try:
+                known = parse(d.dim_param)
+            except ValueError:
+                known = None
+            if known is not None and call.builder.bounds(known)[1] >= 1 << 62:
+                known = None  # a name that inference made up
+        if known is None:
+            name = re.sub(r"\W", "_", f"{o.name}_{i}")
+            name = call.builder.graph.fresh(f"size_{name}").replace(".", "_")
+            call.builder.graph.dims[name] = UNKNOWN_RANGE
+            known = symbol(name)
+        out.append(known)
+    return tuple(out)
