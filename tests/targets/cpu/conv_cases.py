@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from harness import run_region, strided
 
 from whet.ir.dtypes import DType
-from whet.ir.expr import Expr
+from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim
@@ -40,6 +41,26 @@ def conv_region(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Seq
     at = {"strides": strides, "dilations": dilations, "pads": pads, "group": group, "channels_last": True}
     return Region("conv", at, (*inputs, *extra), len(inputs), strided(out_dtype or dtype, out, gap),
                   Tensor.dense(dtype, out), epilogue, dims=dims or {}, compute=compute)
+
+
+def transpose_region(x: Sequence[int], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (),
+                     pads: Sequence[int] = (), dilations: Sequence[int] = (), output_padding: Sequence[int] = (),
+                     group: int = 1, bias: bool = False, dtype: DType = DType.F32, const: bool = True,
+                     compute: str = "f32") -> Region:
+    """A `conv_transpose` region over x [n, spatial.., c]."""
+    r = len(kernel)
+    strides, dilations = tuple(strides) or (1,) * r, tuple(dilations) or (1,) * r
+    pads, extra = tuple(pads) or (0,) * 2 * r, tuple(output_padding) or (0,) * r
+    sizes = ((x[1 + i] - 1) * strides[i] + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[r + i]
+             for i in range(r))
+    out = (x[0], *sizes, o)
+    inputs = [Tensor.dense(dtype, tuple(x)), Tensor.dense(dtype, (x[-1], o // group, *kernel), const=const)]
+    if bias:
+        inputs.append(Tensor.dense(dtype, (o,), const=True))
+    at = {"strides": strides, "dilations": dilations, "pads": pads, "group": group, "output_padding": extra,
+          "channels_last": True}
+    result = Tensor.dense(dtype, out)
+    return Region("conv_transpose", at, tuple(inputs), len(inputs), result, result, compute=compute)
 
 
 def pool_region(x: Sequence[Dim], kind: str, kernel: Sequence[int], *, strides: Sequence[int] = (),
@@ -86,3 +107,16 @@ def check(region: Region, tactic: Any, params: Any = None, isa: Isa | None = Non
 def reference(region: Region, arrays: list[np.ndarray], env: dict[str, int] | None = None) -> np.ndarray:
     """What the region computes, by the IR's own meaning."""
     return region_reference(region, arrays, env)[0].astype(np.float64)
+
+
+def relu(region: Region) -> Region:
+    """The region with a ReLU behind."""
+    f = region.anchor.dtype
+    return replace(region, epilogue=Expr((Leaf(ANCHOR, f), Apply("relu", (0,), f))))
+
+
+def residual(region: Region, gap: int = 2) -> Region:
+    """The region with a residual input added, then a ReLU."""
+    f, i = region.anchor.dtype, len(region.inputs)
+    expr = Expr((Leaf(ANCHOR, f), Leaf(i, f), Apply("add", (0, 1), f), Apply("relu", (2,), f)))
+    return replace(region, inputs=(*region.inputs, strided(f, region.output.shape, gap)), epilogue=expr)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from whet.targets.base import Tactic
 from whet.targets.cpu.conv_depthwise import ConvDepthwise
+from whet.targets.cpu.conv_direct import ConvDirect
 from whet.targets.cpu.conv_implicit import ConvGemm, ConvImplicit
 from whet.targets.cpu.conv_winograd import ConvWinograd
 from whet.targets.cpu.gemm import GemmPacked
+from whet.targets.cpu.gemm_amx import GemmAmx
+from whet.targets.cpu.lrn import Lrn
 from whet.targets.cpu.pool import PoolWindow
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
-    "conv": (ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(), ConvImplicit()),
+    "conv": (ConvGemm(GemmAmx()), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(), ConvImplicit(),
+             ConvDirect("conv")),
+    "conv_transpose": (ConvDirect("conv_transpose"),),
+    "lrn": (Lrn(),),
     "pool": (PoolWindow(),),
 }

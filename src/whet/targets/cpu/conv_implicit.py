@@ -133,7 +133,11 @@ class ConvImplicit:
     name = "conv_implicit"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        return conv_reason(region)
+        reason = conv_reason(region)
+        if reason:
+            return reason
+        c = conv_of(region)
+        return "the convolution is depthwise" if c.cg == 1 and c.groups > 1 else ""
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         c = conv_of(region)
