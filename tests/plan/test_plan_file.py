@@ -153,7 +153,8 @@ def test_absurd_numbers_under_a_fitting_hash_never_crash(path: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(("ident", "field", "value"), [
-    (layout.STEPS_S, "entry", 1 << 40), (layout.STEPS_S, "entry", 17), (layout.STEPS_S, "first_arg", 1 << 63), (layout.STEPS_S, "n_args", 1 << 20),
+    (layout.STEPS_S, "entry", 1 << 40), (layout.STEPS_S, "entry", 17),
+    (layout.STEPS_S, "first_arg", 1 << 63), (layout.STEPS_S, "n_args", 1 << 20),
     (layout.STEPS_S, "expr", 77), (layout.STEPS_S, "grain", 0), (layout.STEPS_S, "kind", 5),
     (layout.ARGS_S, "kind", 9), (layout.ARGS_S, "index", 3), (layout.ARGS_S, "expr", 5),
     (layout.RUNTIME_S, "run", 1 << 33), (layout.RUNTIME_S, "threads", 0), (layout.RUNTIME_S, "arena_bytes", 1 << 60),
