@@ -167,3 +167,11 @@ def test_arithmetic_moves_above_a_reshape_to_what_it_can_join() -> None:
     g = rewritten(b.done(b.where(b.gt(b.mul(b.relu(y), np.float32([[2.0]])), 1.0), np.float32(0), np.float32(1))),
                   algebra.lift, dead.remove_dead)
     assert [n.op for n in g.nodes] == ["matmul", "relu", "mul", "gt", "where", "reshape"]
+
+
+def test_an_activation_moves_above_a_concat_of_what_only_it_reads() -> None:
+    b = Building()
+    x = b.input("x", (2, 8))
+    y, z = b.matmul(x, weights(8, 4)), b.matmul(x, weights(8, 6, seed=1))
+    g = rewritten(b.done(b.relu(b.concat(y, z, axis=1))), algebra.lift, dead.remove_dead)
+    assert [n.op for n in g.nodes] == ["matmul", "matmul", "relu", "relu", "concat"]

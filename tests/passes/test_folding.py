@@ -91,3 +91,21 @@ def test_parallel_matmuls_with_epilogues_of_their_own_stay_apart() -> None:
     g = rewritten(b.done(b.mul(b.silu(b.matmul(x, weights(8, 8))), b.matmul(x, weights(8, 8, seed=1)))),
                   parallel.merge_parallel)
     assert ops(g)["matmul"] == 2
+
+
+def test_chains_of_constant_factors_and_offsets_are_one_factor_and_one_offset() -> None:
+    n = symbol("n")
+    b = Building()
+    x = b.relu(b.input("x", (n, 4, 5, 6)))
+    for i in range(3):
+        x = b.add_(b.mul(x, weights(4, 1, 1, seed=i)), weights(1, 4, 1, 1, seed=i + 5))
+    g = rewritten(b.done(b.mul(x, 0.5)), scales.fold_scales, dead.remove_dead)
+    assert ops(g) == {"relu": 1, "mul": 1, "add": 1}
+
+
+def test_factors_whose_product_would_overflow_or_vanish_stay_apart() -> None:
+    b = Building()
+    x = b.input("x", (4,))
+    y, z = b.mul(b.mul(x, 1e30), 1e30), b.mul(b.mul(x, 1e-30), 1e-30)
+    g = rewritten(b.done(y, z), scales.fold_scales)
+    assert ops(g) == {"mul": 4}

@@ -25,6 +25,7 @@ from whet.passes.rewrite import (
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "lt": lambda a, b: a < b, "le": lambda a, b: a <= b, "gt": lambda a, b: a > b, "ge": lambda a, b: a >= b}
+MOVEMENT = ("reshape", "transpose", "slice", "expand", "concat", "gather", "pad")
 FLIPPED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
@@ -43,8 +44,9 @@ def simplify(graph: Graph) -> None:
 
 
 def lift(graph: Graph) -> None:
-    """Move arithmetic with numbers above reshapes, to what it can join there."""
-    Rewriter(graph).run({op: [above_reshape] for op in POINTWISE})
+    """Move arithmetic with numbers above reshapes and concats, to what it can join there."""
+    while Rewriter(graph).run({op: [above_reshape, above_concat] for op in POINTWISE}):
+        pass
 
 
 def fit(rw: Rewriter, v: Value, node: Node) -> Value:
@@ -238,6 +240,21 @@ def above_reshape(rw: Rewriter, node: Node) -> Result:
     x = inner.input(0)
     ins = [x if v is shaped[0] else _flat(rw, v) for v in node.inputs if v is not None]
     return rw.add("reshape", rw.add(node.op, *ins, like=node, **node.attrs), like=node, shape=node.output.shape)
+
+
+def above_concat(rw: Rewriter, node: Node) -> Result:
+    """f(concat(x, y), numbers) is concat(f(x, numbers), f(y, numbers)), where nobody else reads any of these."""
+    shaped = [v for v in node.inputs if v is not None and scalar(v) is None]
+    joined = made_by(shaped[0], "concat") if len(shaped) == 1 else None
+    if joined is None or not rw.once(shaped[0]) or shaped[0].shape != node.output.shape:
+        return None
+    parts = [v for v in joined.inputs if v is not None]
+    if not all(rw.once(v) and v.producer is not None and v.producer.op not in MOVEMENT for v in parts):
+        return None
+    operands = [v if v is shaped[0] else _flat(rw, v) for v in node.inputs if v is not None]
+    done = [rw.add(node.op, *(part if v is shaped[0] else v for v in operands), like=node, **node.attrs)
+            for part in parts]
+    return rw.add("concat", *done, like=node, axis=joined.attrs["axis"])
 
 
 def _flat(rw: Rewriter, number: Value) -> Value:

@@ -28,6 +28,7 @@ class Rewriter:
 
     def run(self, rules: Mapping[str, list[Rule]]) -> int:
         """Apply the rules for each node's op (those under "*" to every node), first match wins; returns `count`."""
+        self.graph.prune()  # what is dead would count as a reader
         self._uses = self.graph.uses()
         outputs = set(self.graph.outputs)
         for v in outputs:

@@ -20,9 +20,10 @@ FLOATS = (DType.F32, DType.F64)
 def fold_scales(graph: Graph) -> None:
     """Fold constants around convolutions and matmuls, until nothing changes."""
     while Rewriter(graph).run({
-            "mul": [scale_after], "add": [offset_after], "sub": [offset_after], "div": [scale_after],
+            "mul": [scale_after, scale_of_affine], "add": [offset_after, offset_of_offset], "sub": [offset_after],
+            "div": [scale_after],
             "conv": [before_conv], "matmul": [before_matmul]}):
-        graph.prune()
+        pass
 
 
 def _times(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -89,6 +90,48 @@ def offset_after(rw: Rewriter, node: Node) -> Result:
     if bias is not None and bias.data is not None:
         total = total + bias.data
     return rw.add(conv.op, conv.input(0), conv.input(1), rw.const(total, conv.output), like=conv, **conv.attrs)
+
+
+def scale_of_affine(rw: Rewriter, node: Node) -> Result:
+    """(x * a) * c is x * (a * c), (x + b) * c is x * c + b * c, for constants."""
+    found = _constant_pair(rw, node, "mul", "add")
+    if found is None:
+        return None
+    x, inner, a, c = found
+    product = _combined(np.multiply, a, c)
+    if product is None or (inner.op == "mul" and not (product.astype(bool) >= (a.astype(bool) & c.astype(bool))).all()):
+        return None
+    if inner.op == "mul":
+        return rw.add("mul", x, rw.const(product, node.output), like=node)
+    scaled = rw.add("mul", x, rw.const(c, node.output), like=node)
+    return rw.add("add", scaled, rw.const(product, node.output), like=node)
+
+
+def offset_of_offset(rw: Rewriter, node: Node) -> Result:
+    """(x + a) + c is x + (a + c) for constants."""
+    found = _constant_pair(rw, node, "add")
+    total = _combined(np.add, found[2], found[3]) if found else None
+    return rw.add("add", found[0], rw.const(total, node.output), like=node) if found and total is not None else None
+
+
+def _constant_pair(rw: Rewriter, node: Node, *ops: str) -> tuple[Value, Node, np.ndarray, np.ndarray] | None:
+    """(x, inner node, its constant, the outer one) if the node and its only-read operand are by constants."""
+    outer = constant_operand(node)
+    inner = made_by(outer[0], *ops) if outer else None
+    pair = constant_operand(inner) if inner else None
+    if outer is None or inner is None or pair is None or not rw.once(outer[0]) or node.output.dtype not in FLOATS:
+        return None
+    a, c = pair[1].data, outer[1].data
+    if a is None or c is None or pair[0].shape != node.output.shape or max(a.size, c.size) > 1 << 16:
+        return None
+    return pair[0], inner, a, c
+
+
+def _combined(f: np.ufunc, a: np.ndarray, c: np.ndarray) -> np.ndarray | None:
+    """f(a, c) rounded once, if everything is finite."""
+    with np.errstate(over="ignore"):
+        out = f(a.astype(np.float64), c).astype(a.dtype)
+    return out if np.isfinite(a).all() and np.isfinite(c).all() and np.isfinite(out).all() else None
 
 
 def before_conv(rw: Rewriter, node: Node) -> Result:
