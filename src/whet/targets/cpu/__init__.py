@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
-from whet.targets.cpu import conv
+from whet.targets.cpu import conv, movement
 from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
@@ -14,6 +14,7 @@ from whet.targets.cpu.pointwise import Pointwise
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
+    **movement.TACTICS,
     "attention": (Attention(),),
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
     "pointwise": (Pointwise(),),

@@ -1,0 +1,17 @@
+"""Movement: the tactics of the kinds that pick, place, pad and generate elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from whet.targets.base import Tactic
+from whet.targets.cpu.gather import Gather
+from whet.targets.cpu.generate import DimValues, Iota
+
+TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "dims": (DimValues(),),
+    "gather": (Gather(),),
+    "gather_elements": (Gather(),),
+    "gather_nd": (Gather(),),
+    "iota": (Iota(),),
+}
