@@ -24,7 +24,7 @@ F32, BF16 = DType.F32, DType.BF16
 
 def params(**changes: object) -> dict:
     return {"mr": 4, "nv": 2, "mt": 2, "nt": 2, "order": "nm", "pack": False, "unroll": 4, "prefetch": 0,
-            "dot": False, **changes}
+            "dot": False, "kc": 0, **changes}
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor, **more: object) -> Region:
@@ -64,6 +64,18 @@ def test_packed_is_right_for_what_its_space_lists(isa: isas.Isa) -> None:
     for p in space[:3]:
         got, = run_region(r, PACKED, p, isa, [a, b])
         check(got, a, b)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+def test_rounds_of_depth_give_the_same_sums(isa: isas.Isa) -> None:
+    for rows in (19, symbol("m")):
+        r = matmul(strided(F32, (rows, 45)), strided(F32, (45, 70), const=True), strided(F32, (rows, 70)),
+                   dims={"m": (0, 19, 64)})
+        a, b = normal(19, 45), normal(45, 70)
+        want, = run_region(r, PACKED, params(), isa, [a, b], {"m": 19})
+        for change in ({"kc": 10}, {"kc": 30, "order": "mn"}, {"kc": 30, "pack": True}, {"kc": 64}):
+            got, = run_region(r, PACKED, params(**change), isa, [a, b], {"m": 19})
+            assert (got == want).all()
 
 
 def test_special_values_come_through() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from functools import partial
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import ceildiv, product, upper
+from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.base import Implementation, Pack, Params, Step
 from whet.targets.cpu.gemm_emit import RowTiles
 from whet.targets.cpu.gemm_kernel import Blocks, GemmKernel
 from whet.targets.cpu.gemm_problem import A, Problem, matmul_problem, matmul_reason, opt
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.microkernel import shapes
 from whet.targets.cpu.packing import pack_pairs, pack_panels, to_bf16
 
 L1, L2 = 24 << 10, 1 << 20  # bytes that blocks are sized for
@@ -29,6 +29,7 @@ class _Gemm:
     mt, nt:   micro-tiles of rows and panels of columns per tile.
     order:    "nm": each panel meets all rows of the tile in turn; "mn": each micro-tile of rows meets
               all panels.
+    kc:       K is taken in rounds of so many, sums in scratch between them (0: all at once; even).
     pack:     rows of A are first copied to scratch (with an even stride, widened or rounded).
     unroll:   steps of K per loop iteration.
     prefetch: bytes ahead in B that are prefetched.
@@ -56,22 +57,21 @@ class _Gemm:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         p = matmul_problem(region)
-        n, batch = opt(region, p.n), opt(region, product(p.batch))
+        n, depth = opt(region, p.n), opt(region, p.k)
+        batch = opt(region, product(p.batch))
         found: list[tuple[float, Params]] = []
         for dot in ((False, True) if self._can_dot(region, machine) else (False,)):
-            for mr, nv in shapes(machine):
-                count = max(1, opt(region, RowTiles(p.m, mr).count))
+            for mr, nv in _micro_tiles(p, machine):
                 panels = max(1, -(-n // (nv * machine.lanes)))
-                best: list[tuple[float, Params]] = []
-                for mt, nt in _block_sizes(count, panels, batch, threads):
-                    for order in ("nm",) if mt == 1 or nt == 1 else ("nm", "mn"):
+                count = max(1, opt(region, RowTiles(p.m, mr).count))
+                row_bytes = mr * depth * 4
+                for mt, nt, order in _block_sizes(count, panels, batch, threads, row_bytes):
+                    for kc, prefetch in itertools.product(_rounds(p.k, self.constant), (0, 1024)):
                         params = {"mr": mr, "nv": nv, "mt": mt, "nt": nt, "order": order, "unroll": 4,
-                                  "pack": _must_pack(region, p, mr, dot), "prefetch": 0, "dot": dot}
-                        best.append((self.cost(region, params, machine, threads), params))
-                best.sort(key=lambda f: f[0])
-                found += best[:3]
+                                  "pack": _must_pack(region, p, mr, dot), "prefetch": prefetch, "dot": dot, "kc": kc}
+                        found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
-        return [params for _, params in found[:24]]
+        return [params for _, params in _diverse(found, 24)]
 
     def _can_dot(self, region: Region, machine: Isa) -> bool:
         return self.constant and region.compute == "bf16" and machine.bf16_dot
@@ -91,14 +91,16 @@ class _Gemm:
         rows = m / micro if isinstance(p.m, int) else mr
         steps, size = (-(-k // 2), 4) if params["dot"] else (k, 4)
         arithmetic = max(rows * nv / 2 * (1.7 if params["dot"] else 1), (rows + nv) / 2, 4.0)
-        panel, a_block, b_block = nr * steps * size, mt * mr * steps * size, nt * nr * steps * size
-        again = "nm" if params["order"] == "nm" else "mn"
-        far = {"nm": (a_block > L2, panel > L2), "mn": (mr * steps * size > L2, b_block > L2)}[again]
-        near_b = again == "nm" and panel <= L1
-        l2 = (0 if far[0] else rows * size / 40) + (0 if near_b or far[1] else nr * size / 40)
-        l3 = (rows * size / 14 if far[0] else 0) + (nr * size / 14 if far[1] else 0)
-        step = max(arithmetic + 0.12 * l2 + 0.2 * l3, l2 + l3)
-        tile = mt * nt * (steps * step + rows * nv * 1.5 + 30) + 100
+        round_ = (params["kc"] or k) if not params["dot"] else -(-(params["kc"] or k) // 2)
+        panel, a_block, b_block = (x * round_ * size for x in (nr, mt * mr, nt * nr))
+        nm = params["order"] == "nm"  # whichever operand comes again and again, from where?
+        far_a, far_b = (a_block > L2, panel > L2) if nm else (mr * round_ * size > L2, b_block > L2)
+        near_b = nm and panel <= L1
+        l2 = (0 if far_a else rows * size / 40) + (0 if near_b or far_b else nr * size / 40)
+        l3 = (rows * size / 14 if far_a else 0) + (nr * size / 14 if far_b else 0)
+        step = max(arithmetic + (0.08 if params["prefetch"] else 0.12) * l2 + 0.2 * l3, l2 + l3)
+        rounds = -(-steps // max(1, round_))
+        tile = mt * nt * (steps * step + rows * nv * (1.5 + 2 * (rounds - 1)) + 30 * rounds) + 100
         if params["pack"]:
             tile += mt * mr * k * 0.15
         if not self.constant:
@@ -133,14 +135,54 @@ class GemmBatched(_Gemm):
     name, constant = "gemm_batched", False
 
 
-def _block_sizes(count: int, panels: int, batch: int, threads: int) -> set[tuple[int, int]]:
-    """(micro-tiles, panels) per tile: enough tiles to go round, few enough to reuse packed rows."""
-    sizes = {(-(-count // i), -(-panels // j)) for i in (1, 2, 4, 8, 16, 32, 64) for j in (1, 2, 4, 8, 16, 32)}
-    def tiles(s: tuple[int, int]) -> int:
-        return -(-count // s[0]) * -(-panels // s[1]) * batch
+def _micro_tiles(p: Problem, isa: Isa) -> list[tuple[int, int]]:
+    """Shapes that use most of the registers; of those that cut a static M alike, one."""
+    favourites = {"avx512": ((14, 2), (12, 2), (9, 3), (8, 3), (6, 4)), "avx2": ((4, 3), (6, 2), (5, 2), (4, 2)),
+                  "neon": ((8, 2), (12, 2), (6, 4), (8, 3))}[isa.name]
+    if isinstance(p.n, int) and p.n <= isa.lanes:
+        favourites = ((12, 1), (8, 1))
+    elif isinstance(p.m, int) and p.m < 4:  # little arithmetic: many accumulators hide its latency
+        favourites = ((4, 4), (4, 2), (4, 1))
+    kept: dict[object, tuple[int, int]] = {}
+    for mr, nv in favourites:
+        if not isinstance(p.n, int) or (nv - 1) * isa.lanes < max(1, p.n):
+            kept.setdefault((RowTiles(p.m, mr).sizes if isinstance(p.m, int) else mr, nv), (mr, nv))
+    return list(kept.values())
 
-    good = {s for s in sizes if (threads == 1 or tiles(s) >= 4 * threads) and tiles(s) <= 128 * threads}
-    return good or {min(sizes, key=lambda s: abs(tiles(s) - 8 * threads))}
+
+def _block_sizes(count: int, panels: int, batch: int, threads: int, row_bytes: int) -> set[tuple[int, int, str]]:
+    """(micro-tiles, panels, order) of a tile: rows that stay in the second-level cache, several tiles per thread."""
+    out: set[tuple[int, int, str]] = set()
+    fit = max(1, L2 // max(1, row_bytes))
+    for mt in {min(count, -(-count // -(-count // f))) for f in (fit, max(1, fit // 2), max(1, count // 4))}:
+        m_blocks = -(-count // mt) * batch
+        for per_thread in (4, 12):
+            n_blocks = max(1, min(panels, -(-per_thread * threads // m_blocks)))
+            if threads == 1 and per_thread == 4:
+                n_blocks = 1
+            out.add((mt, -(-panels // n_blocks), "nm"))
+    few = max(1, count // 2)
+    out.add((few, max(1, -(-panels // max(1, 8 * threads // (-(-count // few) * batch)))), "mn"))
+    return out
+
+
+def _rounds(depth: Dim, constant: bool) -> list[int]:
+    """Rounds of K worth trying: all at once, and where that is much, what keeps panels near."""
+    if not isinstance(depth, int) or depth < 1536:
+        return [0]
+    return [0, *sorted({-(-depth // i // 64) * 64 for i in (2, 4) if depth // i >= 512})]
+
+
+def _diverse(found: list[tuple[float, Params]], most: int) -> list[tuple[float, Params]]:
+    """The cheapest, but no more than a third of them with the same micro-tile."""
+    taken: dict[tuple[int, int, bool], int] = {}
+    out: list[tuple[float, Params]] = []
+    for cost, params in found:
+        key = params["mr"], params["nv"], params["dot"]
+        taken[key] = taken.get(key, 0) + 1
+        if taken[key] <= most // 3 and len(out) < most:
+            out.append((cost, params))
+    return out
 
 
 def _must_pack(region: Region, p: Problem, mr: int, dot: bool) -> bool:
@@ -152,7 +194,9 @@ def _must_pack(region: Region, p: Problem, mr: int, dot: bool) -> bool:
             return True
     elif region.inputs[0].dtype is not DType.F32 or region.compute == "bf16":
         return True
-    return mr > 1 and (not isinstance(stride, int) or (stride * region.inputs[0].dtype.size) % 4096 == 0)
+    if not isinstance(stride, int):
+        return mr > 8  # an address per row: too many registers
+    return mr > 10 and (stride * region.inputs[0].dtype.size) % 4096 == 0
 
 
 def _pack_f32(b: np.ndarray, nr: int, rounded: bool) -> np.ndarray:

@@ -91,7 +91,10 @@ class GemmKernel:
         else:
             self.panel_bytes = deepest * self.nr * 4
         self.b_scratch = self.spill_bytes + (params["mt"] * params["mr"] * self.row_bytes if params["pack"] else 0)
-        scratch = self.b_scratch + (0 if constant else params["nt"] * self.panel_bytes)
+        self.sums = self.b_scratch + (0 if constant else params["nt"] * self.panel_bytes)
+        self.kc = params["kc"] if isinstance(self.depth, int) and 0 < params["kc"] < self.depth else 0
+        self.sum_row = self.nr * 4
+        scratch = self.sums + (params["mt"] * params["mr"] * params["nt"] * self.sum_row if self.kc else 0)
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.kernel = finish(k, "gemm_packed" if constant else "gemm_batched", scratch)
@@ -109,24 +112,55 @@ class GemmKernel:
         b, b_first = self._b_panels(index, p0, p1)
         a, a_stride = self._a_rows(index, m, first, last)
 
-        def micro(row: IntLike, size: int, valid: IntLike, panel: IntLike) -> None:
+        start = blocks.rows.start(k, first)
+        product = dot_bf16 if self.dot else fma
+        pair = 2 if self.dot else 1  # elements of K per step, of 4 bytes
+
+        def micro(row: IntLike, size: int, valid: IntLike, panel: IntLike, k0: IntLike, depth: IntLike,
+                  head: bool, tail: bool) -> None:
             acc = Accumulators(k, size, self.params["nv"])
-            acc.zero()
-            rows = tile_rows(a + row * a_stride, a_stride, size, valid)
-            at = b + (panel - b_first) * self.panel_bytes
-            product, depth = (dot_bf16, (self.depth + 1) // 2) if self.dot else (fma, self.depth)
-            product(k, acc, rows, at, depth, unroll=self.params["unroll"], prefetch=self.params["prefetch"])
-            self.writer.block(acc, row, valid, panel * self.nr, args.dim(p.n), k.scratch)
+            sums = k.scratch + (self.sums + ((panel - p0) * (self.params["mt"] * self.params["mr"]) + (row - start))
+                                * self.sum_row)
+            if head:
+                acc.zero()
+            else:
+                for r in range(size):
+                    for j in range(acc.nv):
+                        at = sums + (r * acc.nv + j) * k.isa.width
+                        acc.set(r, j, k.load("float", at, acc.lanes, align=k.isa.width))
+            steps = k0 // pair
+            rows = tile_rows(a + row * a_stride + steps * 4, a_stride, size, valid)
+            at = b + (panel - b_first) * self.panel_bytes + steps * (self.nr * 4)
+            product(k, acc, rows, at, k.ceildiv(depth, pair), unroll=self.params["unroll"],
+                    prefetch=self.params["prefetch"])
+            if tail:
+                self.writer.block(acc, row, valid, panel * self.nr, args.dim(p.n), k.scratch)
+                return
+            for r, j, v in acc.each():
+                k.store(v, sums + (r * acc.nv + j) * k.isa.width, align=k.isa.width)
 
-        def across(row: IntLike, size: int, valid: IntLike) -> None:
-            for panel in k.range(p0, p1):
-                micro(row, size, valid, panel)
+        def everywhere(k0: IntLike, depth: IntLike, head: bool, tail: bool) -> None:
+            body = partial(micro, k0=k0, depth=depth, head=head, tail=tail)
+            if self.params["order"] == "nm":
+                for panel in k.range(p0, p1):
+                    blocks.rows.emit(k, m, first, last, partial(body, panel=panel))
+                return
 
-        if self.params["order"] == "nm":
-            for panel in k.range(p0, p1):
-                blocks.rows.emit(k, m, first, last, partial(micro, panel=panel))
-        else:
+            def across(row: IntLike, size: int, valid: IntLike) -> None:
+                for panel in k.range(p0, p1):
+                    body(row, size, valid, panel)
+
             blocks.rows.emit(k, m, first, last, across)
+
+        if not self.kc:
+            everywhere(0, self.depth, True, True)
+            return
+        assert isinstance(self.depth, int)
+        final = (self.depth - 1) // self.kc * self.kc
+        everywhere(0, self.kc, True, False)
+        for k0 in k.range(self.kc, final, self.kc):
+            everywhere(k0, self.kc, False, False)
+        everywhere(final, self.depth - final, False, True)
 
     def _a_rows(self, index: list[IntLike], m: IntLike, first: IntLike, last: IntLike) -> tuple[Val, IntLike]:
         """Address of row 0 (of the matrix) and stride of rows in bytes; copies the tile's rows if asked to."""
