@@ -10,12 +10,19 @@ from whet.targets.cpu import conv, movement
 from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
+from whet.targets.cpu.groupnorm import GroupNorm
+from whet.targets.cpu.norm import RowNorm
 from whet.targets.cpu.pointwise import Pointwise
+from whet.targets.cpu.softmax import Softmax
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
     "attention": (Attention(),),
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
+    "groupnorm": (GroupNorm(),),
+    "layernorm": (RowNorm(),),
     "pointwise": (Pointwise(),),
+    "rmsnorm": (RowNorm(),),
+    "softmax": (Softmax(),),
 }
