@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from whet.targets.base import Tactic
+from whet.targets.cpu.conv_amx import ConvAmx
 from whet.targets.cpu.conv_depthwise import ConvDepthwise
 from whet.targets.cpu.conv_direct import ConvDirect
 from whet.targets.cpu.conv_implicit import ConvGemm, ConvImplicit
@@ -13,8 +14,8 @@ from whet.targets.cpu.lrn import Lrn
 from whet.targets.cpu.pool import PoolWindow
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
-    "conv": (ConvGemm(GemmAmx()), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(), ConvImplicit(),
-             ConvDirect("conv")),
+    "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(),
+             ConvImplicit(), ConvDirect("conv")),
     "conv_transpose": (ConvDirect("conv_transpose"),),
     "lrn": (Lrn(),),
     "pool": (PoolWindow(),),

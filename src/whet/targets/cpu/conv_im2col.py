@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from whet.targets.cpu.conv_common import Conv
-from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.microkernel import load_f32
 
 Convert = Callable[[Val], Val]
@@ -19,12 +19,19 @@ class Im2col:
     """
 
     def __init__(self, k: Fn, conv: Conv, sizes: dict[str, list[IntLike]], strides: list[IntLike], src_type: str,
-                 dst_type: str, convert: Convert | None = None) -> None:
-        """sizes: `spatial` and `out` extents as the kernel sees them; strides: of x in BYTES (n, spatial..)."""
+                 dst_type: str, convert: Convert | None = None, multiple: int = 1) -> None:
+        """sizes: `spatial` and `out` extents as the kernel sees them; strides: of x in BYTES (n, spatial..).
+
+        convert: fp32 lanes to lanes of dst (None: as they are); multiple: zeros are added to every row until its
+        length is one (at most 64 bytes).
+        """
         self.k, self.conv, self.convert = k, conv, convert
         self.spatial, self.out, self.strides = sizes["spatial"], sizes["out"], strides
         self.src_type, self.dst_type = src_type, dst_type
         self.s_size, self.d_size = (2 if t == "bfloat" else 4 for t in (src_type, dst_type))
+        self.plain = src_type == dst_type and convert is None  # copy bits
+        self.lanes = k.isa.width // self.s_size if self.plain else k.isa.lanes
+        self.padded = conv.depth % multiple != 0
         step = strides[-1]
         self.merged = conv.groups == 1 and conv.dilations[-1] == 1 and (
             conv.kernel[-1] == 1 or (isinstance(step, int) and step == conv.cg * self.s_size))
@@ -44,7 +51,11 @@ class Im2col:
                 rest = rest // size
             coords.reverse()
             starts = [o * s - p for o, s, p in zip(coords, c.strides, c.pads, strict=True)]
-            self._outer(x + rest * self.strides[0], dst + r * dst_stride, starts, 0, 0, None)
+            row = dst + r * dst_stride
+            self._outer(x + rest * self.strides[0], row, starts, 0, 0, None)
+            if self.padded:
+                for i in range(0, 64, k.isa.width):
+                    k.store(k.const(vec("i8", k.isa.width), 0), row + (c.depth * self.d_size + i), align=1)
 
     def _outer(self, src: Val, dst: Val, starts: list[IntLike], dim: int, tap: IntLike, inside: Val | None) -> None:
         """Loops over the taps of the leading spatial dimensions."""
@@ -94,7 +105,7 @@ class Im2col:
             self._vectors(src, dst, length, (low, high))
 
     def _vectors(self, src: Val, dst: Val, length: int, clip: tuple[IntLike, IntLike] | None) -> None:
-        k, lanes = self.k, self.k.isa.lanes
+        k, lanes = self.k, self.lanes
 
         def one(i: IntLike, mask: Val | None) -> None:
             if clip is not None:
@@ -102,8 +113,12 @@ class Im2col:
                 low, high = (k.cast("trunc", k.i64(v) - i, "i32") for v in clip)
                 ends = k.cmp("sge", iota, low) & k.cmp("slt", iota, high)
                 mask = ends
-            v = load_f32(k, self.src_type, src + i * self.s_size, lanes, mask)
-            k.store(self.convert(v) if self.convert else v, dst + i * self.d_size)
+            if self.plain:
+                v = k.load("i16" if self.s_size == 2 else "i32", src + i * self.s_size, lanes, mask)
+            else:
+                v = load_f32(k, self.src_type, src + i * self.s_size, lanes, mask)
+                v = self.convert(v) if self.convert else v
+            k.store(v, dst + i * self.d_size, align=2)
 
         unroll = 4 if clip is None else 1
         whole = length - length % (lanes * unroll)
