@@ -172,3 +172,34 @@ def test_probabilities_that_are_an_output_are_kept() -> None:
     q, k, v = (b.input(name, (1, 2, 5, 4)) for name in "qkv")
     p = b.softmax(b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))), axis=3)
     assert "attention" not in ops(recognized(b.done(b.matmul(p, v), p), attention.recognize))
+
+
+@pytest.mark.parametrize("mask", ["constant bool", "constant float", "ranges", "not", "with padding"])
+def test_a_causal_mask_becomes_an_attribute(mask: str) -> None:
+    n, s = symbol("n"), (5 if mask.startswith("constant") else symbol("s"))
+    b = Building()
+    q, k, v = (b.input(name, (n, 2, s, 4)) for name in "qkv")
+    scores = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    minus = np.float32(-np.inf)
+    if mask == "constant bool":
+        scores = b.where(np.tri(5, dtype=bool), scores, minus)
+    elif mask == "constant float":
+        scores = b.add_(scores, np.where(np.tri(5, dtype=bool), 0, np.finfo(np.float32).min).astype(np.float32))
+    else:
+        row, column = (b.reshape(b.iota(size=s), shape=shape) for shape in ((s, 1), (1, s)))
+        keep = b.not_(b.gt(column, row)) if mask == "not" else b.le(column, row)
+        keep = b.and_(keep, b.input("m", (n, 1, 1, s), DType.BOOL)) if mask == "with padding" else keep
+        scores = b.add_(scores, b.where(keep, np.float32(0), minus))
+    g = recognized(b.done(b.matmul(b.softmax(scores, axis=3), v)), movement.simplify, attention.recognize)
+    node = next(m for m in g.nodes if m.op == "attention")
+    assert node.attrs["causal"] is True
+    assert len(node.inputs) == (4 if mask == "with padding" else 3)
+
+
+def test_a_mask_that_is_only_nearly_causal_stays_a_mask() -> None:
+    b = Building()
+    q, k, v = (b.input(name, (1, 2, 5, 4)) for name in "qkv")
+    scores = b.where(np.tri(5, k=1, dtype=bool), b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))), np.float32(-np.inf))
+    g = recognized(b.done(b.matmul(b.softmax(scores, axis=3), v)), attention.recognize)
+    node = next(m for m in g.nodes if m.op == "attention")
+    assert (node.attrs["causal"], len(node.inputs)) == (False, 4)

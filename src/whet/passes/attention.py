@@ -1,8 +1,8 @@
 """Recognition of scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762).
 
 matmul(softmax(matmul(q, k^T) * scale + mask), v), with the scale anywhere (also split over q and k, as
-PyTorch exports it), an additive or boolean mask or none, and where(isnan(p), 0, p) after the softmax for
-rows that are masked out whole.
+PyTorch exports it), an additive or boolean mask or none, of which a causal part becomes an attribute, and
+where(isnan(p), 0, p) after the softmax for rows that are masked out whole.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
+from whet.ir.symbolic import Dim
+from whet.passes.movement import range_axis
 from whet.passes.rewrite import Result, Rewriter, aligned, constant_operand, made_by, uniform
 
 MAX_HEAD = 512  # heads wider than this are better off as two matmuls
@@ -51,7 +55,7 @@ def attention(rw: Rewriter, node: Node) -> Result:
     if not math.isfinite(scale) or scale == 0:
         return None
     k = rw.add("transpose", kt, like=node, perm=(*range(q.rank - 2), q.rank - 1, q.rank - 2))
-    mask = scores.mask
+    causal, mask = split_causal(rw, scores.mask, q.shape[-2], kt.shape[-1], node)
     if q.rank == 3:  # heads and batch in one dimension
         q, k, v = (rw.add("reshape", x, like=node, shape=(x.shape[0], 1, *x.shape[1:])) for x in (q, k, v))
         if mask is not None and mask.rank == 3:
@@ -59,7 +63,7 @@ def attention(rw: Rewriter, node: Node) -> Result:
     if mask is not None and mask.rank < 4:
         mask = rw.add("reshape", mask, like=node, shape=aligned(mask.shape, 4))
     ins = [q, k, v] if mask is None else [q, k, v, mask]
-    out = rw.add("attention", *ins, like=node, scale=scale, causal=False, masked_zero=masked_zero)
+    out = rw.add("attention", *ins, like=node, scale=scale, causal=causal, masked_zero=masked_zero)
     return out if out.shape == node.output.shape else rw.add("reshape", out, like=node, shape=node.output.shape)
 
 
@@ -158,3 +162,64 @@ def _unscaled(rw: Rewriter, v: Value) -> tuple[Value, float]:
             break
         v, c = inner[0], c * inner[1]
     return v, c
+
+
+# -- causal masks ----------------------------------------------------------------------------------------
+
+
+def split_causal(rw: Rewriter, mask: Value | None, rows: Dim, columns: Dim, node: Node) -> tuple[bool, Value | None]:
+    """(whether the mask hides column > row, what else it hides)."""
+    if mask is None or mask.rank < 2:
+        return False, mask
+    if _is_causal(mask, rows, columns):
+        return True, None
+    p = made_by(mask, "and", "where")
+    if p is None:
+        return False, mask
+    if p.op == "and":
+        for a, b in ((p.input(0), p.input(1)), (p.input(1), p.input(0))):
+            if _is_causal(a, rows, columns):
+                return True, b
+        return False, mask
+    if uniform(p.input(2)) == 0 and _hides(p.input(1)) and _compares(p.input(0), rows, columns, hidden=True):
+        return True, None
+    if uniform(p.input(1)) != 0 or not _hides(p.input(2)):
+        return False, mask
+    causal, rest = split_causal(rw, p.input(0), rows, columns, node)
+    if not causal or (rest is not None and uniform(p.input(2)) != -math.inf):
+        return False, mask  # a finite addend makes fully masked rows average over all columns
+    return True, None if rest is None else rw.add("where", rest, p.input(1), p.input(2), like=node)
+
+
+def _hides(v: Value) -> bool:
+    fill = uniform(v)
+    return fill is not None and float(fill) <= -1e30
+
+
+def _is_causal(v: Value, rows: Dim, columns: Dim) -> bool:
+    """True for a mask that keeps column <= row and hides (False, or an addend at most -1e30) the others."""
+    if v.data is None:
+        inverse = made_by(v, "not")
+        return _compares(inverse.input(0) if inverse else v, rows, columns, hidden=inverse is not None)
+    shape = v.data.shape
+    if shape[-2:] != (rows, columns) or any(d != 1 for d in shape[:-2]):
+        return False
+    keep, grid = np.tri(*shape[-2:], dtype=bool), v.data.reshape(shape[-2:])
+    if v.dtype is DType.BOOL:
+        return bool((grid == keep).all())
+    return v.dtype.is_float and bool(np.where(keep, grid == 0, grid <= -1e30).all())
+
+
+def _compares(v: Value, rows: Dim, columns: Dim, hidden: bool) -> bool:
+    """True if v is column <= row (hidden: column > row) over whole ranges."""
+    p = made_by(v, "gt", "lt") if hidden else made_by(v, "le", "ge")
+    if p is None:
+        return False
+    column, row = (p.input(0), p.input(1)) if p.op in ("le", "gt") else (p.input(1), p.input(0))
+    return _counts(column, v.rank - 1, columns, v.rank) and _counts(row, v.rank - 2, rows, v.rank)
+
+
+def _counts(v: Value, axis: int, size: Dim, rank: int) -> bool:
+    """True if v counts 0, 1, .. size - 1 along this axis (of `rank` after broadcasting)."""
+    found = range_axis(v, size)
+    return found is not None and found + rank - v.rank == axis

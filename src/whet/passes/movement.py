@@ -268,7 +268,7 @@ def gather_of_grid(rw: Rewriter, node: Node) -> Result:
     columns = list(c.inputs) if c and c.attrs["axis"] == index.rank - 1 else [index] if x.rank == 1 else []
     if len(columns) != x.rank:
         return None
-    where = [_range_axis(v, x.shape[k]) for k, v in enumerate(columns)]
+    where = [range_axis(v, x.shape[k]) for k, v in enumerate(columns)]
     if None in where or len(set(where)) != len(where):
         return None
     axes = [a for a in where if a is not None]
@@ -278,7 +278,7 @@ def gather_of_grid(rw: Rewriter, node: Node) -> Result:
     return rw.add("expand", rw.add("reshape", moved, like=node, shape=shape), like=node, shape=out.shape)
 
 
-def _range_axis(v: Value | None, size: Dim) -> int | None:
+def range_axis(v: Value | None, size: Dim) -> int | None:
     """The one axis along which v counts 0, 1, ... size - 1 (it repeats along the others)."""
     p = v.producer if v is not None else None
     if p is None or v is None:
@@ -286,9 +286,9 @@ def _range_axis(v: Value | None, size: Dim) -> int | None:
     if p.op == "iota":
         return 0 if (p.attrs["start"], p.attrs["step"], p.attrs["size"]) == (0, 1, size) and v.rank == 1 else None
     if p.op == "cast":
-        return _range_axis(p.input(0), size)
+        return range_axis(p.input(0), size)
     x = p.input(0) if p.inputs else None
-    a = _range_axis(x, size) if p.op in ("expand", "reshape", "transpose") else None
+    a = range_axis(x, size) if p.op in ("expand", "reshape", "transpose") else None
     if a is None or x is None:
         return None
     if p.op == "transpose":
