@@ -204,7 +204,7 @@ def _is_causal(v: Value, rows: Dim, columns: Dim) -> bool:
     shape = v.data.shape
     if shape[-2:] != (rows, columns) or any(d != 1 for d in shape[:-2]):
         return False
-    keep, grid = np.tri(*shape[-2:], dtype=bool), v.data.reshape(shape[-2:])
+    keep, grid = np.tri(*shape[-2:], dtype=np.bool_), v.data.reshape(shape[-2:])
     if v.dtype is DType.BOOL:
         return bool((grid == keep).all())
     return v.dtype.is_float and bool(np.where(keep, grid == 0, grid <= -1e30).all())
