@@ -70,6 +70,8 @@ def _pow(c: Call) -> Value:
 
 @lowers("BitShift")
 def _bit_shift(c: Call) -> Value:
+    if c.x(0).dtype.is_signed:
+        raise NeedsReferenceError
     return c.emit("shl" if c.attr("direction") == "LEFT" else "shr", c.x(0), c.x(1))
 
 

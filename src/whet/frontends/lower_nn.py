@@ -373,7 +373,8 @@ def _mvn(c: Call) -> Value:
 @lowers("Attention")
 def _attention(c: Call) -> list[Operand | None]:
     """Attention-23 and later: [B, H, S, D] or [B, S, H*D] operands, past keys and values, grouped heads."""
-    if c.attr("softcap", 0.0) != 0.0 or c.wants(3) or c.has(6):
+    windowed = c.attr("left_window_size", -1) != -1 or c.attr("right_window_size", -1) != -1
+    if c.attr("softcap", 0.0) != 0.0 or c.wants(3) or c.has(6) or windowed:
         raise NeedsReferenceError
     q, k, v = c.x(0), c.x(1), c.x(2)
     flat = q.rank == 3
@@ -407,7 +408,7 @@ def _attention(c: Call) -> list[Operand | None]:
     size = q.shape[3]
     if not isinstance(size, int):
         c.unsupported("the head size is not fixed", "fix it with shapes=")
-    y = c.emit("attention", q, k, v, *([mask] if mask is not None else []), causal=causal,
+    y = c.emit("attention", q, k, v, *([mask] if mask is not None else []), causal=causal, masked_zero=True,
                scale=float(c.attr("scale") or 1.0 / math.sqrt(size)))
     if flat:
         b, h, s, d = y.shape

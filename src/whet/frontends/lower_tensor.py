@@ -223,7 +223,8 @@ def _depth_to_space(c: Call) -> Value:
 def _space_to_depth(c: Call) -> Value:
     x, b = c.x(), c.attr("blocksize")
     n, ch, h, w = x.shape
-    y = c.transpose(c.reshape(x, (n, ch, h // b, b, w // b, b)), (0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if c.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = c.transpose(c.reshape(x, (n, ch, h // b, b, w // b, b)), perm)
     return c.reshape(y, (n, ch * b * b, h // b, w // b))
 
 

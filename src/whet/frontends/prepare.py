@@ -32,9 +32,14 @@ def prepare(source: Source) -> Source:
         source = _converted(source, opset)
     names = {n.op_type for n in source.proto.graph.node if n.domain in ("", "ai.onnx")}
     defined = [("", name) for name in sorted(names) if ("", name) not in LOWERINGS and _has_definition(name, opset)]
-    if defined:
-        source = _renewed(source, lambda m: onnx.inliner.inline_selected_functions(
-            m, defined, inline_schema_functions=True), f"{', '.join(n for _, n in defined)} cannot be expanded")
+    for one in defined:
+        try:
+            expanded = _renewed(source, lambda m: onnx.inliner.inline_selected_functions(
+                m, [one], inline_schema_functions=True), f"{one[1]} cannot be expanded")  # noqa: B023  (called at once)
+        except GraphError:
+            continue  # it runs as a reference node instead
+        if not _unresolved(expanded.proto.graph):
+            source = expanded
     return source
 
 
@@ -49,6 +54,11 @@ def _has_definition(name: str, opset: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _unresolved(g: onnx.GraphProto) -> bool:
+    """True if expansion left references to a function's attributes (of those that have defaults) in place."""
+    return any(a.ref_attr_name for n in g.node for a in n.attribute)
 
 
 def _renewed(source: Source, change: Any, what: str) -> Source:

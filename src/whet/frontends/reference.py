@@ -66,7 +66,7 @@ def _results(call: Call, n: NodeProto, names: list[str], values: list[Value], op
     inputs = [_info(name, v.dtype, v.shape) for name, v in zip(names, values)]
     constants = [numpy_helper.from_array(np.ascontiguousarray(v.data), name) for name, v in zip(names, values)
                  if v.data is not None and v.dtype is not DType.STRING and v.data.size <= 4096]
-    model = _model(n, inputs, [helper.make_empty_tensor_value_info(o) for o in n.output if o], opsets, constants)
+    model = _model(n, inputs, [ValueInfoProto(name=o) for o in n.output if o], opsets, constants)
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as e:

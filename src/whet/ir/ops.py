@@ -85,7 +85,7 @@ def evaluate(node: Node, arrays: Sequence[np.ndarray | None],
     while xs and xs[-1] is None:
         xs.pop()
     known = dims or {}
-    bound = {k: _bound(v, known) for k, v in attrs.items()}
+    bound = {k: _bound(v, known) if k != "results" else v for k, v in attrs.items()}
     row.rule([None if x is None else Value("", DType.of(x.dtype), x.shape) for x in xs], bound)  # type: ignore[misc]
     with np.errstate(all="ignore"):
         if row is REGION:  # its sizes may be symbols that no operand shows
