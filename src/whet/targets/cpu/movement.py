@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
+from whet.targets.cpu.pad import Pad
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "dims": (DimValues(),),
@@ -14,4 +15,5 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "gather_elements": (Gather(),),
     "gather_nd": (Gather(),),
     "iota": (Iota(),),
+    "pad": (Pad(),),
 }

@@ -6,7 +6,10 @@ Movement never looks at values: elements travel as integers of their size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
@@ -14,7 +17,7 @@ from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Implementation, Params
 from whet.targets.cpu.args import Args
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.loops import optimum, unravel
 
 TILE = 1 << 16  # bytes that are worth handing to a thread
@@ -71,30 +74,46 @@ def copy_element(k: Fn, dst: Val, src: Val, size: int) -> None:
 
 
 def copy_row(k: Fn, dst: Val, src: Val, count: IntLike, size: int) -> None:
-    """`count` neighbouring elements of `size` bytes, in wide vectors; the last one overlaps the one before it,
-    so that no instruction set needs masks. The rows must not overlap each other."""
-    n, width = count * size, k.isa.width
+    """`count` neighbouring elements of `size` bytes, in wide vectors. The rows must not overlap each other."""
 
     def move(at: Sequence[IntLike], width: int) -> None:
         vs = [k.load("i8", src + a, width) for a in at]
         for a, v in zip(at, vs):
             k.store(v, dst + a)
 
+    _by_vectors(k, count * size, size, move)
+
+
+def fill_row(k: Fn, dst: Val, bits: int, count: IntLike, size: int) -> None:
+    """`count` neighbouring elements of `size` bytes become `bits`."""
+
+    def move(at: Sequence[IntLike], width: int) -> None:
+        for a in at:
+            k.store(k.const(vec(raw(size), width // size), bits), dst + a)
+
+    _by_vectors(k, count * size, size, move)
+
+
+def _by_vectors(k: Fn, n: IntLike, least: int, move: Callable[[Sequence[IntLike], int], None]) -> None:
+    """Covers n bytes (a multiple of `least`) by calls of move(offsets, width of each). The last vector overlaps the
+    one before it, so that no instruction set needs masks."""
+    widest = k.isa.width
+
     def long() -> None:
-        step = _UNROLL * width
-        whole, full = n // step * step, n // width * width
+        step = _UNROLL * widest
+        whole, full = n // step * step, n // widest * widest
         for at in k.range(0, whole, step):
-            move([at + i * width for i in range(_UNROLL)], width)
+            move([at + i * widest for i in range(_UNROLL)], widest)
         if isinstance(n, int):
-            move([*range(whole, full, width)] + ([n - width] if full < n else []), width)
+            move([*range(whole, full, widest)] + ([n - widest] if full < n else []), widest)
             return
-        for at in k.range(whole, full, width):
-            move([at], width)
-        move([n - width], width)
+        for at in k.range(whole, full, widest):
+            move([at], widest)
+        move([n - widest], widest)
 
     def short(width: int) -> None:
         """Fewer than 2 * width bytes."""
-        if width < size:
+        if width < least:
             return
         if isinstance(n, int):
             move([0] if n == width else [0, n - width], width) if n >= width else short(width // 2)
@@ -106,13 +125,13 @@ def copy_row(k: Fn, dst: Val, src: Val, count: IntLike, size: int) -> None:
             short(width // 2)
 
     if isinstance(n, int):
-        long() if n >= width else short(width // 2)
+        long() if n >= widest else short(widest // 2)
         return
-    fits, less = k.branch(n >= width)
+    fits, less = k.branch(n >= widest)
     with fits:
         long()
     with less:
-        short(width // 2)
+        short(widest // 2)
 
 
 class Tiles:
@@ -159,6 +178,11 @@ class Tiles:
                 first, last = 0, 1
             for line in k.range(first, last):
                 yield unravel(k, line, [args.dim(e) for e in self.outer]), c0, c1
+
+
+def element_bits(value: Any, dtype: DType) -> int:
+    """A number as it lies in memory, read as an unsigned integer."""
+    return int.from_bytes(np.asarray(value).astype(dtype.np).tobytes(), "little")
 
 
 def load_index(k: Fn, dtype: DType, p: Val, n: IntLike) -> Val:
