@@ -57,8 +57,9 @@ def _has_definition(name: str, opset: int) -> bool:
 
 
 def _unresolved(g: onnx.GraphProto) -> bool:
-    """True if expansion left references to a function's attributes (of those that have defaults) in place."""
-    return any(a.ref_attr_name for n in g.node for a in n.attribute)
+    """True if expansion lost attributes of the function that were left to their defaults."""
+    return any(a.ref_attr_name for n in g.node for a in n.attribute) or any(
+        n.op_type == "Constant" and not n.attribute for n in g.node)
 
 
 def _renewed(source: Source, change: Any, what: str) -> Source:

@@ -64,7 +64,7 @@ def _model(n: NodeProto, inputs: list[ValueInfoProto], outputs: list[ValueInfoPr
 def _results(call: Call, n: NodeProto, names: list[str], values: list[Value], opsets: Mapping[str, int]) -> list[Spec]:
     """Types and shapes of the results by ONNX's own inference, with symbols in place."""
     inputs = [_info(name, v.dtype, v.shape) for name, v in zip(names, values)]
-    constants = [numpy_helper.from_array(np.ascontiguousarray(v.data), name) for name, v in zip(names, values)
+    constants = [numpy_helper.from_array(np.array(v.data, order="C"), name) for name, v in zip(names, values)
                  if v.data is not None and v.dtype is not DType.STRING and v.data.size <= 4096]
     model = _model(n, inputs, [ValueInfoProto(name=o) for o in n.output if o], opsets, constants)
     try:

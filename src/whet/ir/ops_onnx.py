@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.errors import UnsupportedError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.ops_base import REQUIRED, Attrs, OpDef, Spec, need
@@ -30,7 +31,12 @@ def _evaluator(proto: bytes) -> Any:
 def _reference(xs: list[Any], at: Attrs) -> list[np.ndarray]:
     ev = _evaluator(at["proto"])
     given = [x for x in xs if x is not None]
-    return [np.asarray(y) for y in ev.run(None, dict(zip(ev.input_names, given, strict=True)))]
+    try:
+        results = ev.run(None, dict(zip(ev.input_names, given, strict=True)))
+    except Exception as e:  # whatever the operator's own implementation raises
+        raise UnsupportedError(f"onnx.reference cannot run {at['name'] or 'the node'}", why=f"{type(e).__name__}: {e}",
+                               do="use another operator, or install what the message names") from e
+    return [np.asarray(y) for y in results]
 
 
 # proto:   a serialized ModelProto whose graph is the node; its inputs are the present ones of this node's, in order.
