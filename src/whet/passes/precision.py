@@ -42,7 +42,7 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = l
         region = n.attrs.get("region")
         if region is None or region.kind not in PRODUCTS or region.anchor.dtype is not DType.F32 or keep(n):
             continue
-        if n.outputs[0] not in exact or _is_layer(region):
+        if (n.outputs[0] not in exact or _is_layer(region)) and not _is_depthwise(region):
             n.attrs["region"] = replace(region, compute="bf16")
             n.compute = "bf16"
     for component in _components(graph):
@@ -89,6 +89,11 @@ def _is_layer(region: Region) -> bool:
         d = region.inputs[0].shape[-1]
         return not isinstance(d, int) or d >= SMALL_INNER
     return region.kind in PRODUCTS
+
+
+def _is_depthwise(region: Region) -> bool:
+    """True for a convolution of each channel by itself: bound by memory, so that rounded weights gain nothing."""
+    return region.kind == "conv" and region.inputs[1].shape[1] == 1 and region.attrs["group"] > 1
 
 
 def _components(graph: Graph) -> list[list[Value]]:
