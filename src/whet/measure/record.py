@@ -163,7 +163,8 @@ class Measurement(_Record, frozen=True, kw_only=True):
     error: OutputError | None = None
     limit: Limit | None = None
     comparisons: tuple[Comparison, ...] = ()
-    build_seconds: Share | None = None
+    build_seconds: Annotated[Share | None, Meta(description="from nothing")] = None
+    cached_build_seconds: Annotated[Share | None, Meta(description="with a complete timing cache")] = None
     load_seconds: Share | None = None
 
 

@@ -26,29 +26,31 @@ class Bar:
     high: float | None = None
 
 
-def bars(items: Sequence[Bar], title: str, axis: str, reference: float | None = None) -> str:
+def bars(items: Sequence[Bar], title: str, axis: str, reference: float | None = None,
+         label_width: int = LABEL) -> str:
     """Horizontal bars from zero; whiskers are intervals; a dashed line at `reference`."""
     top = max([b.value for b in items] + [b.high for b in items if b.high is not None] + [reference or 0]) or 1.0
-    plot = WIDTH - LABEL - VALUE
+    left = label_width
+    plot = WIDTH - left - VALUE
     scale = plot / (top * 1.02)
     height = ROW * len(items) + 34
     out = [_open(height, title)]
-    out += _grid(top, scale, height, axis)
+    out += _grid(top, scale, height, axis, left)
     for i, b in enumerate(items):
         y = i * ROW + 5
         kind = "ours" if b.ours else "theirs"
-        out.append(f'<text class="name" x="{LABEL - 10}" y="{y + 16}" text-anchor="end">{escape(b.label)}</text>')
+        out.append(f'<text class="name" x="{left - 10}" y="{y + 16}" text-anchor="end">{escape(b.label)}</text>')
         width = max(1, b.value * scale)
-        out.append(f'<rect class="bar {kind}" x="{LABEL}" y="{y}" rx="2" width="{width:.1f}" height="24">'
+        out.append(f'<rect class="bar {kind}" x="{left}" y="{y}" rx="2" width="{width:.1f}" height="24">'
                    f'<title>{escape(b.label)}: {escape(b.text)}</title></rect>')
         end = b.value
         if b.low is not None and b.high is not None:
-            a, z = LABEL + b.low * scale, LABEL + b.high * scale
+            a, z = left + b.low * scale, left + b.high * scale
             out.append(f'<path class="whisker" d="M{a:.1f} {y + 12}H{z:.1f}M{a:.1f} {y + 7}v10M{z:.1f} {y + 7}v10"/>')
             end = max(end, b.high)
-        out.append(f'<text class="value" x="{LABEL + end * scale + 8:.1f}" y="{y + 16}">{escape(b.text)}</text>')
+        out.append(f'<text class="value" x="{left + end * scale + 8:.1f}" y="{y + 16}">{escape(b.text)}</text>')
     if reference is not None:
-        x = LABEL + reference * scale
+        x = left + reference * scale
         out.append(f'<path class="reference" d="M{x:.1f} 0V{height - 28}"/>')
     return "".join(out) + "</svg>"
 
@@ -95,14 +97,14 @@ def _open(height: int, title: str) -> str:
             f'xmlns="http://www.w3.org/2000/svg">')
 
 
-def _grid(top: float, scale: float, height: int, axis: str) -> list[str]:
+def _grid(top: float, scale: float, height: int, axis: str, left: int = LABEL) -> list[str]:
     """Vertical lines at round values, with their figures below."""
     step = 10 ** np.floor(np.log10(top / 4))
     step = next(step * m for m in (1, 2, 2.5, 5, 10) if top / (step * m) <= 6)
     out = []
     for tick in np.arange(0, top * 1.0001, step):
-        x = LABEL + tick * scale
+        x = left + tick * scale
         out.append(f'<path class="grid" d="M{x:.1f} 0V{height - 28}"/>'
                    f'<text class="tick" x="{x:.1f}" y="{height - 14}" text-anchor="middle">{tick:g}</text>')
-    out.append(f'<text class="tick" x="{LABEL - 10}" y="{height - 14}" text-anchor="end">{escape(axis)}</text>')
+    out.append(f'<text class="tick" x="{left - 10}" y="{height - 14}" text-anchor="end">{escape(axis)}</text>')
     return out

@@ -43,7 +43,8 @@ def _group(group: rows.Group) -> str:
             return None if value is None else value * scale
 
         parts.append(_figure("Median latency", f"in {unit}, shorter is better; whiskers: 95 % interval", charts.bars(
-            [charts.Bar(name, l.p50.value * scale, rows.seconds(l.p50.value), ours, scaled(l.p50.low), scaled(l.p50.high))
+            [charts.Bar(name, l.p50.value * scale, rows.seconds(l.p50.value), ours, scaled(l.p50.low),
+                        scaled(l.p50.high))
              for name, ours, l in timed], f"median latency of {group.title}", unit)))
         parts.append(_figure("Every call", f"in {unit}, a dot each; the line is the median", charts.strips(
             [charts.Strip(name, [s * scale for s in l.samples], ours) for name, ours, l in timed if l.samples],
