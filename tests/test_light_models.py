@@ -1,0 +1,49 @@
+"""The nine real CNNs inside the onnx package build, run, and agree: with their bundled outputs, and, their weights
+being constants, once more with seeded random weights against ONNX Runtime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import whet
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from light_models import LIGHT_MODELS, light_input, light_path, refill
+
+from whet.measure import centred_error
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path))
+
+
+def run(model: Path | onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with whet.load(whet.build(model, opt_level=0)) as engine:
+        assert engine.plan.summary()["steps"]["reference"] == 0
+        return engine(feeds)
+
+
+@pytest.mark.parametrize("name", LIGHT_MODELS)
+def test_matches_its_bundled_output(name: str) -> None:
+    path = light_path(name)
+    want = onnx.TensorProto.FromString(path.with_name(f"{name}_output_0.pb").read_bytes())
+    (got,) = run(path, light_input(name)).values()
+    np.testing.assert_allclose(got, numpy_helper.to_array(want), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LIGHT_MODELS)
+def test_refilled_with_random_weights_matches_onnx_runtime(name: str) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    model = refill(name)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = light_input(name, seed=1)
+    want = session.run(None, feeds)[0]
+    (got,) = run(model, feeds).values()
+    assert centred_error(got, want) < 1e-4
