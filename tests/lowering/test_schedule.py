@@ -38,3 +38,13 @@ def test_patches_are_written_behind_the_class_token_through_a_reshape() -> None:
     assert plan.copies == 1  # the token
     assert conv.outputs[0].offset == 6
     assert conv.outputs[0].strides == (30, 12, 6, 1)
+
+
+def test_a_reshaped_result_is_written_into_the_output() -> None:
+    g = Graph()
+    g.inputs = [Value("x", DType.F32, (3, 8))]
+    y = g.add("relu", [g.inputs[0]])
+    g.outputs = [g.add("reshape", [y], {"shape": (3, 2, 4)}), g.add("reshape", [y], {"shape": (24,)}), y]
+    plan = schedule(form_regions(g), lambda region: "")
+    assert [l.outputs[0].buffer.kind for l in plan.launches] == ["output"] * 3
+    assert plan.copies == 2  # one result, three outputs

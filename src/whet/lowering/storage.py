@@ -106,18 +106,21 @@ class _Scheduler:
                 self._host(node)
         for i, v in enumerate(self.graph.outputs):
             want = self.outputs[i]
-            if self._storage(v) is not want:
+            if self._storage(v) != want:
                 self._copy(v, self._storage(v), want, f"output {i}")
         return self.out
 
     # -- decisions ahead of the walk -------------------------------------------------------------
 
     def _place_outputs(self) -> None:
-        """A region's result that is a graph output is written there at once."""
+        """A region's result that is a graph output, as it is or reshaped, is written there at once."""
         self.outputs = []
         for i, v in enumerate(self.graph.outputs):
             s = self._dense(v, Buffer("output", v.dtype, product(v.shape), i, name=v.name))
             self.outputs.append(s)
+            while v.producer is not None and v.producer.op == "reshape":
+                v = v.producer.input(0)
+                s = self._dense(v, s.buffer)
             if v.producer is not None and v.producer.op in ("region", "concat") and v not in self.planned:
                 self.planned[v] = s
 
