@@ -153,6 +153,12 @@ def test_a_result_that_no_column_changes_is_spread() -> None:
     check(region(e, [Tensor.dense(F, (5, 1))], (5, 70)), host())
 
 
+def test_a_column_between_others_is_written() -> None:
+    out = strided(F, (4, 7, 1), (14, 2, 1))
+    check(region(binary("sub"), [Tensor.dense(F, (4, 7, 1)), Tensor.dense(F, (7, 1))], (), out), host())
+    check(region(identity(0, F), [strided(F, (4, 7, 1), (1, 4, 1))], (), out), host())
+
+
 def test_strings_and_scattered_outputs_are_refused() -> None:
     t = Tensor.dense(DType.STRING, (3,))
     assert "strings" in TACTIC.applies(region(identity(0, DType.STRING), [t], (3,)), host())

@@ -13,6 +13,7 @@ from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.groupnorm import GroupNorm
 from whet.targets.cpu.norm import RowNorm
 from whet.targets.cpu.pointwise import Pointwise
+from whet.targets.cpu.reduce import ArgExtreme, Reduce
 from whet.targets.cpu.softmax import Softmax
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
@@ -23,6 +24,8 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
     "pointwise": (Pointwise(),),
+    "arg": (ArgExtreme(),),
+    "reduce": (Reduce(),),
     "rmsnorm": (RowNorm(),),
     "softmax": (Softmax(),),
 }

@@ -25,8 +25,8 @@ from whet.targets.cpu.rowwise import (
     Operands,
     after,
     epilogue_reads,
-    output_reason,
     prologue_of,
+    store_reason,
     types_reason,
 )
 
@@ -50,7 +50,7 @@ class GroupNorm:
             return "the pixels are not one loop"
         if len(_nest(region).where(_IMAGE)) > 1:
             return "the batch is not one loop"
-        return types_reason(region) or output_reason(region)
+        return types_reason(region) or store_reason(_nest(region))
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         return [{}]

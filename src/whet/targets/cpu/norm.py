@@ -20,9 +20,9 @@ from whet.targets.cpu.rowwise import (
     Row,
     buffer_bytes,
     nest_of,
-    output_reason,
     prologue_of,
     rows_per_tile,
+    store_reason,
     tile_rows,
     types_reason,
 )
@@ -41,7 +41,7 @@ class RowNorm:
             return "the normalized dimensions are not one loop"
         if not region.anchor.dtype.is_float:
             return f"the anchor is {region.anchor.dtype.value}"
-        return types_reason(region) or output_reason(region)
+        return types_reason(region) or store_reason(_nest(region))
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         return [{}]

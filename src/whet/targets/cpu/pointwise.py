@@ -109,6 +109,8 @@ class _Kernel:
         nest = nest.pick(order)
         while len(nest.extents) < 2:
             nest = Loops((1, *nest.extents), {t: (0, *s) for t, s in nest.strides.items()}, (None, *nest.labels))
+        if nest.strides[OUT][-1] not in (0, 1):  # the last dimension has one element, and others lie apart
+            self.lanes, self.turned = 1, []
         self.outer, self.nest = nest.pick(range(len(order) - 2 if n > 2 else 0)), nest
         self.m, self.n = nest.extents[-2], nest.extents[-1]
         self.base = {t: self.args.pointer(Out() if t == OUT else In(t)) for t in tensors}
@@ -192,7 +194,8 @@ class _Kernel:
     def _mask(self, c: IntLike, end: IntLike) -> Val | None:
         """Which lanes of the vector at column c exist; None for all."""
         count = end - c
-        return None if isinstance(count, int) and count >= self.lanes else self.k.tail_mask(count, self.lanes)
+        whole = self.lanes == 1 or (isinstance(count, int) and count >= self.lanes)
+        return None if whole else self.k.tail_mask(count, self.lanes)
 
     def _compute(self, p: dict[int, Val], c: IntLike, mask: Val | None, known: dict[int, Val]) -> Val:
         k = self.k
@@ -208,7 +211,8 @@ class _Kernel:
         return emit_expr(k, self.expr, leaf, self.lanes, known)
 
     def _store(self, v: Val, p: dict[int, Val], c: IntLike, mask: Val | None) -> None:
-        store_value(self.k, v, self.region.output.dtype, p[OUT] + c * self.size[OUT], mask)
+        step = self._stride(OUT, -1) * self.size[OUT]
+        store_value(self.k, v, self.region.output.dtype, p[OUT] + c * step, mask)
 
     # -- blocks that are turned -------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Expr, Leaf, identity
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape, product, upper
@@ -70,10 +71,10 @@ def types_reason(region: Region) -> str:
     return ""
 
 
-def output_reason(region: Region) -> str:
-    out = region.output
-    if out.shape and out.strides[-1] != 1 and out.shape[-1] != 1:
-        return "the output's last dimension is not contiguous"
+def store_reason(nest: Loops) -> str:
+    """Why vectors along the innermost loop cannot be stored; "" if they can."""
+    if nest.extents and nest.strides[OUT][-1] not in (0, 1):
+        return "the output is not contiguous along its innermost loop"
     return ""
 
 
@@ -119,10 +120,12 @@ class Operands:
             return load_value(self.k, leaf.dtype, p, lanes, mask)
         return gather_value(self.k, leaf.dtype, p, self.args.dim(s), lanes, mask)
 
-    def value(self, at: At, loop: int | None, c: IntLike, lanes: int, mask: Val | None = None) -> Val:
-        """The first operand at columns c.. of a loop, after its prologue, in the anchor's compute type."""
+    def value(self, at: At, loop: int | None, c: IntLike, lanes: int, mask: Val | None = None,
+              dtype: DType | None = None) -> Val:
+        """The first operand at columns c.. of a loop, after its prologue, in the compute type of `dtype`
+        (default: the anchor's)."""
         v = emit_expr(self.k, self.prologue, lambda t: self._leaf(t.source, t, at, loop, c, lanes, mask), lanes)
-        return cast(self.k, v, self.prologue.dtype, self.region.anchor.dtype)
+        return cast(self.k, v, self.prologue.dtype, dtype or self.region.anchor.dtype)
 
     def operand(self, i: int, at: At, loop: int | None, c: IntLike, lanes: int, mask: Val | None = None) -> Val:
         """Another anchor operand (scale, bias) at columns c.. of a loop."""
