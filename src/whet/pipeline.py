@@ -40,6 +40,7 @@ def build(
     *,
     target: str = "cpu",
     precision: str | Iterable[str] = "fp32",
+    force_precision: bool = False,
     threads: int | None = None,
     shapes: Shapes | None = None,
     profiles: Sequence[Profile] | None = None,
@@ -53,6 +54,7 @@ def build(
 
     model:          path, bytes or `onnx.ModelProto`; or a `torch.nn.Module` with `example_inputs`.
     precision:      `fp32`, `bf16`, `best`, or a set of them; fp32 is always allowed.
+    force_precision: use the precision even where this CPU only emulates it.
     threads:        that the plan is tuned for; default: the cores this process may use.
     shapes:         {input: shape} fixes an input's dimensions.
     profiles:       [{input: (min, opt, max)}] for dynamic dimensions; one profile.
@@ -75,15 +77,19 @@ def build(
     graph = load_model(source, shapes=shapes, profiles=profiles)
 
     progress("optimizing the graph", 0, 0)
-    # BF16 is worth it only where the CPU multiplies it natively; elsewhere fp32 is at least as fast.
-    compute = "bf16" if "bf16" in allowed and cpu.isa.bf16_dot else "fp32"
+    # Emulated bf16 converts to fp32 and multiplies there: never faster, so it is not chosen by itself.
+    native = cpu.isa.bf16_dot
+    compute = "bf16" if "bf16" in allowed and (native or force_precision) else "fp32"
+    note = "" if native or "bf16" not in allowed else (
+        "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
+        "bf16 was allowed but not used: this CPU has no bf16 products, and fp32 is as fast")
     graph = passes.run(graph, compute=compute, dump=Path(dump) if dump else None)
 
     plan = schedule(graph, cpu.accepts)
     tuned = _tune(plan, cpu, cache, opt_level, progress)
 
     progress("compiling and writing the plan", 0, 0)
-    return Plan.from_data(_plan_data(graph, plan, tuned, cpu, compute, allowed, source))
+    return Plan.from_data(_plan_data(graph, plan, tuned, cpu, compute, allowed, source, note))
 
 
 def regenerate(plan: Plan) -> Plan:
@@ -146,7 +152,7 @@ def _tune(plan: Schedule, cpu: CpuTarget, cache: TimingCache, opt_level: int, pr
 
 
 def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compute: str, allowed: set[str],
-               source: Any) -> PlanData:
+               source: Any, note: str = "") -> PlanData:
     import numpy
     import onnx
 
@@ -169,7 +175,7 @@ def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compu
         "model": {"name": graph.name, "sha256": model_hash(source) if source is not None else ""},
         "whet": whet.__version__,
         "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
-        "precision": {"allowed": sorted(allowed), "compute": compute},
+        "precision": {"allowed": sorted(allowed), "compute": compute, "note": note},
         "steps": counts, "copies": plan.copies, "layers": layers,
         "memory": {"arena": body.arena_bytes, "sum_of_temporaries": body.arena_sum,
                    "weights": sum(w.nbytes for w in body.weights.values())},
