@@ -47,6 +47,11 @@ def test_pixels_of_a_1x1_convolution_are_rows_of_a_product(isa):
     check(region, ConvGemm(GemmPacked()), isa=isa)
 
 
+def test_groups_of_a_1x1_convolution_are_products_of_their_own():
+    region = residual(conv_region((2, 5, 7, 24), 60, (1, 1), bias=True, group=4, x_gap=3, gap=5))
+    check(region, ConvGemm(GemmPacked()))
+
+
 def test_a_1x1_convolution_with_a_stride_is_not_a_plain_product():
     assert "stride" in ConvGemm(GemmPacked()).applies(conv_region((1, 8, 8, 4), 4, (1, 1), strides=(2, 2)), HOST)
 

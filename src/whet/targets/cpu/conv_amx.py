@@ -13,13 +13,13 @@ from whet.ir.symbolic import product
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import conv_of, conv_reason, matmul_region, pixel_problem, weight_matrix
-from whet.targets.cpu.conv_im2col import Im2col
-from whet.targets.cpu.conv_implicit import Tiles, unflatten
+from whet.targets.cpu.conv_implicit import gatherer, group_and_rest
 from whet.targets.cpu.gemm_emit import RowTiles
+from whet.targets.cpu.gemm_kernel import Blocks, batch_index
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.llvm import Fn, Val
 from whet.targets.cpu.microkernel import Amx, narrow
 from whet.targets.cpu.packing import pack_amx
 
@@ -53,7 +53,7 @@ class ConvAmx:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         c = conv_of(region)
-        p = pixel_problem(region, c.depth)
+        p = pixel_problem(region)
         rows = max(1, -(-opt(region, p.m) // BLOCK))
         panels, k_tiles = -(-c.og // BLOCK), -(-c.depth // 32)
         found: list[tuple[float, Params]] = []
@@ -61,7 +61,7 @@ class ConvAmx:
             if mt > rows or (mt > 1 and mt * BLOCK * k_tiles * 64 > SCRATCH):
                 continue
             for nt in sorted({-(-panels // d) for d in (1, 2, 4, 8)}):
-                tiles = -(-rows // mt) * -(-panels // nt) * c.groups * opt(region, product(p.batch))
+                tiles = -(-rows // mt) * -(-panels // nt) * opt(region, product(p.batch))
                 if tiles < 2 * threads and not (mt == 1 and nt == 1):
                     continue
                 for depth in {0, *(-(-k_tiles // d) for d in range(2, 10) if 8 <= -(-k_tiles // d) <= 16)}:
@@ -73,7 +73,7 @@ class ConvAmx:
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds at 2.6 GHz: tile products, gathering, weights from beyond the caches, the threads' balance."""
         c = conv_of(region)
-        p = pixel_problem(region, c.depth)
+        p = pixel_problem(region)
         m, batch = max(1, opt(region, p.m)), opt(region, product(p.batch))
         rows, panels, k_tiles = -(-m // BLOCK), -(-c.og // BLOCK), -(-c.depth // 32)
         mt, nt, depth = min(params["mt"], rows), params["nt"], params["depth"] or k_tiles
@@ -83,21 +83,21 @@ class ConvAmx:
         far = k_tiles * 2 * TILE / 12 / mt
         runs = c.taps if c.groups > 1 or c.dilations[-1] > 1 else c.taps // c.kernel[-1]
         gather = BLOCK * (20 + runs * 8 + c.depth / 16)
-        blocks = -(-rows // mt) * -(-panels // nt) * c.groups * batch
+        blocks = -(-rows // mt) * -(-panels // nt) * batch
         spread = max(blocks / threads, 1.0) if blocks > 4 * threads else -(-blocks // threads)
-        used = rows * panels * c.groups * batch / (blocks * mt * nt)
+        used = rows * panels * batch / (blocks * mt * nt)
         return float(mt * (nt * (block + far) + gather) * used * spread / 2.6e9)
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         kernel = _AmxKernel(region, params, machine)
         pack = Pack((1,), partial(_pack, groups=kernel.conv.groups))
-        return Implementation((Step(kernel.kernel, kernel.args.table, kernel.tiles.count),), (pack,))
+        return Implementation((Step(kernel.kernel, kernel.args.table, kernel.tiles.tiles),), (pack,))
 
 
 def _pack(w: np.ndarray, groups: int) -> np.ndarray:
     """[groups, column tiles, K tiles, 16, 16, 2] bf16, a whole number of pairs of column tiles."""
     b = weight_matrix(w.astype(np.float32), groups)
-    return pack_amx(np.pad(b, [(0, 0), (0, 0), (0, -b.shape[-1] % BLOCK)]))
+    return pack_amx(np.pad(b, [(0, 0)] * (b.ndim - 1) + [(0, -b.shape[-1] % BLOCK)]))
 
 
 class _AmxKernel:
@@ -106,20 +106,17 @@ class _AmxKernel:
     def __init__(self, region: Region, params: Params, isa: Isa) -> None:
         self.region, self.isa = region, isa
         self.conv = c = conv_of(region)
-        self.problem = p = pixel_problem(region, c.depth)
+        self.problem = p = pixel_problem(region)
         self.k = k = Fn(NAME, isa)
         self.args = args = Args(k)
-        self.writer = Writer(k, args, matmul_region(region, region.inputs[0], c.depth), p)
-        self.tiles = Tiles(RowTiles(p.m, BLOCK), product(p.batch), c.groups, -(-c.og // BLOCK),
-                           params["mt"], params["nt"])
+        self.writer = Writer(k, args, matmul_region(region), p)
+        self.tiles = Blocks(RowTiles(p.m, BLOCK), -(-c.og // BLOCK), params["mt"], params["nt"], product(p.batch), True)
         self.k_tiles = -(-c.depth // 32)
         depth = params["depth"] or self.k_tiles
         self.rounds = [(i, min(depth, self.k_tiles - i)) for i in range(0, self.k_tiles, depth)]
         x = region.inputs[0]
-        sizes = {"spatial": [args.dim(d) for d in c.spatial], "out": [args.dim(d) for d in c.out]}
         convert = None if x.dtype is DType.BF16 else partial(narrow, k)
-        self.im2col = Im2col(k, c, sizes, [args.dim(s) * x.dtype.size for s in x.strides[:-1]], x.dtype.llvm, "bfloat",
-                             convert, 32)
+        self.im2col = gatherer(k, args, region, "bfloat", convert, 32)
         self.stride = (self.k_tiles | 1) * 64 + 128
         self.sums = (params["mt"] * params["nt"] if len(self.rounds) > 1 else 1) * 4 * TILE
         self.x, self.w = args.pointer(In(0)), args.pointer(Packed(0))
@@ -131,8 +128,10 @@ class _AmxKernel:
 
     def _tile(self, t: Val) -> None:
         k, args, tiles, c, p = self.k, self.args, self.tiles, self.conv, self.problem
-        flat, mb, g, nb = tiles.split(args, t)
-        self.writer.batch(unflatten(args, p, flat))
+        element, mb, nb = tiles.split(k, args, t)
+        index = batch_index(args, p, element)
+        self.writer.batch(index)
+        g, flat = group_and_rest(args, c, p, index)
         m = args.dim(p.m)
         start = mb * (tiles.mt * BLOCK)
         count = k.min(m - start, tiles.mt * BLOCK)
@@ -140,10 +139,10 @@ class _AmxKernel:
         self.im2col.rows(self.x + g * (c.cg * self.region.inputs[0].dtype.size), flat * m + start, count, windows,
                          self.stride)
         panel_bytes = 2 * self.k_tiles * TILE
-        w = self.w + g * (tiles.panels * panel_bytes)
-        cols: IntLike = c.groups * c.og if c.groups == 1 or c.og % BLOCK == 0 else (g + 1) * c.og
+        panels = -(-c.og // BLOCK)
+        w = self.w + g * (panels * panel_bytes)
         p0 = nb * tiles.nt
-        p1 = k.min(p0 + tiles.nt, tiles.panels)
+        p1 = k.min(p0 + tiles.nt, panels)
         rows = k.ceildiv(count, BLOCK)
         for number, (k0, depth) in enumerate(self.rounds):
             for panel in k.range(p0, p1):
@@ -161,7 +160,7 @@ class _AmxKernel:
                         self._block(a, b, depth, 1, number, sums)
                     if number == len(self.rounds) - 1:
                         self.writer.rows(sums, 4 * BLOCK, start + row * BLOCK, k.min(left, BLOCK),
-                                         g * c.og + panel * BLOCK, cols, BLOCK // k.isa.lanes)
+                                         panel * BLOCK, c.og, BLOCK // k.isa.lanes)
 
     def _block(self, a: Val, b: Val, depth: int, height: int, number: int, sums: Val) -> None:
         """One round of one block: 16 * height pixels by 32 channels."""

@@ -121,30 +121,52 @@ def with_bias(region: Region) -> Expr | None:
     return biased if region.epilogue is None else region.epilogue.inline(ANCHOR, biased)
 
 
-def matmul_region(region: Region, a: Tensor, depth: int) -> Region:
-    """The region of out = a[.., depth] @ w[depth, o] with the convolution's output, epilogue and bias."""
-    o = region.output.shape[-1]
-    b = Tensor.dense(region.inputs[1].dtype, (depth, o), const=True)
-    return replace(region, kind="matmul", attrs={}, inputs=(a, b, *region.inputs[2:]), n_anchor=2,
+def matmul_region(region: Region, pixels: bool = False) -> Region:
+    """The convolution as a matmul region: out[n, spatial.., o] = windows[n, spatial.., depth] @ w[depth, o].
+
+    Groups become a leading batch dimension of every operand. With `pixels` (a `plain` convolution) the windows are
+    the input's own pixels; else A is a stand-in whose strides along the rows are 0, for kernels that make their
+    rows themselves: a row's flat pixel is `batch element * m + row`, groups left out.
+    """
+    c, x, rank = conv_of(region), region.inputs[0], len(region.output.shape)
+    lead = region.output.shape[:-1]
+    strides = x.strides[:-1] if pixels else (0,) * len(lead)
+    a = Tensor(x.dtype, (*lead, c.depth), (*strides, 1))
+    b = Tensor.dense(region.inputs[1].dtype, (c.depth, c.og), const=True)
+    others = region.inputs[2:]
+    out, anchor = region.output, region.anchor
+    if c.groups > 1:
+        a = Tensor(a.dtype, (c.groups, *a.shape), (c.cg if pixels else 0, *a.strides))
+        b = Tensor.dense(b.dtype, (c.groups, *(1,) * (rank - 2), c.depth, c.og), const=True)
+        others = tuple(_grouped(t, c.groups, rank) for t in others)
+        out, anchor = _grouped(out, c.groups, rank), _grouped(anchor, c.groups, rank)
+    return replace(region, kind="matmul", attrs={}, inputs=(a, b, *others), n_anchor=2, output=out, anchor=anchor,
                    epilogue=with_bias(region))
 
 
-def pixel_problem(region: Region, depth: int) -> Problem:
-    """Output pixels as rows, output channels as columns; A is whatever the kernel makes of the input.
+def _grouped(t: Tensor, groups: int, rank: int) -> Tensor:
+    """A tensor [.., groups * c] as [groups, .., c]."""
+    missing = rank - len(t.shape)
+    shape, strides = (1,) * missing + t.shape, (0,) * missing + t.strides
+    c = shape[-1]
+    if c == 1:
+        return Tensor(t.dtype, (1, *shape), (0, *strides), t.const)
+    assert isinstance(c, int)
+    return Tensor(t.dtype, (groups, *shape[:-1], c // groups), (c // groups * strides[-1], *strides), t.const)
 
-    Rows are merged over the batch and spatial dimensions where the output and the epilogue's inputs allow it;
-    the flat index of a pixel is `batch element * m + row`.
-    """
-    shape = (*region.output.shape[:-1], depth)
-    a = Tensor(DType.F32, shape, (0,) * (len(shape) - 1) + (1,))
-    return matmul_problem(matmul_region(region, a, depth))
+
+def pixel_problem(region: Region) -> Problem:
+    """The loops of `matmul_region`: rows are merged over batch and spatial dimensions where the output and the
+    epilogue's inputs allow it."""
+    return matmul_problem(matmul_region(region))
 
 
 def weight_matrix(w: np.ndarray, groups: int) -> np.ndarray:
-    """OI.. weights as [groups, taps * I, O / groups], taps in row-major order and channels fastest."""
+    """OI.. weights as `matmul_region`'s B, taps in row-major order and channels fastest along K."""
     o, cg = w.shape[:2]
     taps_last = w.reshape(groups, o // groups, cg, -1)
-    return np.ascontiguousarray(taps_last.transpose(0, 3, 2, 1).reshape(groups, -1, o // groups))
+    b = np.ascontiguousarray(taps_last.transpose(0, 3, 2, 1).reshape(groups, -1, o // groups))
+    return b[0] if groups == 1 else b.reshape(groups, *(1,) * (w.ndim - 2), *b.shape[1:])
 
 
 def conv_flops(region: Region, at: dict[str, int] | None = None) -> float:

@@ -50,12 +50,40 @@ class Im2col:
                 coords.append(rest % size)
                 rest = rest // size
             coords.reverse()
-            starts = [o * s - p for o, s, p in zip(coords, c.strides, c.pads, strict=True)]
-            row = dst + r * dst_stride
-            self._outer(x + rest * self.strides[0], row, starts, 0, 0, None)
+            starts = [k.i64(o * s - p) for o, s, p in zip(coords, c.strides, c.pads, strict=True)]
+            row, image = dst + r * dst_stride, x + rest * self.strides[0]
+            inside: Val | None = None
+            for start, size, n, d in zip(starts, self.spatial, c.kernel, c.dilations, strict=True):
+                ok = (start >= 0) & (start + ((n - 1) * d + 1) <= k.i64(size))
+                inside = ok if inside is None else inside & ok
+            assert inside is not None
+            first_pixel = image
+            for start, step in zip(starts, self.strides[1:], strict=True):
+                first_pixel = first_pixel + start * step
+            fast, slow = k.branch(inside)
+            with fast:
+                self._whole(first_pixel, row, 0, 0)
+            with slow:
+                self._outer(image, row, starts, 0, 0, None)
             if self.padded:
                 for i in range(0, 64, k.isa.width):
                     k.store(k.const(vec("i8", k.isa.width), 0), row + (c.depth * self.d_size + i), align=1)
+
+    def _whole(self, src: Val, dst: Val, dim: int, tap: IntLike) -> None:
+        """A window inside the image: straight code where its taps are few."""
+        k, c = self.k, self.conv
+        n, cg = c.kernel[dim], c.cg
+        if dim == len(c.kernel) - 1:
+            dst = dst + tap * (n * cg * self.d_size)
+            if self.merged:
+                self._vectors(src, dst, n * cg, None)
+                return
+            step = c.dilations[dim] * self.strides[1 + dim]
+            for t in range(n) if n <= 8 else k.range(0, n):
+                self._vectors(src + t * step, dst + t * (cg * self.d_size), cg, None)
+            return
+        for t in range(n) if c.taps // c.kernel[-1] <= 12 else k.range(0, n):
+            self._whole(src + t * (c.dilations[dim] * self.strides[1 + dim]), dst, dim + 1, tap * n + t)
 
     def _outer(self, src: Val, dst: Val, starts: list[IntLike], dim: int, tap: IntLike, inside: Val | None) -> None:
         """Loops over the taps of the leading spatial dimensions."""
@@ -126,4 +154,7 @@ class Im2col:
             for u in range(unroll):
                 one(i + u * lanes, None)
         for i in range(whole, length, lanes):
-            one(i, k.tail_mask(length - i, lanes) if length - i < lanes else None)
+            if clip is None and i > 0 and length - i < lanes:
+                one(length - lanes, None)  # again, rather than masked
+            else:
+                one(i, k.tail_mask(length - i, lanes) if length - i < lanes else None)

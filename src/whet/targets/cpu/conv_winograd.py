@@ -12,8 +12,8 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import conv_of, conv_reason, with_bias
-from whet.targets.cpu.conv_implicit import Tiles
 from whet.targets.cpu.gemm_emit import RowTiles
+from whet.targets.cpu.gemm_kernel import Blocks
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
@@ -92,7 +92,7 @@ class ConvWinograd:
         kernel = _Winograd(region, params, machine)
         packs = (Pack((1,), partial(_pack, m=params["m"], nr=kernel.nr)),
                  Pack((1,), partial(_zeros, count=kernel.channels)))
-        return Implementation((Step(kernel.kernel, kernel.args.table, kernel.tiles.count),), packs)
+        return Implementation((Step(kernel.kernel, kernel.args.table, kernel.tiles.tiles),), packs)
 
 
 def tile_count(region: Region, m: int) -> Dim:
@@ -121,7 +121,7 @@ class _Winograd:
         self.mr, self.nv, self.unroll = params["mr"], params["nv"], params["unroll"]
         self.nr = self.nv * isa.lanes
         total = tile_count(region, self.m)
-        self.tiles = Tiles(RowTiles(total, self.mr), 1, 1, -(-c.og // self.nr), params["mt"], params["nt"])
+        self.tiles = Blocks(RowTiles(total, self.mr), -(-c.og // self.nr), params["mt"], params["nt"], 1, True)
         rows = params["mt"] * self.mr
         if isinstance(total, int):
             rows = min(rows, total)
@@ -149,7 +149,7 @@ class _Winograd:
 
     def _tile(self, t: Val) -> None:
         k, tiles = self.k, self.tiles
-        _, mb, _, nb = tiles.split(self.args, t)
+        _, mb, nb = tiles.split(k, self.args, t)
         first = mb * tiles.mt
         last = k.min(first + tiles.mt, self.args.dim(tiles.rows.count))
         start = tiles.rows.start(k, first)
@@ -157,7 +157,7 @@ class _Winograd:
         for r in k.range(0, count):
             self._transform(r, start + r)
         p0 = nb * tiles.nt
-        for panel in k.range(p0, k.min(p0 + tiles.nt, tiles.panels)):
+        for panel in k.range(p0, k.min(p0 + tiles.nt, self.args.dim(tiles.panels))):
             for xi in k.range(0, self.n ** 2):
                 tiles.rows.emit(k, self.total, first, last, partial(self._multiply, start=start, panel=panel, xi=xi))
             for r in k.range(0, count):

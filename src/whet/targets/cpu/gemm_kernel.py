@@ -68,6 +68,8 @@ class GemmKernel:
     elements one after the other; else every tile packs its panels of B into scratch.
     """
 
+    prefix = ""  # of the symbol, for kernels derived from this one
+
     def __init__(self, region: Region, p: Problem, blocks: Blocks, params: Params, isa: Isa, constant: bool) -> None:
         self.region, self.p, self.blocks = region, p, blocks
         self.params, self.isa, self.constant = params, isa, constant
@@ -97,7 +99,7 @@ class GemmKernel:
         scratch = self.sums + (params["mt"] * params["mr"] * params["nt"] * self.sum_row if self.kc else 0)
         for t in k.range(k.begin, k.end):
             self._tile(t)
-        self.kernel = finish(k, "gemm_packed" if constant else "gemm_batched", scratch)
+        self.kernel = finish(k, self.prefix or ("gemm_packed" if constant else "gemm_batched"), scratch)
 
     def _tile(self, t: Val) -> None:
         k, args, blocks, p = self.k, self.args, self.blocks, self.p
