@@ -201,9 +201,14 @@ def _conv_transpose(c: Call) -> Value:
     full = [(d - 1) * s + p + (k - 1) * l + 1 for d, s, p, k, l in zip(x.shape[2:], strides, extra, kernel, dilations)]
     if wanted or auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes: Sequence[Dim] = wanted[-rank:] if wanted else [d * s for d, s in zip(x.shape[2:], strides)]
-        total = [f - d for f, d in zip(full, sizes)]
-        if any(isinstance(t, Sym) or t < 0 for t in total):
-            raise NeedsReferenceError
+        total: list[int] = []
+        for f, d in zip(full, sizes):
+            t = f - d
+            if isinstance(t, Sym):
+                c.unsupported("the padding depends on a symbolic dimension", "fix it with shapes=")
+            total.append(t)
+        extra = tuple(p + max(0, -t) for p, t in zip(extra, total))  # larger than the kernel reaches: zeros at the end
+        total = [max(t, 0) for t in total]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads: tuple[Dim, ...] = (*small, *large) if auto == "SAME_UPPER" else (*large, *small)
     else:

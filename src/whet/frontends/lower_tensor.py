@@ -298,8 +298,14 @@ def _slice(c: Call) -> Value:
 
 
 def _extent(c: Call, d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
-    """(first, size, step) of one sliced dimension, as numpy.slice.indices gives for known ints."""
+    """(first, size, step) of one sliced dimension.
+
+    ONNX clamps a start to [0, d] for a positive step and to [0, d - 1] for a negative one, unlike NumPy,
+    where a start before the first element makes a backward slice empty.
+    """
     b = c.builder
+    if d == 0:
+        return 0, 0, step
 
     def clamped(v: Dim, low: Dim, high: Dim) -> Dim:
         least, most = b.bounds(v)
@@ -312,7 +318,7 @@ def _extent(c: Call, d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim,
     if step > 0:
         first, last = clamped(start, 0, d), clamped(end, 0, d)
         return first, b.maximum(ceildiv(last - first, step), 0), step
-    first = clamped(start, -1, d - 1)
+    first = clamped(start, 0, d - 1)
     last = -1 if isinstance(end, int) and isinstance(d, int) and end < -d else clamped(end, -1, d - 1)
     return first, b.maximum(ceildiv(first - last, -step), 0), step
 
