@@ -23,11 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import onnx
 
-from benchmarks import backends, hardware, tables
+from benchmarks import backends, tables
 from benchmarks.backends import Backend
 from benchmarks.models import MODELS, centred_error, default_cache, model_inputs, model_path
 from whet.errors import WhetError
-from whet.frontends import model_hash
+from whet.compare.limits import measured_limits
+from whet.frontends import load_model, model_hash
+from whet.ir.flops import flops
 from whet.measure import Measurement, alternate, record, stats, this_device
 from whet.measure.record import Comparison, Limit, Load, Model, OutputError
 
@@ -99,9 +101,9 @@ def measure_case(name: str, feeds: backends.Feeds, options: argparse.Namespace,
     path = model_path(name)
     outputs = [o.name for o in onnx.load(path, load_external_data=False).graph.output]
     batch = len(next(iter(feeds.values())))
-    limits = hardware.measure(options.threads)
-    flops = hardware.model_flops(path, {k: v.shape for k, v in feeds.items()})
-    print(f"{name} batch {batch}: {flops / 1e9:.2f} GFLOP; the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, "
+    limits = measured_limits(options.threads)
+    work = flops(load_model(path, shapes=_feed_shapes(feeds)))
+    print(f"{name} batch {batch}: {work / 1e9:.2f} GFLOP; the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, "
           f"{limits.bf16 / 1e9:.0f} in bf16, copies {limits.copy / 1e9:.0f} GB/s", flush=True)
 
     threads = None if options.threads == os.cpu_count() else options.threads
@@ -141,13 +143,13 @@ def measure_case(name: str, feeds: backends.Feeds, options: argparse.Namespace,
             r = stats.ratio_of_medians(series[c.key].rounds, series[b.key].rounds)
             comparisons.append(Comparison(backend=c.name, precision=c.precision, ratio=r.value, low=r.low, high=r.high,
                                           rounds=len(series[b.key].rounds)))
-        least = flops / limits.flops(b.precision)
+        least = work / limits.flops(b.precision)
         found.append(Measurement(
             date=record.now(), model=Model(name=name, sha256=model_hash(path)), backend=b.name, precision=b.precision,
             threads=options.threads, shapes=_feed_shapes(feeds), device=this_device(), versions=backends.versions(),
             load=Load(alternating=tuple(c.key for c in contestants)), plan=b.plan, latency=latency,
             throughput=batch / latency.p50.value, memory=memory.get(b.key), error=errors[b.key],
-            limit=Limit(flops=float(flops), flops_per_second=limits.flops(b.precision), bytes_per_second=limits.copy,
+            limit=Limit(flops=float(work), flops_per_second=limits.flops(b.precision), bytes_per_second=limits.copy,
                         seconds=least, fraction=least / latency.p50.value),
             comparisons=tuple(comparisons), build_seconds=b.build_seconds,
             cached_build_seconds=b.cached_build_seconds, load_seconds=b.load_seconds))

@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "demo": set(),
-    "compare": {"pipeline", "runtime", "measure"},
+    "compare": {"pipeline", "runtime", "measure", "plan", "targets"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).
 FREE = {"cli", "__init__"}
