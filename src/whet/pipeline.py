@@ -14,6 +14,7 @@ from whet.errors import InputError, PlanFormatError, UnsupportedError
 from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
 from whet.ir.region import Region, region_from_json
+from whet.ir.work import flops
 from whet.lowering import Schedule, schedule
 from whet.lowering.assemble import assemble, spec
 from whet.plan import Plan, PlanData
@@ -166,7 +167,7 @@ def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compu
     body = assemble(plan.launches, made, graph.dims)
     linked = cpu.link(objects)
     layers = [{"name": l.origin, "kind": l.region.kind, "precision": l.region.compute if l.region else "",
-               "tactic": j[1].tactic, "params": j[1].params}
+               "tactic": j[1].tactic, "params": j[1].params, "flops": flops(l.region)}
               if l.region is not None and j is not None else {"name": l.origin, "kind": "host", "tactic": "reference"}
               for l, j in zip(plan.launches, jobs)]
     counts = {"native": sum(j is not None for j in jobs), "library": 0, "view": plan.views,
@@ -186,5 +187,6 @@ def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compu
         inputs=[spec(v) for v in graph.inputs], outputs=[spec(v, n) for v, n in zip(graph.outputs, names)],
         dims=graph.dims, steps=body.steps, weights=body.weights, code=linked.code, symbols=linked.symbols,
         arena_bytes=body.arena_bytes, scratch_bytes=body.scratch_bytes, threads=cpu.threads, arch=cpu.isa.arch,
-        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info, blobs={**body.blobs, RECIPE: _recipe(jobs, cpu)},
+        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info,
+        blobs={**body.blobs, RECIPE: _recipe(jobs, cpu)},
         trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})
