@@ -8,6 +8,7 @@ from whet.targets.base import Tactic
 from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
 from whet.targets.cpu.pad import Pad
+from whet.targets.cpu.resize import Resize
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "dims": (DimValues(),),
@@ -16,4 +17,5 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "gather_nd": (Gather(),),
     "iota": (Iota(),),
     "pad": (Pad(),),
+    "resize": (Resize(),),
 }

@@ -21,6 +21,7 @@ from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.loops import optimum, unravel
 
 TILE = 1 << 16  # bytes that are worth handing to a thread
+RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}  # by size: types that elements travel as
 _UNROLL = 4
 
 
