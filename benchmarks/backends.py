@@ -29,6 +29,7 @@ class Backend:
     build_seconds: float | None = None
     cached_build_seconds: float | None = None
     plan: PlanId | None = None
+    flops: int = 0  # of one call, as a plan counts them
 
     @property
     def key(self) -> str:
@@ -118,13 +119,14 @@ def whet(path: Path, feeds: Feeds, threads: int, precision: str, folder: Path, o
             engine.close()
     opened = w.Plan.open(plan_path)
     identity = PlanId(hash=opened.hash, bytes=opened.nbytes)
+    flops = sum(layer.get("flops", 0) for layer in opened.summary()["layers"])
     opened.close()
 
     def run() -> list[np.ndarray]:
         found = engine(feeds)
         return [found[o] for o in outputs]
 
-    return Backend("whet", precision, run, engine.close, min(loads), cold, warm, identity)
+    return Backend("whet", precision, run, engine.close, min(loads), cold, warm, identity, flops)
 
 
 def whet_plan_path(path: Path, feeds: Feeds, threads: int, precision: str, folder: Path) -> Path:
