@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +32,10 @@ def prepare(source: Source) -> Source:
     if opset < OLDEST_NATIVE:
         source = _converted(source, opset)
     names = {n.op_type for n in source.proto.graph.node if n.domain in ("", "ai.onnx")}
-    defined = [("", name) for name in sorted(names) if ("", name) not in LOWERINGS and _has_definition(name, opset)]
+    defined = [name for name in sorted(names) if ("", name) not in LOWERINGS and _has_definition(name, opset)]
     for one in defined:
         try:
-            expanded = _renewed(source, lambda m: onnx.inliner.inline_selected_functions(
-                m, [one], inline_schema_functions=True), f"{one[1]} cannot be expanded")  # noqa: B023  (called at once)
+            expanded = _renewed(source, functools.partial(_expand, name=one, opset=opset), f"{one} cannot be expanded")
         except GraphError:
             continue  # it runs as a reference node instead
         if not _unresolved(expanded.proto.graph):
@@ -54,6 +54,19 @@ def _has_definition(name: str, opset: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _expand(m: onnx.ModelProto, name: str, opset: int) -> onnx.ModelProto:
+    """The model with the standard operator `name` replaced by its definition."""
+    explicit = onnx.ModelProto()
+    explicit.CopyFrom(m)
+    defaults = {k: a.default_value for k, a in onnx.defs.get_schema(name, opset).attributes.items()
+                if a.default_value.name}
+    for n in explicit.graph.node:  # the inliner does not know defaults
+        if n.op_type == name:
+            given = {a.name for a in n.attribute}
+            n.attribute.extend(a for k, a in defaults.items() if k not in given)
+    return onnx.inliner.inline_selected_functions(explicit, [("", name)], inline_schema_functions=True)
 
 
 def _unresolved(g: onnx.GraphProto) -> bool:
