@@ -175,3 +175,14 @@ def test_an_activation_moves_above_a_concat_of_what_only_it_reads() -> None:
     y, z = b.matmul(x, weights(8, 4)), b.matmul(x, weights(8, 6, seed=1))
     g = rewritten(b.done(b.relu(b.concat(y, z, axis=1))), algebra.lift, dead.remove_dead)
     assert [n.op for n in g.nodes] == ["matmul", "matmul", "relu", "relu", "concat"]
+
+
+def test_a_flattened_matmul_with_bias_is_one_with_all_its_dimensions() -> None:
+    n = symbol("n")
+    b = Building()
+    x = b.input("x", (n, 6, 8))
+    y = b.gelu(b.add_(b.matmul(b.reshape(x, shape=(n * 6, 8)), weights(8, 4)), weights(4)))
+    y = b.reshape(b.add_(weights(8), b.matmul(y, weights(4, 8))), shape=(n, 6, 8))
+    g = rewritten(b.done(b.add_(y, x)), *(f for _ in range(2) for f in (movement.simplify, algebra.lift)),
+                  movement.simplify, dead.remove_dead)
+    assert [m.op for m in g.nodes] == ["matmul", "add", "gelu", "matmul", "add", "add"]

@@ -44,7 +44,7 @@ def simplify(graph: Graph) -> None:
 
 
 def lift(graph: Graph) -> None:
-    """Move arithmetic with numbers above reshapes and concats, to what it can join there."""
+    """Move arithmetic with constants above reshapes and concats, to what it can join there."""
     while Rewriter(graph).run({op: [above_reshape, above_concat] for op in POINTWISE}):
         pass
 
@@ -232,12 +232,16 @@ def below_expand(rw: Rewriter, node: Node) -> Result:
 
 
 def above_reshape(rw: Rewriter, node: Node) -> Result:
-    """f(reshape(x), numbers) is reshape(f(x, numbers)): f can then join what computes x."""
-    shaped = [v for v in node.inputs if v is not None and scalar(v) is None]
+    """f(reshape(x), c) is reshape(f(x, c)) for constant numbers, and rows where the last dimension stays."""
+    shaped = [v for v in node.inputs if v is not None and v.data is None]
     inner = made_by(shaped[0], "reshape") if len(shaped) == 1 else None
     if inner is None or not rw.once(shaped[0]) or shaped[0].shape != node.output.shape:
         return None
     x = inner.input(0)
+    keeps_rows = x.rank > 0 and x.shape[-1:] == node.output.shape[-1:]
+    others = [v for v in node.inputs if v is not None and v is not shaped[0]]
+    if not all(scalar(v) is not None or (keeps_rows and all(d == 1 for d in v.shape[:-1])) for v in others):
+        return None
     ins = [x if v is shaped[0] else _flat(rw, v) for v in node.inputs if v is not None]
     return rw.add("reshape", rw.add(node.op, *ins, like=node, **node.attrs), like=node, shape=node.output.shape)
 
@@ -257,6 +261,8 @@ def above_concat(rw: Rewriter, node: Node) -> Result:
     return rw.add("concat", *done, like=node, axis=joined.attrs["axis"])
 
 
-def _flat(rw: Rewriter, number: Value) -> Value:
-    """A constant of one element without dimensions."""
-    return number if number.rank == 0 or number.data is None else rw.graph.const(number.data.reshape(()), number.dtype)
+def _flat(rw: Rewriter, v: Value) -> Value:
+    """A constant number without dimensions, a constant row with one."""
+    if v.data is None or v.rank == 0 or (v.rank == 1 and v.data.size != 1):
+        return v
+    return rw.graph.const(v.data.reshape(() if v.data.size == 1 else -1), v.dtype)

@@ -12,7 +12,7 @@ from whet.passes.rewrite import Result, Rewriter, made_by
 def simplify(graph: Graph) -> None:
     """Apply the rules of this file once over the graph."""
     Rewriter(graph).run({
-        "reshape": [reshape_of_reshape, transpose_between_reshapes, reshape_of_slice],
+        "matmul": [unflatten], "reshape": [reshape_of_reshape, transpose_between_reshapes, reshape_of_slice],
         "transpose": [transpose_of_transpose, transpose_of_ones],
         "slice": [full_slice, slice_of_slice, slice_of_concat],
         "concat": [short_concat, concat_of_slices],
@@ -27,7 +27,10 @@ def reshape_of_reshape(rw: Rewriter, node: Node) -> Result:
     if x.shape == shape:
         return x
     inner = made_by(x, "reshape")
-    return rw.add("reshape", inner.input(0), like=node, shape=shape) if inner else None
+    if inner is None:
+        return None
+    x = inner.input(0)
+    return x if x.shape == shape else rw.add("reshape", x, like=node, shape=shape)
 
 
 def transpose_of_transpose(rw: Rewriter, node: Node) -> Result:
@@ -36,9 +39,11 @@ def transpose_of_transpose(rw: Rewriter, node: Node) -> Result:
     if tuple(perm) == tuple(range(len(perm))):
         return x
     inner = made_by(x, "transpose")
-    if inner:
-        return rw.add("transpose", inner.input(0), like=node, perm=tuple(inner.attrs["perm"][p] for p in perm))
-    return None
+    if inner is None:
+        return None
+    both = tuple(inner.attrs["perm"][p] for p in perm)
+    x = inner.input(0)
+    return x if both == tuple(range(len(both))) else rw.add("transpose", x, like=node, perm=both)
 
 
 def transpose_of_ones(rw: Rewriter, node: Node) -> Result:
@@ -115,6 +120,22 @@ def transpose_between_reshapes(rw: Rewriter, node: Node) -> Result:
     if shape == node.output.shape and len(perm) == x.rank:
         return rw.add("transpose", x, like=node, perm=perm)
     return None
+
+
+def unflatten(rw: Rewriter, node: Node) -> Result:
+    """matmul(reshape(x, [rows, K]), w) is a reshape of the matmul with x's own leading dimensions: that reshape
+    then meets the one that undoes it."""
+    flat = made_by(node.input(0), "reshape")
+    if flat is None or node.input(1).rank != 2 or node.input(0).rank != 2:
+        return None
+    x = flat.input(0)
+    groups = regroup(x.shape, flat.output.shape)
+    if groups is None or [b for _, b in groups] != [(0,), (1,)] or len(groups[0][0]) < 2:
+        return None
+    wide = (*(x.shape[a] for a in groups[0][0]), flat.output.shape[1])
+    x = x if x.shape == wide else rw.add("reshape", x, like=node, shape=wide)
+    y = rw.add("matmul", x, node.input(1), like=node, **node.attrs)
+    return rw.add("reshape", y, like=node, shape=node.output.shape)
 
 
 def reshape_of_slice(rw: Rewriter, node: Node) -> Result:
