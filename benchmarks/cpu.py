@@ -101,7 +101,8 @@ def measure_case(name: str, feeds: backends.Feeds, options: argparse.Namespace,
     outputs = [o.name for o in onnx.load(path, load_external_data=False).graph.output]
     batch = len(next(iter(feeds.values())))
     limits = measured_limits(options.threads)
-    print(f"{name} batch {batch}: the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:.0f} in bf16, copies {limits.copy / 1e9:.0f} GB/s", flush=True)
+    print(f"{name} batch {batch}: the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, "
+          f"{limits.bf16 / 1e9:.0f} in bf16, copies {limits.copy / 1e9:.0f} GB/s", flush=True)
 
     threads = None if options.threads == os.cpu_count() else options.threads
     ort = backends.onnxruntime_default(path, feeds, threads)
