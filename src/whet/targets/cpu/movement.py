@@ -9,8 +9,11 @@ from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
 from whet.targets.cpu.pad import Pad
 from whet.targets.cpu.resize import Resize
+from whet.targets.cpu.scan import CumSum
+from whet.targets.cpu.scatter import Scatter
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "cumsum": (CumSum(),),
     "dims": (DimValues(),),
     "gather": (Gather(),),
     "gather_elements": (Gather(),),
@@ -18,4 +21,6 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "iota": (Iota(),),
     "pad": (Pad(),),
     "resize": (Resize(),),
+    "scatter_elements": (Scatter(),),
+    "scatter_nd": (Scatter(),),
 }

@@ -1,0 +1,58 @@
+"""Running sums: vectors run along a dimension that is not summed, where there is one."""
+
+from __future__ import annotations
+
+from whet.ir.region import Region
+from whet.targets.base import Implementation, In, Out, Params, Step
+from whet.targets.cpu.args import NAME, Args, finish
+from whet.targets.cpu.epilogue import compute_type, load_value, store_value
+from whet.targets.cpu.isa import Isa
+from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
+from whet.targets.cpu.loops import OUT, advance, loops_over, optimum
+from whet.targets.cpu.moving import Movement, Tiles
+
+
+class CumSum(Movement):
+    """Sums in the order of the elements, of 16-bit floats in float32; integers wrap."""
+
+    name = "cumsum"
+
+    def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
+        k = Fn(NAME, machine)
+        args = Args(k)
+        x, out, attrs = region.inputs[0], region.output, region.attrs
+        axis, dtype = attrs["axis"], out.dtype
+        rest = [d for d in range(len(out.shape)) if d != axis]
+        nest = loops_over(tuple(out.shape[d] for d in rest), {0: [x.strides[d] for d in rest],
+                                                              OUT: [out.strides[d] for d in rest]})
+        steps = {t: args.dim(s[axis]) * dtype.size for t, s in ((0, x.strides), (OUT, out.strides))}
+        base = {0: args.pointer(In(0)), OUT: args.pointer(Out())}
+        inner = {t: args.dim(s[-1]) if s else 1 for t, s in nest.strides.items()}
+        unit = nest.extents and all(isinstance(s, int) and s == 1 for s in inner.values())
+        lanes = machine.width // (4 if compute_type(dtype) == "float" else dtype.size) if unit else 1
+        n = args.dim(out.shape[axis])
+        zero = k.const(vec(compute_type(dtype), lanes), 0)
+        start = k.const(zero.ty, -0.0) if zero.is_float else zero  # -0 + x is x, for -0 too
+
+        def columns(src: Val, dst: Val, mask: Val | None) -> None:
+            total = k.var(zero.ty, start)
+            for i in k.range(0, n):
+                at = n - 1 - i if attrs["reverse"] else i
+                before = total.get()
+                total.set(before + load_value(k, dtype, src + at * steps[0], lanes, mask))
+                v = k.select(k.i64(i).eq(0), zero, before) if attrs["exclusive"] else total.get()
+                store_value(k, v, dtype, dst + at * steps[OUT], mask)
+
+        tiles = Tiles(k, args, region, nest.extents, max(1, optimum(region, out.shape[axis])) * dtype.size)
+        for index, c0, c1 in tiles.rows_of():
+            src, dst = (advance(k, args, p, nest.strides[t][:-1], index, dtype.size) for t, p in base.items())
+
+            def at(c: IntLike, mask: Val | None, src: Val = src, dst: Val = dst) -> None:
+                columns(src + c * inner[0] * dtype.size, dst + c * inner[OUT] * dtype.size, mask)
+
+            whole = c0 + (c1 - c0) // lanes * lanes
+            for c in k.range(c0, whole, lanes):
+                at(c, None)
+            for c in k.range(whole, c1, lanes) if lanes > 1 else ():
+                at(c, k.tail_mask(c1 - c, lanes))
+        return Implementation((Step(finish(k, "cumsum"), args.table, tiles.count),))
