@@ -9,7 +9,7 @@ from typing import Any
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Shape, evaluate
+from whet.ir.symbolic import Dim, Shape, evaluate, product
 from whet.targets.cpu.args import Args
 from whet.targets.cpu.epilogue import compute_type
 from whet.targets.cpu.llvm import Fn, IntLike, Val
@@ -81,6 +81,12 @@ def advance(k: Fn, args: Args, p: Val, strides: Sequence[Dim], index: Sequence[I
 def optimum(region: Region, d: Dim) -> int:
     """d at the profile's optimum."""
     return d if isinstance(d, int) else evaluate(d, {n: r[1] for n, r in region.dims.items()})
+
+
+def tile_elements(region: Region, most: int, threads: int) -> int:
+    """How many elements make a tile: at most `most`, and few enough that every thread gets about four."""
+    total = max(optimum(region, product(t.shape)) for t in (region.output, *region.inputs))
+    return max(min(most, total // (4 * threads)), min(most, 1 << 10))
 
 
 def vector_lanes(isa_width: int, dtypes: Iterable[DType], exprs: Iterable[Expr | None] = ()) -> int:

@@ -11,7 +11,7 @@ from whet.targets.cpu import vmath
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.loops import Loops, optimum, weight
+from whet.targets.cpu.loops import Loops, optimum, tile_elements, weight
 from whet.targets.cpu.rowwise import (
     COL,
     ROW,
@@ -61,7 +61,7 @@ class RowNorm:
         (col,) = nest.where(COL)
         rows, n = nest.where(ROW), nest.extents[col]
         total = product(nest.extents[l] for l in rows)
-        group = rows_per_tile(region, total, n, WORK)
+        group = rows_per_tile(region, total, n, tile_elements(region, WORK, threads))
         heavy = weight(prologue_of(region)) > 2 or len(prologue_of(region).leaves) > 1
         scratch = buffer_bytes(region, n, ops.lanes, ops.type) if heavy else 0
         for at in tile_rows(ops, group, rows):

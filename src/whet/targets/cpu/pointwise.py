@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from whet.ir.dtypes import DType
@@ -19,6 +19,7 @@ from whet.targets.cpu.epilogue import (
     invariant_terms,
     load_value,
     store_value,
+    to_memory,
 )
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
@@ -29,12 +30,14 @@ from whet.targets.cpu.loops import (
     broadcast_strides,
     loops_over,
     optimum,
+    tile_elements,
     unravel,
     vector_lanes,
     weight,
 )
 
-TILE = 1 << 14  # elements that are worth handing to a thread
+TILE = 1 << 14  # elements of a tile at most
+FEW = 8  # rows or columns that are woven from, or into, contiguous vectors
 _RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}
 
 
@@ -64,7 +67,7 @@ class Pointwise:
         return (moved / 8e9 + cycles / 3e9) / threads
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
-        return Implementation((_Kernel(_plain_copy(region), machine).step(),))
+        return Implementation((_Kernel(_plain_copy(region), machine).step(threads),))
 
 
 def _plain_copy(region: Region) -> Region:
@@ -115,10 +118,10 @@ class _Kernel:
         self.m, self.n = nest.extents[-2], nest.extents[-1]
         self.base = {t: self.args.pointer(Out() if t == OUT else In(t)) for t in tensors}
 
-    def step(self) -> Step:
+    def step(self, threads: int) -> Step:
         k, args = self.k, self.args
         m, n = optimum(self.region, self.m), optimum(self.region, self.n)
-        budget = max(TILE // (1 + weight(self.expr) // 16), 1024)
+        budget = tile_elements(self.region, TILE // (1 + weight(self.expr) // 16), threads)
         cols = budget if n > budget else max(n, 1)
         if self.turned:
             cols = min(cols, max(128, self.lanes))
@@ -217,16 +220,27 @@ class _Kernel:
     # -- blocks that are turned -------------------------------------------------------------------
 
     def _turn(self, at: dict[int, Val], r0: IntLike, r1: IntLike, c0: IntLike, c1: IntLike) -> None:
-        """lanes x lanes blocks: inputs that are contiguous along the rows' loop pass through a buffer."""
+        """lanes x lanes blocks: inputs that are contiguous along the rows' loop are transposed in registers and
+        pass through a buffer, but for copies, which are stored at once."""
+        if self._weaves:
+            return self._weave(at, r0, r1)
         k, b = self.k, self.lanes
-        buffers = {t: k.local(b * b * _slot(self.dtype[t])) for t in self.turned}
+        copy = self.expr.is_identity and self.turned == list(self.expr.leaves)
+        buffers = {} if copy else {t: k.local(b * b * _slot(self.dtype[t])) for t in self.turned}
         for r in k.range(r0, r1, b):
             for c in k.range(c0, c1, b):
-                rows, cols = r1 - r, c1 - c
+                if copy:
+                    self._copy_block(at, r, c, r1 - r, c1)
+                    continue
                 for t, buffer in buffers.items():
-                    self._turn_block(t, at[t] + r * self.size[t], c, rows, cols, buffer)
+                    def keep(vs: list[Val], full: bool, t: int = t, buffer: Val = buffer) -> None:
+                        for j, v in enumerate(vs):
+                            v = k.cast("zext", v, "i8") if v.scalar == "i1" else v
+                            k.store(v, buffer + j * (b * _slot(self.dtype[t])))
+
+                    self._turn_block(t, at[t] + r * self.size[t], c, r1 - r, c1 - c, keep)
                 mask = self._mask(c, c1)
-                for j in k.range(0, k.min(b, rows)):
+                for j in k.range(0, k.min(b, r1 - r)):
                     p = self._row_pointers(at, r + j)
                     known = {}
                     for i, term in enumerate(self.expr.terms):
@@ -235,34 +249,104 @@ class _Kernel:
                         elif isinstance(term, Leaf) and self._fixed(term):
                             known[i] = load_value(k, term.dtype, p[term.source])
                     self._store(self._compute(p, c, mask, known), p, c, mask)
+        return None
+
+    def _copy_block(self, at: dict[int, Val], r: IntLike, c: IntLike, rows: IntLike, c1: IntLike) -> None:
+        """A block of a plain copy, from registers to the output."""
+        k, (t,) = self.k, self.turned
+        mask = self._mask(c, c1)
+
+        def put(vs: list[Val], full: bool) -> None:
+            for j, v in enumerate(vs):
+                known = full or (isinstance(rows, int) and rows > j)
+                if not known and isinstance(rows, int):
+                    return
+                m = mask
+                if full:
+                    m = None
+                elif not known:
+                    exists = k.splat(k.i64(rows) > j, self.lanes)
+                    m = exists if mask is None else mask & exists
+                self._store(v, self._row_pointers(at, r + j), c, m)
+
+        self._turn_block(t, at[t] + r * self.size[t], c, rows, c1 - c, put)
 
     def _from_buffer(self, d: DType, buffer: Val, j: IntLike) -> Val:
         if d is DType.BOOL:
             return load_value(self.k, d, buffer + j * self.lanes, self.lanes)
         return self.k.load(compute_type(d), buffer + j * (self.lanes * _slot(d)), self.lanes)
 
-    def _turn_block(self, t: int, p: Val, c: IntLike, rows: IntLike, cols: IntLike, buffer: Val) -> None:
-        """buffer[j][i] = input[row j, column c + i] for a block; rows and columns beyond the edge are junk."""
+    def _turn_block(self, t: int, p: Val, c: IntLike, rows: IntLike, cols: IntLike,
+                    put: Callable[[list[Val], bool], None]) -> None:
+        """Hands `put` the rows of a block of input t as vectors along the columns, and whether all of the block
+        exists; rows and columns beyond the edge are junk. Emitted for whole blocks and again for edges."""
         k, b, d = self.k, self.lanes, self.dtype[t]
         step = self._stride(t, -1) * self.size[t]
 
-        def fill(mask: Val | None, limit: IntLike | None) -> None:
-            vs = []
-            for i in range(b):
-                at = i if limit is None else k.min(i, limit)
-                v = load_value(k, d, p + (c + at) * step, b, mask)
-                vs.append(k.cast("zext", v, "i8") if d is DType.BOOL else v)
-            for j, v in enumerate(transpose(k, vs)):
-                k.store(v, buffer + j * (b * _slot(d)))
+        def rows_of(mask: Val | None, limit: IntLike | None) -> list[Val]:
+            where = [i if limit is None else k.min(i, limit) for i in range(b)]
+            return transpose(k, [load_value(k, d, p + (c + i) * step, b, mask) for i in where])
 
-        if isinstance(rows, int) and isinstance(cols, int):
-            fill(None if rows >= b else k.tail_mask(rows, b), None if cols >= b else cols - 1)
-            return
-        full, edge = k.branch((k.i64(rows) >= b) & (k.i64(cols) >= b))
+        def unwoven(m: int, edge: bool) -> list[Val]:
+            flat = [load_value(k, d, p + c * step + v * b * self.size[t], b,
+                               k.tail_mask(cols * m - v * b, b) if edge else None) for v in range(m)]
+            return [pick(k, flat, [i * m + j for i in range(b)]) for j in range(m)]
+
+        few = isinstance(rows, int) and rows <= FEW and self.nest.strides[t][-1] == rows
+        whole = (k.i64(cols) >= b) if few else (k.i64(rows) >= b) & (k.i64(cols) >= b)
+        full, edge = k.branch(whole)
         with full:
-            fill(None, None)
+            put(unwoven(int(rows), False) if few else rows_of(None, None), not few or rows == b)  # type: ignore[arg-type]
         with edge:
-            fill(k.tail_mask(rows, b), cols - 1)
+            put(unwoven(int(rows), True) if few else rows_of(k.tail_mask(rows, b), cols - 1), False)  # type: ignore[arg-type]
+
+    # -- few columns --------------------------------------------------------------------------------
+
+    @property
+    def _weaves(self) -> bool:
+        """True if a row of the output is a few elements (an image's colours) and rows follow each other."""
+        out = self.nest.strides[OUT]
+        return isinstance(self.n, int) and 2 <= self.n <= FEW and out[-2] == self.n and out[-1] == 1
+
+    def _weave(self, at: dict[int, Val], r0: IntLike, r1: IntLike) -> None:
+        """Vectors along the rows' loop, one for each column, woven into contiguous output."""
+        k, b, d = self.k, self.lanes, self.region.output.dtype
+        n = int(self.n)  # type: ignore[arg-type]
+
+        def block(r: IntLike, mask: Val | None) -> list[Val]:
+            out = []
+            for j in range(n):
+                def leaf(t: Leaf, j: int = j) -> Val:
+                    p = at[t.source] + j * self._stride(t.source, -1) * self.size[t.source]
+                    s = self.nest.strides[t.source][-2]
+                    if isinstance(s, int) and s == 0:
+                        return load_value(k, t.dtype, p)
+                    p = p + r * self._stride(t.source, -2) * self.size[t.source]
+                    if s == 1:
+                        return load_value(k, t.dtype, p, b, mask)
+                    return gather_value(k, t.dtype, p, self.args.dim(s), b, mask)
+
+                out.append(to_memory(k, emit_expr(k, self.expr, leaf, b), d))
+            return [pick(k, out, [(v * b + i) % n * b + (v * b + i) // n for i in range(b)]) for v in range(n)]
+
+        for r in k.range(r0, r1, b):
+            p = at[OUT] + r * (n * d.size)
+            full, edge = k.branch(k.i64(r1 - r) >= b)
+            with full:
+                for v, x in enumerate(block(r, None)):
+                    k.store(x, p + v * b * d.size)
+            with edge:
+                for v, x in enumerate(block(r, k.tail_mask(r1 - r, b))):
+                    k.store(x, p + v * b * d.size, k.tail_mask((r1 - r) * n - v * b, b))
+
+
+def pick(k: Fn, vs: list[Val], where: list[int]) -> Val:
+    """A vector whose lane i is lane where[i] of the concatenation of vs."""
+    b = vs[0].lanes
+    out = k.shuffle(vs[0], vs[1], [w if w < 2 * b else -1 for w in where]) if len(vs) > 1 else vs[0]
+    for j, v in enumerate(vs[2:], 2):
+        out = k.shuffle(out, v, [b + w - j * b if w // b == j else i for i, w in enumerate(where)])
+    return out
 
 
 def transpose(k: Fn, vs: list[Val]) -> list[Val]:

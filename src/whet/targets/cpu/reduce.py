@@ -19,7 +19,7 @@ from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.epilogue import cast, extreme
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
-from whet.targets.cpu.loops import Loops, optimum, unravel, weight
+from whet.targets.cpu.loops import Loops, optimum, tile_elements, unravel, weight
 from whet.targets.cpu.rowwise import (
     COL,
     ROW,
@@ -109,7 +109,8 @@ class Reduce:
         # A bool's any and all are the max and min of bytes.
         dtype = DType.U8 if region.anchor.dtype is DType.BOOL else region.anchor.dtype
         fold = Fold(k, region.attrs["kind"], dtype)
-        tiles = (_columns if nest.labels[-1] == ROW else _rows)(ops, fold)
+        work = tile_elements(region, WORK, threads)
+        tiles = _columns(ops, fold) if nest.labels[-1] == ROW else _rows(ops, fold, work)
         return Implementation((Step(finish(k, f"reduce_{fold.kind}"), args.table, tiles),))
 
 
@@ -142,7 +143,7 @@ def _blocks(k: Fn, n: IntLike, block: int, blocked: bool) -> Iterator[tuple[IntL
         yield start, k.min(start + block, n)
 
 
-def _rows(ops: Operands, fold: Fold) -> Dim:
+def _rows(ops: Operands, fold: Fold, work: int) -> Dim:
     """Vectors along the innermost loop, which is reduced. The number of tiles."""
     k, nest, lanes = ops.k, ops.nest, ops.lanes
     inner = len(nest.extents) - 1
@@ -150,7 +151,7 @@ def _rows(ops: Operands, fold: Fold) -> Dim:
     rows = nest.where(ROW)
     total = product(nest.extents[l] for l in rows)
     n = ops.args.dim(nest.extents[inner])
-    group = rows_per_tile(ops.region, total, product(nest.extents[l] for l in nest.where(COL)), WORK)
+    group = rows_per_tile(ops.region, total, product(nest.extents[l] for l in nest.where(COL)), work)
     scalar = "i8" if ops.region.anchor.dtype is DType.BOOL else ops.type
     blocked = fold.kind in ("sum", "mean") and fold.dtype.is_float
     for at in tile_rows(ops, group, rows):
@@ -238,7 +239,7 @@ class ArgExtreme:
         nest = reduce_nest(region, (_axis(region),))
         ops = Operands(k, args, region, nest)
         kernel = _Arg(ops, machine)
-        tiles = kernel.columns() if nest.labels[-1] == ROW else kernel.rows()
+        tiles = kernel.columns() if nest.labels[-1] == ROW else kernel.rows(tile_elements(region, WORK, threads))
         return Implementation((Step(finish(k, "arg"), args.table, tiles),))
 
 
@@ -274,13 +275,13 @@ class _Arg:
     def better(self, a: Val, b: Val) -> Val:
         return a >= b if self.last else a > b
 
-    def rows(self) -> Dim:
+    def rows(self, work: int) -> Dim:
         """Vectors along the axis."""
         k, ops, nest, lanes = self.k, self.ops, self.ops.nest, self.lanes
         inner = len(nest.extents) - 1
         rows = nest.where(ROW)
         total = product(nest.extents[l] for l in rows)
-        group = rows_per_tile(ops.region, total, nest.extents[inner], WORK)
+        group = rows_per_tile(ops.region, total, nest.extents[inner], work)
         n = ops.args.dim(nest.extents[inner])
         ty = vec(self.int, lanes)
         lane = k.const_vector(self.int, range(lanes))

@@ -11,7 +11,7 @@ from whet.targets.cpu import vmath
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
-from whet.targets.cpu.loops import Loops, optimum, unravel, weight
+from whet.targets.cpu.loops import Loops, optimum, tile_elements, unravel, weight
 from whet.targets.cpu.rowwise import (
     COL,
     ROW,
@@ -60,7 +60,7 @@ class Softmax:
         (col,) = nest.where(COL)
         log = bool(region.attrs.get("log", False))
         if col == len(nest.extents) - 1:
-            tiles, scratch = _along_rows(ops, col, log)
+            tiles, scratch = _along_rows(ops, col, log, tile_elements(region, WORK, threads))
         else:
             tiles, scratch = _across_rows(ops, col, log), 0
         return Implementation((Step(finish(k, "softmax", scratch), args.table, tiles),))
@@ -81,14 +81,14 @@ def _add(a: Val, b: Val) -> Val:
     return a + b
 
 
-def _along_rows(ops: Operands, col: int, log: bool) -> tuple[Dim, int]:
+def _along_rows(ops: Operands, col: int, log: bool, work: int) -> tuple[Dim, int]:
     """A row at a time; (tiles, bytes of scratch)."""
     k, region, nest = ops.k, ops.region, ops.nest
     lanes, ty = ops.lanes, ops.type
     n = nest.extents[col]
     rows = nest.where(ROW)
     total = product(nest.extents[l] for l in rows)
-    group = rows_per_tile(region, total, n, WORK)
+    group = rows_per_tile(region, total, n, work)
     heavy = weight(prologue_of(region)) > 8
     scratch = buffer_bytes(region, n, lanes, ty) if heavy or not log else 0
     for at in tile_rows(ops, group, rows):
