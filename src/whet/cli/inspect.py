@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from whet.cli.files import is_onnx
@@ -37,7 +38,7 @@ def print_summary(plan: Plan, path: Path) -> None:
     t = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     t.add_row("model", f"{s['model']['name']}, sha256 {s['model']['sha256'][:16]}")
     for kind in ("inputs", "outputs"):
-        t.add_row(kind, "\n".join(f"{i['name']}: {i['dtype']} [{', '.join(map(str, i['shape']))}]" for i in s[kind]))
+        t.add_row(kind, "\n".join(_tensor(i) for i in s[kind]))
     if s["profile"]:
         t.add_row("profile", "\n".join(f"{n}: {p['min']} .. {p['max']}, tuned at {p['opt']}"
                                        for n, p in s["profile"].items()))
@@ -53,13 +54,17 @@ def print_summary(plan: Plan, path: Path) -> None:
                   f"{', '.join(sorted({l['name'] for l in s['layers'] if l['kind'] == 'host'}))}[/yellow]")
 
 
+def _tensor(t: dict[str, Any]) -> str:
+    return escape(f"{t['name']}: {t['dtype']} [{', '.join(map(str, t['shape']))}]")
+
+
 def print_layers(plan: Plan) -> None:
     """A row for each layer: what runs it, with which parameters, as measured."""
     layers, evidence = plan.summary()["layers"], plan.evidence.get("tuning", [])
     times = iter(evidence)
     table = Table("layer", "kind", "precision", "tactic", "parameters", "tuned at", box=None, padding=(0, 2, 0, 0))
     for l in layers:
-        e = next(times, {}) if l["kind"] != "host" else {}
+        e: dict[str, Any] = next(times, {}) if l["kind"] != "host" else {}
         seconds = e.get("seconds")
         table.add_row(l["name"], l["kind"], l.get("precision", ""), l["tactic"],
                       " ".join(f"{k}={v}" for k, v in l.get("params", {}).items()),
@@ -87,7 +92,7 @@ def _show_model(path: Path, as_json: bool) -> None:
     out.print(f"[bold]{path}[/bold]  {data['name']}, {parameters / 1e6:.2f} M parameters")
     t = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for kind in ("inputs", "outputs"):
-        t.add_row(kind, "\n".join(f"{i['name']}: {i['dtype']} [{', '.join(i['shape'])}]" for i in data[kind]))
+        t.add_row(kind, "\n".join(_tensor(i) for i in data[kind]))
     t.add_row("operators", ", ".join(f"{k} {n}" for k, n in counts.most_common()))
     if data["reference"]:
         t.add_row("reference", f"[yellow]{', '.join(data['reference'])}[/yellow] run on the host")

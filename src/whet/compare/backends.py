@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,99 +12,120 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError, MissingExtraError, ModelError
+from whet.measure.record import PlanId
+from whet.plan import Plan
 
 Arrays = Mapping[str, np.ndarray]
-Progress = Callable[[str, int, int], None]
+Outputs = Mapping[str, Any]
 
 
 @dataclass
 class Backend:
-    """A loaded model. `run(feeds)` gives the outputs by name; `call()` runs the last-bound feeds with
-    as little around it as the backend's own API allows, for timing."""
+    """A loaded model with its inputs bound: `run()` gives the outputs by name, in fresh arrays, with as little
+    around it as the backend's own API allows.
+
+    `load_seconds` is what loading took; whet's alone has a plan, and `flops` of one call as its plan counts them.
+    """
 
     name: str
     precision: str
     version: str
-    bind: Callable[[Arrays], Callable[[], Mapping[str, np.ndarray]]]
+    run: Callable[[], Outputs]
     close: Callable[[], None] = lambda: None
+    load_seconds: float | None = None
+    build_seconds: float | None = None
+    plan: PlanId | None = None
+    flops: int = 0
 
-    def run(self, feeds: Arrays) -> Mapping[str, np.ndarray]:
-        """The outputs by name."""
-        return self.bind(feeds)()
-
-
-def open_backend(name: str, model: Path, *, precision: str, threads: int, plan: Any = None,
-                 shapes: Mapping[str, tuple[int, ...]] | None = None, opt_level: int = 3,
-                 progress: Progress = lambda what, done, total: None) -> Backend:
-    """Load `model` (ONNX) in the backend called `name`, one of BACKENDS.
-
-    `precision`: fp32 or bf16. `plan`: a built plan that whet should run instead of building one.
-    `shapes`: what whet tunes for. MissingExtraError if the backend is not installed; InputError if it
-    does not have the precision.
-    """
-    if name not in BACKENDS:
-        raise InputError(f"no backend {name!r}", why=f"there are {', '.join(BACKENDS)}", do="choose among these")
-    if name == "whet":
-        return _whet(model, precision, threads, plan, shapes, opt_level, progress)
-    return BACKENDS[name](model, precision, threads)
+    @property
+    def key(self) -> str:
+        """`whet bf16`."""
+        return f"{self.name} {self.precision}"
 
 
-def _whet(model: Path, precision: str, threads: int, plan: Any, shapes: Any, opt_level: int,
-          progress: Progress) -> Backend:
+def installed() -> list[str]:
+    """The backends that can be opened here, whet first."""
+    return ["whet", *(name for name in PEERS if importlib.util.find_spec(name) is not None)]
+
+
+def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_key: Any = None,
+              build_seconds: float | None = None) -> Backend:
+    """An engine from a plan, bound to `feeds`. Errors as of `whet.load`; InputError if the feeds do not fit."""
     import whet
 
-    if plan is None:
-        profile = {k: ((1, *s[1:]), s, s) for k, s in shapes.items()} if shapes else None
-        plan = whet.build(model, precision=precision, threads=threads, profiles=[profile] if profile else None,
-                          opt_level=opt_level, progress=progress)
-    engine = whet.load(plan, threads=threads)
-    context = engine.context()
-    return Backend("whet", precision, whet.__version__, lambda feeds: lambda: context.run(feeds), engine.close)
+    start = time.perf_counter()
+    engine = whet.load(plan, threads=threads, require_key=require_key)
+    seconds = time.perf_counter() - start
+    inputs = dict(feeds)
+    engine(inputs)
+    info = plan.manifest.info
+    return Backend("whet", info.get("precision", {}).get("compute", "fp32"), whet.__version__,
+                   lambda: engine(inputs), engine.close, seconds, build_seconds,
+                   PlanId(hash=plan.hash, bytes=plan.nbytes), sum(layer.get("flops", 0) for layer in info.get("layers", ())))
 
 
-def _onnxruntime(model: Path, precision: str, threads: int) -> Backend:
+def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None) -> Backend:
+    """Load an ONNX model in `onnxruntime` or `openvino`, bound to `feeds`.
+
+    precision: `fp32`, or `bf16` (OpenVINO's hint). threads: None leaves the backend's own default, all cores.
+
+    MissingExtraError if it is not installed; InputError if it is not one of these or lacks the precision;
+    ModelError if it refuses the model, with its own words.
+    """
+    if name not in PEERS:
+        raise InputError(f"no backend {name!r}", why=f"there are whet, {', '.join(PEERS)}", do="choose among these")
+    if importlib.util.find_spec(name) is None:
+        raise MissingExtraError.for_package(name, name, f"the {name} backend")
+    start = time.perf_counter()
     try:
-        import onnxruntime as ort
-    except ImportError as e:
-        raise MissingExtraError.for_package("onnxruntime", "onnxruntime", "the onnxruntime backend") from e
+        backend = PEERS[name](model, dict(feeds), precision, threads)
+        seconds = time.perf_counter() - start
+        backend.run()
+    except (InputError, MissingExtraError):
+        raise
+    except Exception as e:  # each library has exceptions of its own
+        raise ModelError(f"{name} does not run this model", where=str(model), why=str(e).strip(),
+                         do=f"leave {name} out with --backends") from e
+    backend.load_seconds = seconds
+    return backend
+
+
+def _onnxruntime(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
+    import onnxruntime as ort
+
     if precision != "fp32":
-        raise InputError(f"onnxruntime has no {precision} on the CPU", do="bench it with fp32")
+        raise InputError(f"onnxruntime has no {precision} on the CPU", do="compare with its fp32")
     options = ort.SessionOptions()  # all else as its default: that is what its users run
-    options.intra_op_num_threads = threads
+    if threads is not None and threads != _cores():
+        options.intra_op_num_threads = threads
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
-    return Backend("onnxruntime", precision, ort.__version__,
-                   lambda feeds: lambda: dict(zip(names, session.run(None, dict(feeds)))))
+    return Backend("onnxruntime", precision, ort.__version__, lambda: dict(zip(names, session.run(None, feeds))))
 
 
-def _openvino(model: Path, precision: str, threads: int) -> Backend:
-    try:
-        import openvino as ov
-    except ImportError as e:
-        raise MissingExtraError.for_package("openvino", "openvino", "the openvino backend") from e
+def _openvino(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
+    import openvino as ov
+
     config = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-              "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+              "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or _cores()}
     core = ov.Core()
-    compiled = core.compile_model(core.read_model(str(model)), "CPU", config)
+    read = core.read_model(str(model))
+    read.reshape({k: v.shape for k, v in feeds.items()})  # fixed shapes are its fastest case
+    compiled = core.compile_model(read, "CPU", config)
     names = [o.get_any_name() for o in compiled.outputs]
+    request = compiled.create_infer_request()
 
-    def bind(feeds: Arrays) -> Callable[[], Mapping[str, np.ndarray]]:
-        request = compiled.create_infer_request()
-        tensors = dict(feeds)
+    def run() -> Outputs:
+        found = request.infer(feeds, share_inputs=True)
+        return {n: found[i] for i, n in enumerate(names)}
 
-        def call() -> Mapping[str, np.ndarray]:
-            out = request.infer(tensors, share_inputs=True)
-            return {n: out[i] for i, n in enumerate(names)}
-
-        return call
-
-    return Backend("openvino", precision, ov.__version__, bind)
+    return Backend("openvino", precision, ov.__version__.split("-")[0], run)
 
 
-def _built(model: Path, precision: str, threads: int) -> Backend:
-    return _whet(model, precision, threads, None, None, 3, lambda what, done, total: None)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
-BACKENDS: dict[str, Callable[[Path, str, int], Backend]] = {
-    "whet": _built, "onnxruntime": _onnxruntime, "openvino": _openvino}
+PEERS: dict[str, Callable[[Path, dict[str, np.ndarray], str, int | None], Backend]] = {
+    "onnxruntime": _onnxruntime, "openvino": _openvino}

@@ -1,0 +1,160 @@
+"""`whet demo`: the whole story on a small trained model, on this machine, without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import whet
+from whet import demo, report
+from whet.cli.files import write_bytes
+from whet.cli.progress import build_progress
+from whet.compare import Backend, Reference, compare, installed, measured_limits, open_peer, open_whet
+from whet.compare.session import ALLOWED, output_error
+from whet.errors import OutputError
+from whet.frontends import load_model, model_hash
+from whet.ir import interpret
+from whet.measure import Measurement
+from whet.measure.record import Accuracy, Comparison, Model
+from whet.measure.record import OutputError as Distance
+from whet.plan import Plan
+from whet.report import rows
+
+BATCH = 64  # throughput is of this batch, latency of one image
+OPT_LEVEL = 2
+SECONDS = 2.0  # of timing, for each of the two batches
+NOT_NATIVE = "bf16, computed in fp32"
+TITLE = "whet demo: handwritten digits"
+
+
+@dataclass
+class Answers:
+    """What one backend says about the held-out images."""
+
+    accuracy: Accuracy
+    error: Distance
+
+
+def run(folder: Path) -> int:
+    """Build, check, time, and write `folder`/report.html and report.md; 0 if all outputs are right, else 1.
+
+    OutputError if the folder cannot be written to.
+    """
+    start = time.monotonic()
+    out = Console(highlight=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OutputError("the folder for the demo cannot be made", where=str(folder), why=e.strerror or str(e),
+                          do="name one that can, with --output") from e
+    path = folder / "digits.onnx"
+    write_bytes(path, demo.model_bytes())
+    images, labels = demo.test_set()
+    model = Model(name="digits", sha256=model_hash(path))
+    out.print(f"A small convolutional network, trained on scikit-learn's digits; {len(labels)} held-out images.",
+              soft_wrap=True)
+
+    with build_progress() as progress:
+        plans = {p: _build(path, folder, p, progress) for p in ("fp32", "bf16")}
+        progress("checking outputs against the reference", 0, 0)
+        reference = Reference("NumPy reference", interpret(load_model(path), {"image": images}))
+        backends = {n: _open(plans, path, images[:n]) for n in (1, BATCH)}
+        answers = {key: _answers(plan, images, labels, reference) for key, plan in
+                   ((b.key, plans["bf16" if "bf16" in b.precision else "fp32"][0]) for b in backends[1] if b.plan)}
+        progress("measuring what this machine can do", 0, 0)
+        limits = measured_limits(plans["fp32"][0].contents.runtime["threads"])
+        progress("timing, in turns", 0, 0)
+        records: list[Measurement] = []
+        for n, some in backends.items():
+            found = compare(some, {"image": images[:n]}, model, seconds=SECONDS, limits=limits,
+                            threads=plans["fp32"][0].contents.runtime["threads"],
+                            reference=Reference(reference.name, {"logits": reference.outputs["logits"][:n]}))
+            records += [_with(r, answers.get(b.key)) for r, b in zip(found, some)]
+    for some in backends.values():
+        for b in some:
+            b.close()
+    for plan, _ in plans.values():
+        plan.close()
+
+    right = all(a.error.value <= (a.error.limit or 0) for a in answers.values())
+    page, text = report.write(records, folder, TITLE)
+    _print(out, records, answers)
+    out.print(f"Written in {time.monotonic() - start:.0f} s: [bold]{page}[/bold] and {text}; the plans lie beside them.",
+              soft_wrap=True)
+    out.print(f"Next: whet inspect {folder / 'digits-bf16.plan'}; your own: whet build model.onnx -o model.plan",
+              soft_wrap=True)
+    return 0 if right else 1
+
+
+def _build(path: Path, folder: Path, precision: str, progress: Callable[[str, int, int], None]) -> tuple[Plan, float]:
+    start = time.perf_counter()
+    shape = demo.test_set()[0].shape[1:]
+    plan = whet.build(path, precision=precision, opt_level=OPT_LEVEL, timing_cache=folder / "timing-cache.json",
+                      profiles=[{"image": ((1, *shape), (1, *shape), (BATCH, *shape))}],
+                      progress=lambda what, done, total: progress(f"{precision}: {what}", done, total))
+    plan.save(folder / f"digits-{precision}.plan")
+    return plan, time.perf_counter() - start
+
+
+def _open(plans: dict[str, tuple[Plan, float]], path: Path, images: np.ndarray) -> list[Backend]:
+    feeds = {"image": images}
+    found = []
+    for precision, (plan, seconds) in plans.items():
+        b = open_whet(plan, feeds, build_seconds=seconds)
+        if b.precision != precision:
+            b.precision = NOT_NATIVE
+        found.append(b)
+    return found + [open_peer(name, path, feeds) for name in installed() if name == "onnxruntime"]
+
+
+def _answers(plan: Plan, images: np.ndarray, labels: np.ndarray, reference: Reference) -> Answers:
+    """Accuracy on all images, and how far the logits are from the reference's."""
+    with whet.load(plan) as engine:
+        parts = [engine({"image": images[i:i + BATCH]})["logits"] for i in range(0, len(images), BATCH)]
+    logits = np.concatenate(parts)
+    share = float((logits.argmax(1) == labels).mean())
+    compute = plan.manifest.info["precision"]["compute"]
+    return Answers(Accuracy(metric="top1", value=share, samples=len(labels)),
+                   output_error({"logits": logits}, reference, ALLOWED[compute]))
+
+
+def _with(record: Measurement, answers: Answers | None) -> Measurement:
+    return record if answers is None else msgspec.structs.replace(record, accuracy=answers.accuracy,
+                                                                  error=answers.error)
+
+
+def _print(out: Console, records: list[Measurement], answers: dict[str, Answers]) -> None:
+    single, many = ([r for r in records if r.shapes["image"][0] == n] for n in (1, BATCH))
+    samples = next(iter(answers.values())).accuracy.samples
+    table = Table("", f"accuracy, n = {samples}", "median", "p99", f"batch {BATCH}", "plan",
+                  box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for one, batch in zip(single, many):
+        row, last = rows.row(one), rows.row(batch)
+        accuracy = f"{one.accuracy.value:.1%} ({rows.accuracy_interval(one)})" if one.accuracy else ""
+        table.add_row(row.label, accuracy.replace("% to ", "-").replace("%)", ")"), row.median, row.p99,
+                      last.throughput, row.size, style="bold" if row.ours else "")
+    out.print(table)
+    out.print(f"Latency of one image; images per second in batches of {BATCH}; accuracy with its 95 % interval.")
+    for key, a in answers.items():
+        verdict = "right" if a.error.value <= (a.error.limit or 0) else "[red]WRONG[/red]"
+        out.print(f"{key}: outputs are {a.error.value:.1e} from the {a.error.reference} (relative L2, at most "
+                  f"{a.error.limit:.0e} is allowed): {verdict}.", soft_wrap=True)
+    for one, batch in zip(single, many):
+        for c, d in zip(one.comparisons, batch.comparisons):
+            out.print(f"{rows.label(one)} is {_ratio(c)} times as fast as {rows.NAMES[c.backend]} {c.precision} on one "
+                      f"image, {_ratio(d)} in batches of {BATCH}.", soft_wrap=True)
+    if any(r.precision == NOT_NATIVE for r in records):
+        out.print("This CPU has no BF16 arithmetic: the bf16 plan computes in fp32.", soft_wrap=True)
+    if not any(r.comparisons for r in records):
+        out.print("For ONNX Runtime beside it: pip install 'whet\\[onnxruntime]'", soft_wrap=True)
+
+
+def _ratio(c: Comparison) -> str:
+    return f"{c.ratio:.2f} ({c.low:.2f} to {c.high:.2f})"
