@@ -11,6 +11,7 @@ from whet.targets.cpu.pad import Pad
 from whet.targets.cpu.resize import Resize
 from whet.targets.cpu.scan import CumSum
 from whet.targets.cpu.scatter import Scatter
+from whet.targets.cpu.topk import TopK
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "cumsum": (CumSum(),),
@@ -23,4 +24,5 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "resize": (Resize(),),
     "scatter_elements": (Scatter(),),
     "scatter_nd": (Scatter(),),
+    "topk": (TopK(),),
 }
