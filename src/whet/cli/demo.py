@@ -86,7 +86,7 @@ def run(folder: Path) -> int:
     right = all(a.error.value <= (a.error.limit or 0) for a in answers.values())
     page, text = report.write(records, folder, TITLE)
     _print(out, records, answers)
-    out.print(f"Written in {time.monotonic() - start:.0f} s: [bold]{page}[/bold] and {text}; the plans lie beside them.",
+    out.print(f"Written in {time.monotonic() - start:.0f} s: {page} and {text}; the plans lie beside them.",
               soft_wrap=True)
     out.print(f"Next: whet inspect {folder / 'digits-bf16.plan'}; your own: whet build model.onnx -o model.plan",
               soft_wrap=True)

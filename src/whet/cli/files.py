@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import OutputError, PlanFormatError
+from whet.errors import InputError, OutputError, PlanFormatError
 
 
 def is_onnx(path: Path) -> bool:
@@ -22,11 +22,18 @@ def is_onnx(path: Path) -> bool:
 
 
 @contextmanager
-def open_engine(path: Path, threads: int | None) -> Iterator[Any]:
-    """An engine from a plan, or from a model that is built first (with its progress shown)."""
+def open_engine(path: Path, threads: int | None, require_key: Path | None = None,
+                recompile: bool = False) -> Iterator[Any]:
+    """An engine from a plan, or from a model that is built first (with its progress shown).
+
+    require_key, recompile: as of `whet.load`, for plans.
+    """
     import whet
 
     if is_onnx(path):
+        if require_key is not None:
+            raise InputError("a model has no signature", where=str(path), why="--require-key is for plans",
+                             do="build a plan and sign it: whet sign model.plan --key private.pem")
         from whet.cli.progress import build_progress
 
         with build_progress() as progress:
@@ -35,15 +42,18 @@ def open_engine(path: Path, threads: int | None) -> Iterator[Any]:
     else:
         if path.is_dir():
             raise PlanFormatError("this is a folder, not a plan", where=str(path), do="name a .plan or .onnx file")
-        engine = whet.load(path, threads=threads)
+        engine = whet.load(path, threads=threads, require_key=require_key, recompile=recompile)
     try:
         yield engine
     finally:
         engine.close()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file by atomic rename: it is there whole or not at all. OutputError if it cannot be."""
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file by atomic rename: it is there whole or not at all. `mode` is lessened by the umask.
+
+    OutputError if it cannot be written.
+    """
     try:
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -53,7 +63,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.fsync(f.fileno())
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(tmp, 0o666 & ~umask)
+            os.chmod(tmp, mode & ~umask)
             os.replace(tmp, path)
         except BaseException:
             with contextlib.suppress(OSError):

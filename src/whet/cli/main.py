@@ -36,16 +36,23 @@ def build(
 ) -> None:
     """Build a plan: optimize the graph, generate and tune kernels, write one file.
 
-    Example: whet build resnet.onnx -o resnet.plan --bf16 --opt-shapes input:8x3x224x224
+    Examples: whet build resnet.onnx -o resnet.plan
+
+    whet build resnet.onnx -o resnet.plan --bf16 --shapes input:8x3x224x224
+
+    whet build bert.onnx -o bert.plan --min-shapes ids:1x8 --opt-shapes ids:1x128 --max-shapes ids:8x512
+
+    --shapes fixes an input's dimensions; the other three bound dynamic ones, and the plan is tuned for the optimum.
+    What was measured is kept in the timing cache, so that a second build is quick, and one that is stopped with Ctrl-C
+    goes on where it was.
     """
     from whet import pipeline
     from whet.cli.progress import build_progress
     from whet.cli.shapes import parse_profile, parse_shapes
 
-    precision = {"fp32"} | ({"bf16"} if bf16 or best else set())
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     with build_progress() as progress:
-        plan = pipeline.build(model, target=target, precision=precision, threads=threads,
+        plan = pipeline.build(model, target=target, precision=_precision(bf16, best), threads=threads,
                               shapes=parse_shapes(shapes or ()) or None, profiles=[profile] if profile else None,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress)
     plan.save(output)
@@ -60,17 +67,62 @@ def run(
     inputs: options.Inputs,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the outputs.", show_default=False)],
     threads: options.Threads = None,
+    require_key: options.RequireKey = None,
+    recompile: Annotated[bool, typer.Option(
+        "--recompile", help="Ignore the plan's machine code and generate it anew from what the plan records.")] = False,
 ) -> None:
-    """Run a plan once on arrays from a file.
+    """Run a plan once on arrays from a file, and write the outputs to another.
 
     Example: whet run resnet.plan --inputs x.npz -o y.npz
+
+    x.npz holds one array per input, by its name: numpy.savez("x.npz", input=images). `whet inspect resnet.plan` lists
+    the inputs. With --require-key, a plan that its holder has not signed is refused.
     """
     from whet.cli.files import open_engine, write_npz
     from whet.cli.shapes import load_inputs
 
     feeds = load_inputs(inputs)
-    with open_engine(plan, threads) as engine:
+    with open_engine(plan, threads, require_key, recompile) as engine:
         write_npz(output, engine(feeds))
+
+
+@app.command()
+def bench(
+    path: options.ModelOrPlan,
+    backends: Annotated[str, typer.Option(help="Comma-separated: whet, onnxruntime, openvino. "
+                                               "Default: whet and those that are installed.")] = "",
+    model: Annotated[Path | None, typer.Option("--model", help="The ONNX model that a plan was built from, for the "
+                                                               "other backends.")] = None,
+    shapes: options.Shapes = None,
+    inputs: Annotated[Path | None, typer.Option("--inputs", help="An .npz file with one array per input. "
+                                                                 "Default: random ones.")] = None,
+    threads: options.Threads = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="How long the slowest backend is timed.")] = 5.0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file.")] = None,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory, in a process per backend.")] = True,
+    bf16: options.Bf16 = False,
+    best: options.Best = False,
+    timing_cache: options.TimingCacheFile = None,
+    opt_level: options.OptLevel = 3,
+    require_key: options.RequireKey = None,
+) -> None:
+    """Compare whet with other runtimes on this machine: same model, same inputs, same threads.
+
+    Outputs are checked against ONNX Runtime first. Then all backends take turns in one process, so that what disturbs
+    one disturbs all. Exit code 1: an output is wrong.
+
+    Examples: whet bench resnet.onnx --shapes input:8x3x224x224
+
+    whet bench resnet.plan --model resnet.onnx --backends whet,onnxruntime --json out.json
+    """
+    from whet.cli import bench as race
+    from whet.cli.shapes import parse_shapes
+
+    named = tuple(b.strip() for b in backends.split(",") if b.strip())
+    building = {"precision": _precision(bf16, best), "timing_cache": timing_cache, "opt_level": opt_level}
+    raise typer.Exit(race.run(race.Options(
+        path, model, named, parse_shapes(shapes or ()), inputs, threads, seconds, json,
+        require_key, building, memory)))
 
 
 @app.command()
@@ -97,11 +149,42 @@ def inspect(path: options.ModelOrPlan, json: options.AsJson = False) -> None:
 
 
 @app.command()
+def sign(
+    plan: Annotated[Path | None, typer.Argument(help="The plan to sign.", show_default=False)] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="An Ed25519 private key (PEM).")] = None,
+    generate_key: Annotated[Path | None, typer.Option(
+        "--generate-key", help="Make a new pair of keys, private.pem and public.pem, in this folder.")] = None,
+) -> None:
+    """Sign a plan, so that whoever loads it can refuse any other.
+
+    A plan holds machine code: loading one is like importing a module. Make keys once, sign what you build, and load
+    with require_key= (or --require-key) and the public key.
+
+    Examples: whet sign --generate-key keys
+
+    whet sign model.plan --key keys/private.pem
+    """
+    from whet.cli import sign as signing
+
+    if generate_key is not None and plan is None and key is None:
+        signing.new_keys(generate_key)
+    elif plan is not None and key is not None and generate_key is None:
+        signing.sign(plan, key)
+    else:
+        raise InputError("whet sign takes a plan and its key, or --generate-key",
+                         do="whet sign model.plan --key private.pem, or whet sign --generate-key FOLDER")
+
+
+@app.command()
 def doctor(json: options.AsJson = False) -> None:
     """Show this machine as whet sees it, and what is missing."""
     from whet.cli import doctor as view
 
     view.run(json)
+
+
+def _precision(bf16: bool, best: bool) -> set[str]:
+    return {"fp32"} | ({"bf16"} if bf16 else set()) | ({"best"} if best else set())
 
 
 def main() -> None:

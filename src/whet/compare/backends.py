@@ -60,9 +60,10 @@ def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_
     inputs = dict(feeds)
     engine(inputs)
     info = plan.manifest.info
+    flops = sum(layer.get("flops", 0) for layer in info.get("layers", ()))
     return Backend("whet", info.get("precision", {}).get("compute", "fp32"), whet.__version__,
                    lambda: engine(inputs), engine.close, seconds, build_seconds,
-                   PlanId(hash=plan.hash, bytes=plan.nbytes), sum(layer.get("flops", 0) for layer in info.get("layers", ())))
+                   PlanId(hash=plan.hash, bytes=plan.nbytes), flops)
 
 
 def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None) -> Backend:

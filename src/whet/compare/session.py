@@ -40,7 +40,7 @@ def compare(backends: Sequence[Backend], feeds: Mapping[str, np.ndarray], model:
     """
     errors: dict[str, OutputError] = {}
     if reference is not None:
-        for b in backends:
+        for b in (b for b in backends if b.key != reference.name):
             errors[b.key] = output_error(b.run(), reference, ALLOWED.get(b.precision))
             on_error(b, errors[b.key])
     series = alternate({b.key: b.run for b in backends}, seconds=seconds, turn_seconds=0.05)

@@ -12,7 +12,7 @@ from whet.plan import manifest, reader, writer
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-_NEW = "make one: whet sign --new-key"
+_NEW = "make one: whet sign --generate-key FOLDER"
 _DOMAIN = b"whet plan signature 1\0"
 Key = bytes | str | os.PathLike[str]  # 32 raw bytes, hexadecimal, PEM text, or a file with one of these
 
