@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cpu import conv, movement
 from whet.targets.cpu.attention import Attention
+from whet.targets.cpu.attention_amx import AttentionAmx
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.groupnorm import GroupNorm
@@ -19,7 +20,7 @@ from whet.targets.cpu.softmax import Softmax
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
-    "attention": (Attention(),),
+    "attention": (AttentionAmx(), Attention()),
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),

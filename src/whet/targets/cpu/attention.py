@@ -55,6 +55,35 @@ def _broadcast(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
     return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(t.shape, t.strides, strict=True))
 
 
+def attention_reason(region: Region) -> str:
+    """Why no fused attention tactic takes this region; "" if one may."""
+    floats = (DType.F32, DType.BF16)
+    if region.prologue:
+        return "operands computed on load are not supported"
+    for name, t in zip("qkv", region.inputs[:3]):
+        if t.dtype not in floats:
+            return f"{name} is {t.dtype.value}, not f32 or bf16"
+        if t.shape[3] != 1 and t.strides[3] != 1:
+            return f"{name}'s last dimension is not contiguous"
+        if not isinstance(t.shape[3], int):
+            return f"{name}'s last dimension is symbolic"
+        if t.shape[3] > 1024:
+            return "heads wider than 1024"
+    if region.n_anchor > 3:
+        mask = region.inputs[3]
+        if mask.dtype not in (*floats, DType.BOOL):
+            return f"the mask is {mask.dtype.value}"
+        if mask.shape and mask.shape[-1] != 1 and mask.strides[-1] not in (0, 1):
+            return "the mask's last dimension is not contiguous"
+    if region.output.shape[3] != 1 and region.output.strides[3] != 1:
+        return "the output's last dimension is not contiguous"
+    for i in epilogue_inputs(region):
+        t = region.inputs[i]
+        if t.shape and t.shape[-1] != 1 and t.strides[-1] not in (0, 1):
+            return f"epilogue input {i} is not contiguous in its last dimension"
+    return ""
+
+
 @dataclass(frozen=True)
 class Attention:
     """Parameters: mr, nv (micro-tile: keys by vectors of queries), block (keys per round of the softmax;
@@ -63,31 +92,7 @@ class Attention:
     name: str = "attention_fused"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        floats = (DType.F32, DType.BF16)
-        if region.prologue:
-            return "operands computed on load are not supported"
-        for name, t in zip("qkv", region.inputs[:3]):
-            if t.dtype not in floats:
-                return f"{name} is {t.dtype.value}, not f32 or bf16"
-            if t.shape[3] != 1 and t.strides[3] != 1:
-                return f"{name}'s last dimension is not contiguous"
-            if not isinstance(t.shape[3], int):
-                return f"{name}'s last dimension is symbolic"
-            if t.shape[3] > 1024:
-                return "heads wider than 1024"
-        if region.n_anchor > 3:
-            mask = region.inputs[3]
-            if mask.dtype not in (*floats, DType.BOOL):
-                return f"the mask is {mask.dtype.value}"
-            if mask.shape and mask.shape[-1] != 1 and mask.strides[-1] not in (0, 1):
-                return "the mask's last dimension is not contiguous"
-        if region.output.shape[3] != 1 and region.output.strides[3] != 1:
-            return "the output's last dimension is not contiguous"
-        for i in epilogue_inputs(region):
-            t = region.inputs[i]
-            if t.shape and t.shape[-1] != 1 and t.strides[-1] not in (0, 1):
-                return f"epilogue input {i} is not contiguous in its last dimension"
-        return ""
+        return attention_reason(region)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         found = []
@@ -106,7 +111,7 @@ class Attention:
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds at 3 GHz: two products, the softmax, the last block's waste."""
         p = attention_problem(region)
-        d, e = _widths(region)
+        d, e = widths(region)
         s, t = opt(region, p.m), opt(region, p.k)
         heads = opt(region, product(p.batch))
         queries = params["nv"] * machine.lanes
@@ -136,7 +141,7 @@ def _must_copy(region: Region) -> bool:
     return any(t.dtype is not DType.F32 or not isinstance(t.strides[2], int) for t in (k, v))
 
 
-def _widths(region: Region) -> tuple[int, int]:
+def widths(region: Region) -> tuple[int, int]:
     """Elements of a query (and key), and of a value; `applies` has seen to it that they are static."""
     d, e = region.inputs[0].shape[3], region.inputs[2].shape[3]
     assert isinstance(d, int)
@@ -153,7 +158,7 @@ class _Kernel:
         self.nv, self.lanes = params["nv"], isa.lanes
         self.queries = self.nv * isa.lanes
         self.row_bytes = self.queries * 4  # of the transposed panels
-        self.d, self.e = _widths(region)
+        self.d, self.e = widths(region)
         self.types = [t.dtype for t in region.inputs[:region.n_anchor]]
         self.rounded = region.compute == "bf16"
         self.causal, self.masked_zero = bool(region.attrs.get("causal")), bool(region.attrs.get("masked_zero"))
@@ -173,7 +178,7 @@ class _Kernel:
     def _layout(region: Region, params: Params, isa: Isa) -> dict[str, int]:
         """Bytes of each part of scratch."""
         row = params["nv"] * isa.width
-        d, e = _widths(region)
+        d, e = widths(region)
         longest = upper(region.inputs[1].shape[2], {n: (r[0], r[2]) for n, r in region.dims.items()})
         keys = -(-(params["block"] or max(longest, 1)) // isa.lanes) * isa.lanes
         vectors = -(-e // isa.lanes) * isa.width
