@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whet.cli.files import is_onnx, write_bytes
+from whet.cli.files import check_output, is_onnx, write_bytes
 from whet.cli.progress import build_progress
 from whet.cli.shapes import Shape, load_inputs
 from whet.compare import PEERS, Backend, Reference, compare, installed, measured_limits, open_peer, open_whet
@@ -51,6 +51,8 @@ def run(options: Options) -> int:
     """Measure and print; 0 if all outputs are right, 1 if some are not."""
     model = options.path if is_onnx(options.path) else options.model
     names = _backends(options, model)
+    if options.json is not None:
+        check_output(options.json, "the output")
     with ExitStack() as stack:
         progress = stack.enter_context(build_progress())
         plan, path, seconds = stack.enter_context(_plan(options, progress))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import InputError, OutputError, PlanFormatError
+from whet.errors import InputError, PlanFormatError
+from whet.plan.writer import atomic
 
 
 def is_onnx(path: Path) -> bool:
@@ -49,29 +48,23 @@ def open_engine(path: Path, threads: int | None, require_key: Path | None = None
         engine.close()
 
 
+def check_output(path: Path, what: str = "the plan") -> None:
+    """OutputError if a file could not be written there: known before the work that fills it, not after."""
+    with contextlib.suppress(_Enough), atomic(path, what):
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Leaves an atomic write without writing."""
+
+
 def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file by atomic rename: it is there whole or not at all. `mode` is lessened by the umask.
 
     OutputError if it cannot be written.
     """
-    try:
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(fd, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(tmp, mode & ~umask)
-            os.replace(tmp, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(tmp)
-            raise
-    except OSError as e:
-        raise OutputError("the output cannot be written", where=str(path), why=e.strerror or str(e),
-                          do="check the folder, its permissions and the space on the disk") from e
+    with atomic(path, "the output", mode) as f:
+        f.write(data)
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

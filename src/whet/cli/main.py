@@ -47,9 +47,11 @@ def build(
     goes on where it was.
     """
     from whet import pipeline
+    from whet.cli.files import check_output
     from whet.cli.progress import build_progress
     from whet.cli.shapes import parse_profile, parse_shapes
 
+    check_output(output)
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     with build_progress() as progress:
         plan = pipeline.build(model, target=target, precision=_precision(bf16, best), threads=threads,
@@ -78,9 +80,10 @@ def run(
     x.npz holds one array per input, by its name: numpy.savez("x.npz", input=images). `whet inspect resnet.plan` lists
     the inputs. With --require-key, a plan that its holder has not signed is refused.
     """
-    from whet.cli.files import open_engine, write_npz
+    from whet.cli.files import check_output, open_engine, write_npz
     from whet.cli.shapes import load_inputs
 
+    check_output(output, "the output")
     feeds = load_inputs(inputs)
     with open_engine(plan, threads, require_key, recompile) as engine:
         write_npz(output, engine(feeds))

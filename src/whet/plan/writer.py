@@ -82,11 +82,17 @@ def trailer_bytes(trailer: manifest.Trailer) -> bytes:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its name at the end, or goes. OutputError if it cannot be written."""
+def atomic(path: str | os.PathLike[str], what: str = "the plan", mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its name at the end, or goes. `mode` is lessened by the umask.
+
+    OutputError if it cannot be written, or if `path` is there and is not a file (a rename would replace a device).
+    """
     path = Path(path)
     tmp = ""
     try:
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{what} cannot be written", where=str(path), why="there is something that is not a file",
+                              do="name a file")
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         with os.fdopen(fd, "w+b") as f:
             yield f
@@ -94,11 +100,11 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(f.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(tmp, 0o666 & ~umask)
+        os.chmod(tmp, mode & ~umask)
         os.replace(tmp, path)
         tmp = ""
     except OSError as e:
-        raise OutputError("the plan cannot be written", where=str(path), why=e.strerror or str(e), do=_advice(e)) from e
+        raise OutputError(f"{what} cannot be written", where=str(path), why=e.strerror or str(e), do=_advice(e)) from e
     finally:
         if tmp:
             with contextlib.suppress(OSError):

@@ -75,6 +75,18 @@ class TimingCache:
         self.entries[key] = entry
         self.dirty = True
 
+    def check_writable(self) -> None:
+        """CacheError if `save` could not write: known before hours of measuring, not after."""
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd, tmp = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
+            os.close(fd)
+            os.unlink(tmp)
+        except OSError as e:
+            raise self._unwritable(e) from e
+
     def save(self) -> None:
         """Merge into the file (entries that others wrote meanwhile stay), by atomic rename."""
         if self.path is None or not self.dirty:
@@ -94,9 +106,12 @@ class TimingCache:
                     os.unlink(tmp)
                 raise
         except OSError as e:
-            raise CacheError("the timing cache cannot be written", where=str(self.path), why=e.strerror or str(e),
-                             do="name a file in a writable folder with --timing-cache") from e
+            raise self._unwritable(e) from e
         self.dirty = False
+
+    def _unwritable(self, e: OSError) -> CacheError:
+        return CacheError("the timing cache cannot be written", where=str(self.path), why=e.strerror or str(e),
+                          do="name a file in a writable folder with --timing-cache")
 
 
 def default_path() -> Path:

@@ -77,6 +77,7 @@ def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_l
         else:
             todo.append((region, _pick(candidates, count)))
     if todo:
+        cache.check_writable()
         _measure(todo, target, cache, out, progress)
     out.seconds = time.monotonic() - start
     return out
