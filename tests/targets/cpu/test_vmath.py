@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from whet.ir.ops_pointwise import erf
+from whet.ir.ops_pointwise import _gelu, erf
 from whet.targets.cpu import vmath
 from whet.targets.cpu.compile import Jit, to_assembly
 from whet.targets.cpu.isa import AVX2, NEON, Isa, host
@@ -168,6 +168,22 @@ def test_gelu_and_silu_keep_large_and_special_values() -> None:
         np.testing.assert_allclose(y[[2, 5]], x[[2, 5]])
         assert abs(y[3]) < 1e-5
         np.testing.assert_allclose(y[[6, 7]], x[[6, 7]] / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_coarse_gelu_is_good_enough_for_bf16(approximate: str) -> None:
+    x = np.linspace(-50, 50, 40001, dtype=np.float32)
+    want = _gelu(x, approximate)
+    fine = run(host(), lambda k, v: vmath.gelu(k, v, approximate), x)
+    coarse = run(host(), lambda k, v: vmath.gelu(k, v, approximate, coarse=True), x)
+    np.testing.assert_allclose(fine, want, rtol=3e-7, atol=1e-6)
+    assert np.all(np.abs(coarse - want) <= 3.2e-5 * np.abs(x))
+    for f in (lambda k, v: vmath.gelu(k, v, approximate), lambda k, v: vmath.gelu(k, v, approximate, coarse=True)):
+        y = run(host(), f, np.array([np.nan, np.inf, 0.0, -20.0], np.float32))
+        assert np.isnan(y[0])
+        assert y[1] == np.inf
+        assert y[2] == 0
+        assert abs(y[3]) < 1e-4
 
 
 def test_no_function_calls_out_of_the_kernel() -> None:

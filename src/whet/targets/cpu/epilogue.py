@@ -109,6 +109,8 @@ def _bf16_bits(k: Fn, v: Val) -> Val:
 
 def round_to(k: Fn, v: Val, dtype: DType) -> Val:
     """An f32 value rounded to bf16 or f16, as f32."""
+    if dtype is DType.BF16 and k.isa.bf16_dot and v.lanes in (8, 16):
+        return _from_bf16(k, to_bf16(k, v))
     if dtype is DType.BF16:
         return k.bitcast(_bf16_bits(k, v) & -65536, v.ty)
     if dtype is DType.F16:
@@ -119,14 +121,21 @@ def round_to(k: Fn, v: Val, dtype: DType) -> Val:
 # -- expressions --------------------------------------------------------------------------------------
 
 
-def emit_expr(k: Fn, expr: Expr, leaf: LeafFn, lanes: int | None = None, known: Mapping[int, Val] | None = None) -> Val:
-    """The expression's value in its compute type.
+def emit_expr(k: Fn, expr: Expr, leaf: LeafFn, lanes: int | None = None, known: Mapping[int, Val] | None = None,
+              rounded: bool = False) -> Val:
+    """The expression's value in its compute type. A last cast to bf16 or f16 is left to `store_value`, which
+    rounds, unless the value is wanted `rounded`.
 
     leaf:  a leaf's value in the compute type of the leaf's dtype: a vector, or a scalar for broadcast operands.
     lanes: the result is splat to so many lanes (default: as wide as the widest leaf).
     known: values of terms that were computed before (`emit_terms`).
     """
     last = len(expr.terms) - 1
+    final = expr.terms[last]
+    if not rounded and isinstance(final, Apply) and final.op == "cast" and final.dtype in _NARROW:
+        source = expr.terms[final.args[0]].dtype
+        if source is DType.F32 or source is final.dtype:
+            last = final.args[0]
     v = emit_terms(k, expr, leaf, (last,), known)[last]
     return v if lanes is None or v.lanes == lanes else k.splat(v, lanes)
 
@@ -135,6 +144,7 @@ def emit_terms(k: Fn, expr: Expr, leaf: LeafFn, wanted: Iterable[int],
                known: Mapping[int, Val] | None = None) -> dict[int, Val]:
     """The values of the wanted terms, by index."""
     done: dict[int, Val] = dict(known or {})
+    coarse = _coarse_terms(expr)
 
     def value(i: int) -> Val:
         if i not in done:
@@ -145,7 +155,7 @@ def emit_terms(k: Fn, expr: Expr, leaf: LeafFn, wanted: Iterable[int],
                 done[i] = k.const(compute_type(t.dtype), t.value)
             else:
                 done[i] = apply(k, t, [value(a) for a in t.args], [expr.terms[a].dtype for a in t.args],
-                                [_immediate(expr.terms[a]) for a in t.args])
+                                [_immediate(expr.terms[a]) for a in t.args], i in coarse)
         return done[i]
 
     return {i: value(i) for i in wanted}
@@ -166,8 +176,22 @@ def _immediate(t: Any) -> Any:
     return t.value if isinstance(t, Imm) else None
 
 
-def apply(k: Fn, t: Apply, args: Sequence[Val], dtypes: Sequence[DType], imms: Sequence[Any]) -> Val:
-    """One operator. `imms`: the Python value of arguments that are constants, else None."""
+def _coarse_terms(expr: Expr) -> set[int]:
+    """The operators whose results are bf16, or are read only to be rounded to it."""
+    readers: dict[int, list[Any]] = {}
+    for t in expr.terms:
+        for a in t.args if isinstance(t, Apply) else ():
+            readers.setdefault(a, []).append(t)
+    return {i for i, t in enumerate(expr.terms) if isinstance(t, Apply) and (
+        t.dtype is DType.BF16 or (i in readers and all(r.op == "cast" and r.dtype is DType.BF16 for r in readers[i])))}
+
+
+def apply(k: Fn, t: Apply, args: Sequence[Val], dtypes: Sequence[DType], imms: Sequence[Any],
+          coarse: bool = False) -> Val:
+    """One operator. `imms`: the Python value of arguments that are constants, else None.
+
+    coarse: the result is about to be rounded to bf16, so that cheaper approximations will do.
+    """
     lanes = max(a.lanes for a in args)
     if lanes > 1:
         args = [a if a.lanes == lanes else k.const(vec(a.ty, lanes), imm) if imm is not None else k.splat(a, lanes)
@@ -182,7 +206,7 @@ def apply(k: Fn, t: Apply, args: Sequence[Val], dtypes: Sequence[DType], imms: S
         return _compare(k, op, args[0], args[1], d)
     match op:
         case "gelu":
-            return vmath.gelu(k, args[0], attrs.get("approximate", "none"))
+            return vmath.gelu(k, args[0], attrs.get("approximate", "none"), coarse)
         case "isinf":
             yes = k.const(vec("i1", lanes), 0)
             if attrs.get("positive", True):

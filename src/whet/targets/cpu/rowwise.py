@@ -124,7 +124,8 @@ class Operands:
               dtype: DType | None = None) -> Val:
         """The first operand at columns c.. of a loop, after its prologue, in the compute type of `dtype`
         (default: the anchor's)."""
-        v = emit_expr(self.k, self.prologue, lambda t: self._leaf(t.source, t, at, loop, c, lanes, mask), lanes)
+        v = emit_expr(self.k, self.prologue, lambda t: self._leaf(t.source, t, at, loop, c, lanes, mask), lanes,
+                      rounded=True)
         return cast(self.k, v, self.prologue.dtype, dtype or self.region.anchor.dtype)
 
     def operand(self, i: int, at: At, loop: int | None, c: IntLike, lanes: int, mask: Val | None = None) -> Val:

@@ -229,6 +229,13 @@ _ERF_P = (2.041965444732341e-06, 0.00028480892069637775, 0.0037796362303197384, 
           0.1907844841480255, 1.1283791065216064)
 _ERF_Q = (3.8004014641046524e-05, 0.00116521876771003, 0.014997492544353008, 0.1142577975988388,
           0.5024110674858093, 1.0)
+_ERF_BOUND = 3.93
+_GELU_BOUND = 5.543731212615967  # where the ratio below is exactly 1 as rounded, so that gelu(-large) is 0
+# (bound, P): Phi(x) - 1/2 = x P(x^2) on |x| <= bound, where it is exactly 1/2, to 3e-5; the same by tanh
+_GELU = (4.05, (-1.3611716880961202e-09, 1.0926672710894676e-07, -3.820841611197231e-06, 7.748634536014899e-05,
+                -0.0010290574800857761, 0.009606497774194063, -0.06609823278682973, 0.3988186754120341))
+_GELU_TANH = (3.95, (-1.7930545177025178e-09, 1.360661555451366e-07, -4.497901628205061e-06, 8.639849281347949e-05,
+                     -0.0010934140234136972, 0.009846049833337941, -0.06644463942367419, 0.39882723194584047))
 # erf(x)/x - 1 in x^2 on [0, 1]; exp(x^2) erfc(x) in (x - 3)/(x + 3) for x in [1, 7]
 _ERF_F64 = (-4.230945824295338e-12, 8.709045129053106e-11, -1.216456005728345e-09, 1.4792401209404813e-08,
             -1.6364642158167616e-07, 1.6462045441468418e-06, -1.4925647567519332e-05, 0.00012055332902888736,
@@ -258,7 +265,7 @@ def tanh(k: Fn, x: Val) -> Val:
 def erf(k: Fn, x: Val) -> Val:
     """The error function."""
     if x.scalar == "float":
-        return _ratio(k, x, 3.93, _ERF_P, _ERF_Q)
+        return _ratio(k, x, _ERF_BOUND, _ERF_P, _ERF_Q)
     a = fabs(k, x)
     small = k.fma(horner(k, _ERF_F64, a * a), x, x)
     b = fmin(k, 6.5, a)
@@ -275,14 +282,27 @@ def sigmoid(k: Fn, x: Val) -> Val:
     return k.select(d > 2.0**126, 0.0, divide(k, one, d))
 
 
-def gelu(k: Fn, x: Val, approximate: str = "none") -> Val:
-    """x Phi(x) by erf, or its approximation by tanh (D. Hendrycks and K. Gimpel, arXiv:1606.08415)."""
+def gelu(k: Fn, x: Val, approximate: str = "none", coarse: bool = False) -> Val:
+    """x Phi(x) by erf, or its approximation by tanh (D. Hendrycks and K. Gimpel, arXiv:1606.08415).
+
+    coarse: half the instructions and an absolute error of 3e-5 |x|, for results that are rounded to bf16 (f32 only).
+    """
+    h = x * 0.5
+    if coarse and x.scalar == "float":
+        bound, odd = _GELU_TANH if approximate == "tanh" else _GELU
+        c = _clamp(k, x, -bound, bound)
+        return k.fma(x, c * horner(k, odd, c * c), h)
     if approximate == "tanh":
-        c = math.sqrt(2 / math.pi)
-        t = tanh(k, k.fma(x * x, c * 0.044715, c) * x)
+        s = math.sqrt(2 / math.pi)
+        t = tanh(k, k.fma(x * x, s * 0.044715, s) * x)
+    elif x.scalar == "float":
+        c = _clamp(k, x, -_GELU_BOUND, _GELU_BOUND)
+        z = c * c
+        p, q = ([v * f * 0.5**i for i, v in zip(range(len(cs) - 1, -1, -1), cs)]
+                for cs, f in ((_ERF_P, math.sqrt(0.5)), (_ERF_Q, 1.0)))  # of x / sqrt(2)
+        t = divide(k, c * horner(k, p, z), horner(k, q, z))
     else:
         t = erf(k, x * math.sqrt(0.5))
-    h = x * 0.5
     return k.fma(h, t, h)
 
 
