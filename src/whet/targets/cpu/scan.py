@@ -11,6 +11,8 @@ from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.loops import OUT, advance, loops_over, optimum
 from whet.targets.cpu.moving import Movement, Tiles
 
+_VECTORS = 4  # side by side, so that additions do not wait for each other
+
 
 class CumSum(Movement):
     """Sums in the order of the elements, of 16-bit floats in float32; integers wrap."""
@@ -34,25 +36,29 @@ class CumSum(Movement):
         zero = k.const(vec(compute_type(dtype), lanes), 0)
         start = k.const(zero.ty, -0.0) if zero.is_float else zero  # -0 + x is x, for -0 too
 
-        def columns(src: Val, dst: Val, mask: Val | None) -> None:
-            total = k.var(zero.ty, start)
+        def columns(src: Val, dst: Val, vectors: int, mask: Val | None) -> None:
+            totals = [k.var(zero.ty, start) for _ in range(vectors)]
             for i in k.range(0, n):
                 at = n - 1 - i if attrs["reverse"] else i
-                before = total.get()
-                total.set(before + load_value(k, dtype, src + at * steps[0], lanes, mask))
-                v = k.select(k.i64(i).eq(0), zero, before) if attrs["exclusive"] else total.get()
-                store_value(k, v, dtype, dst + at * steps[OUT], mask)
+                for j, total in enumerate(totals):
+                    before, c = total.get(), j * lanes * dtype.size
+                    total.set(before + load_value(k, dtype, src + at * steps[0] + c, lanes, mask))
+                    v = k.select(k.i64(i).eq(0), zero, before) if attrs["exclusive"] else total.get()
+                    store_value(k, v, dtype, dst + at * steps[OUT] + c, mask)
 
         tiles = Tiles(k, args, region, nest.extents, max(1, optimum(region, out.shape[axis])) * dtype.size)
         for index, c0, c1 in tiles.rows_of():
             src, dst = (advance(k, args, p, nest.strides[t][:-1], index, dtype.size) for t, p in base.items())
 
-            def at(c: IntLike, mask: Val | None, src: Val = src, dst: Val = dst) -> None:
-                columns(src + c * inner[0] * dtype.size, dst + c * inner[OUT] * dtype.size, mask)
+            def at(c: IntLike, vectors: int, mask: Val | None, src: Val = src, dst: Val = dst) -> None:
+                columns(src + c * inner[0] * dtype.size, dst + c * inner[OUT] * dtype.size, vectors, mask)
 
-            whole = c0 + (c1 - c0) // lanes * lanes
-            for c in k.range(c0, whole, lanes):
-                at(c, None)
+            wide = _VECTORS * lanes if lanes > 1 else 1
+            most, whole = (c0 + (c1 - c0) // step * step for step in (wide, lanes))
+            for c in k.range(c0, most, wide):
+                at(c, wide // lanes, None)
+            for c in k.range(most, whole, lanes) if lanes > 1 else ():
+                at(c, 1, None)
             for c in k.range(whole, c1, lanes) if lanes > 1 else ():
-                at(c, k.tail_mask(c1 - c, lanes))
+                at(c, 1, k.tail_mask(c1 - c, lanes))
         return Implementation((Step(finish(k, "cumsum"), args.table, tiles.count),))
