@@ -84,7 +84,10 @@ def data(region: Region, env: dict[str, int] | None = None, seed: int = 0) -> li
     from whet.ir.symbolic import evaluate
 
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal([evaluate(d, env or {}) for d in t.shape]).astype(t.dtype.np) for t in region.inputs]
+    shapes = [[evaluate(d, env or {}) for d in t.shape] for t in region.inputs]
+    return [rng.standard_normal(s).astype(t.dtype.np) if t.dtype.is_float else
+            rng.integers(np.iinfo(t.dtype.np).min, np.iinfo(t.dtype.np).max, s, t.dtype.np, endpoint=True)
+            for s, t in zip(shapes, region.inputs, strict=True)]
 
 
 def check(region: Region, tactic: Any, params: Any = None, isa: Isa | None = None, env: dict[str, int] | None = None,

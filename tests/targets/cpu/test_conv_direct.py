@@ -42,6 +42,15 @@ def test_transposed_convolution_is_right(case, isa):
         check(region, ConvDirect("conv_transpose"), params, isa)
 
 
+@pytest.mark.parametrize("isa", [HOST, AVX2], ids=lambda i: i.name)
+@pytest.mark.parametrize("const", [True, False])
+def test_doubles_are_summed_as_doubles(const, isa):
+    region = conv_region((1, 5, 7, 9), 11, (3, 3), dtype=DType.F64, const=const)
+    check(region, ConvDirect("conv"), isa=isa, tolerance=1e-12)
+    region = transpose_region((1, 5, 7, 9), 11, (3, 3), dtype=DType.F64, const=const)
+    check(region, ConvDirect("conv_transpose"), isa=isa, tolerance=1e-12)
+
+
 @pytest.mark.parametrize("const", [True, False])
 def test_bf16_products_are_of_rounded_operands(const):
     region = transpose_region((1, 5, 7, 9), 5, (3, 3), strides=(2, 2), compute="bf16", const=const)

@@ -12,7 +12,9 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.region import Tensor
 from whet.ir.symbolic import symbol
 from whet.targets.cpu.compile import to_assembly
+from whet.targets.cpu.conv_depthwise import ConvDepthwise
 from whet.targets.cpu.conv_implicit import ConvGemm, ConvImplicit
+from whet.targets.cpu.conv_winograd import ConvWinograd
 from whet.targets.cpu.gemm import GemmPacked
 from whet.targets.cpu.isa import AVX2, NEON, named
 
@@ -82,6 +84,14 @@ def test_symbolic_sizes_are_bound_late(n):
 def test_bf16_products_are_of_rounded_operands(dtype, isa):
     region = conv_region((1, 6, 7, 19), 35, (3, 3), pads=(1, 1, 1, 1), dtype=dtype, compute="bf16", bias=True)
     check(relu(region), ConvImplicit(), isa=isa, tolerance=3e-3 if dtype is DType.BF16 else 2e-6)
+
+
+@pytest.mark.parametrize("tactic", [ConvImplicit(), ConvWinograd(), ConvDepthwise()], ids=lambda t: t.name)
+@pytest.mark.parametrize("isa", [HOST, AVX2], ids=lambda i: i.name)
+def test_fp16_images_are_convolved_in_fp32(tactic, isa):
+    group = 19 if tactic.name == "conv_depthwise" else 1
+    region = conv_region((1, 6, 7, 19), 19, (3, 3), pads=(1, 1, 1, 1), dtype=DType.F16, bias=True, group=group)
+    check(relu(region), tactic, isa=isa, tolerance=1e-3)
 
 
 def test_nan_and_infinity_reach_the_windows_that_hold_them_and_no_others():

@@ -41,6 +41,20 @@ def test_bf16_is_pooled_in_fp32(kind):
     check(pool_region((1, 9, 9, 19), kind, (3, 3), dtype=DType.BF16, pads=(1, 1, 1, 1)), POOL, tolerance=3e-3)
 
 
+@pytest.mark.parametrize("isa", [HOST, AVX2], ids=lambda i: i.name)
+@pytest.mark.parametrize("dtype", [DType.I8, DType.U8, DType.I32, DType.U64, DType.F16, DType.F64])
+def test_maxima_of_every_type(dtype, isa):
+    check(pool_region((1, 9, 9, 19), "max", (3, 3), dtype=dtype, pads=(1, 1, 1, 1)), POOL, isa=isa, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(DType.F64, 1e-12), (DType.F16, 1e-3)])
+def test_other_floats_are_averaged_and_normalized(dtype, tolerance):
+    check(pool_region((1, 9, 9, 19), "average", (3, 3), dtype=dtype), POOL, tolerance=tolerance)
+    t = Tensor.dense(dtype, (2, 7, 19))
+    at = {"size": 3, "alpha": 0.3, "beta": 0.75, "bias": 1.5, "channels_last": True}
+    check(Region("lrn", at, (t,), 1, t, t), Lrn(), tolerance=tolerance)
+
+
 @pytest.mark.parametrize("h", [1, 8])
 def test_symbolic_sizes_are_bound_late(h):
     dims = {"b": (0, 2, 4), "h": (1, 9, 20)}

@@ -116,7 +116,7 @@ class _AmxKernel:
         self.rounds = [(i, min(depth, self.k_tiles - i)) for i in range(0, self.k_tiles, depth)]
         x = region.inputs[0]
         convert = None if x.dtype is DType.BF16 else partial(narrow, k)
-        self.im2col = gatherer(k, args, region, "bfloat", convert, 32)
+        self.im2col = gatherer(k, args, region, DType.BF16, convert, 32)
         self.stride = (self.k_tiles | 1) * 64 + 128
         self.sums = (params["mt"] * params["nt"] if len(self.rounds) > 1 else 1) * 4 * TILE
         self.x, self.w = args.pointer(In(0)), args.pointer(Packed(0))

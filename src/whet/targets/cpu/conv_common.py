@@ -14,7 +14,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape, is_static
 from whet.targets.cpu.gemm_problem import Problem, matmul_problem
 
-FLOATS = (DType.F32, DType.BF16)
+FLOATS = (DType.F32, DType.BF16, DType.F16)  # computed in fp32
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,16 @@ def _ints(shape: Shape) -> list[int]:
     return [int(d) for d in shape]  # type: ignore[arg-type]
 
 
-def conv_reason(region: Region, const_weights: bool = True) -> str:
+def conv_reason(region: Region, const_weights: bool = True, dtypes: tuple[DType, ...] = FLOATS) -> str:
     """Why no convolution tactic takes this region; "" if one may."""
     x, w, out = region.inputs[0], region.inputs[1], region.output
     if region.prologue:
         return "operands computed on load are not supported"
     if not region.attrs.get("channels_last"):
         return "the layout is not channels-last"
-    if x.dtype not in FLOATS:
-        return f"x is {x.dtype.value}, not f32 or bf16"
-    if w.dtype not in FLOATS:
-        return f"w is {w.dtype.value}, not f32 or bf16"
-    if region.anchor.dtype not in FLOATS:
-        return f"the result is {region.anchor.dtype.value}, not f32 or bf16"
+    for name, t in (("x", x), ("w", w), ("the result", region.anchor)):
+        if t.dtype not in dtypes:
+            return f"{name} is {t.dtype.value}, not one of {', '.join(d.value for d in dtypes)}"
     if const_weights and not w.const:
         return "the weights are not constant"
     if not is_static(w.shape):

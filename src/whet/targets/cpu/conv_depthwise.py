@@ -74,8 +74,8 @@ class ConvDepthwise:
         c = conv_of(region)
         rounded = region.compute == "bf16"
         padded = -(-c.groups * c.og // machine.lanes) * machine.lanes
-        ops = _Multiply(args.pointer(Packed(0)), padded * 4, rounded and x.dtype is DType.F32)
-        body = WindowKernel(k, args, w, args.pointer(In(0)), x.dtype.llvm,
+        ops = _Multiply(args.pointer(Packed(0)), padded * 4, rounded and x.dtype is not DType.BF16)
+        body = WindowKernel(k, args, w, args.pointer(In(0)), x.dtype,
                             [args.dim(s) * x.dtype.size for s in x.strides[:-1]], c.og, ops,
                             PixelWriter(k, args, region, with_bias(region)), params["width"], params["rows"],
                             params["splits"])

@@ -7,23 +7,24 @@ from functools import partial
 
 import numpy as np
 
+from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, product
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.conv_common import Conv, conv_of, conv_reason, with_bias
-from whet.targets.cpu.epilogue import gather_value
+from whet.targets.cpu.conv_common import FLOATS, Conv, conv_of, conv_reason, with_bias
+from whet.targets.cpu.epilogue import compute_type, gather_value, load_value
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
-from whet.targets.cpu.microkernel import load_f32, round_bf16
+from whet.targets.cpu.microkernel import round_bf16
 from whet.targets.cpu.packing import to_bf16
 from whet.targets.cpu.pixels import PixelWriter
 
 
 class ConvDirect:
-    """One output pixel at a time, vectors along the output channels, in fp32. Weights may be computed at run time
-    (they are gathered then).
+    """One output pixel at a time, vectors along the output channels, in fp32 or f64. Weights may be computed at
+    run time (they are gathered then).
 
     kind: `conv`, or `conv_transpose`, where each output pixel gathers the input pixels that reach it.
     Parameters: nv (vectors of output channels), rows (output rows per tile).
@@ -34,9 +35,9 @@ class ConvDirect:
         self.name = f"{kind}_direct"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        if region.kind == "conv" and region.inputs[1].const:
+        if region.kind == "conv" and region.inputs[1].const and region.inputs[0].dtype in FLOATS:
             return "other tactics do constant weights better"
-        return conv_reason(region, const_weights=False)
+        return conv_reason(region, const_weights=False, dtypes=(*FLOATS, DType.F64))
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         og = loops_of(region).og
@@ -56,7 +57,8 @@ class ConvDirect:
         packs = ()
         if kernel.packed:
             packs = (Pack((1,), partial(_pack, groups=kernel.conv.groups, columns=kernel.columns,
-                                        transposed=kernel.transposed, rounded=region.compute == "bf16")),)
+                                        transposed=kernel.transposed, rounded=region.compute == "bf16",
+                                        dtype="float64" if kernel.type == "double" else "float32")),)
         return Implementation((Step(kernel.kernel, kernel.args.table, kernel.tiles),), packs)
 
 
@@ -72,13 +74,13 @@ def loops_of(region: Region) -> Conv:
                 (tuple(at["pads"]) or (0,) * 2 * r)[:r])
 
 
-def _pack(w: np.ndarray, groups: int, columns: int, transposed: bool, rounded: bool) -> np.ndarray:
-    """OI.. (or IO..) weights as [groups, taps, channels of a group, columns], zeros at the end; fp32."""
-    w = (to_bf16(w) if rounded else w).astype(np.float32)
+def _pack(w: np.ndarray, groups: int, columns: int, transposed: bool, rounded: bool, dtype: str) -> np.ndarray:
+    """OI.. (or IO..) weights as [groups, taps, channels of a group, columns], zeros at the end."""
+    w = (to_bf16(w) if rounded else w).astype(dtype)
     a, b = w.shape[0] // groups, w.shape[1]
     v = w.reshape(groups, a, b, -1).transpose(0, 3, 1, 2) if transposed else \
         w.reshape(groups, a, b, -1).transpose(0, 3, 2, 1)
-    out = np.zeros((*v.shape[:3], columns), np.float32)
+    out = np.zeros((*v.shape[:3], columns), dtype)
     out[..., :v.shape[3]] = v
     return out
 
@@ -87,17 +89,18 @@ class _Direct:
     """The kernel: tiles are (block of output rows, group)."""
 
     def __init__(self, region: Region, params: Params, isa: Isa, kind: str) -> None:
-        self.region, self.isa, self.lanes = region, isa, isa.lanes
+        self.region, self.isa, self.type = region, isa, compute_type(region.anchor.dtype)
+        self.lanes = isa.lanes if self.type == "float" else isa.lanes // 2
         self.transposed = kind == "conv_transpose"
         self.conv = c = loops_of(region)
         self.nv = params["nv"]
-        self.block = self.nv * isa.lanes
+        self.block = self.nv * self.lanes
         self.columns = -(-c.og // self.block) * self.block
         x, w = region.inputs[0], region.inputs[1]
         self.packed = w.const
         self.k = k = Fn(NAME, isa)
         self.args = args = Args(k)
-        self.x, self.x_type, self.x_size = args.pointer(In(0)), x.dtype.llvm, x.dtype.size
+        self.x, self.x_type, self.x_size = args.pointer(In(0)), x.dtype, x.dtype.size
         self.steps = [args.dim(s) * self.x_size for s in x.strides[:-1]]
         self.w = args.pointer(Packed(0) if self.packed else In(1))
         self.w_dtype, self.w_steps = w.dtype, [args.dim(s) for s in w.strides]
@@ -125,13 +128,13 @@ class _Direct:
         for ow in k.range(0, self.out[-1]):
             at = self.writer.at([*coords, ow])
             for o in k.range(0, c.og, self.block):
-                acc = [k.var(vec("float", self.lanes), 0.0) for _ in range(self.nv)]
+                acc = [k.var(vec(self.type, self.lanes), 0.0) for _ in range(self.nv)]
                 masks = [None if c.og % self.block == 0 else k.tail_mask(c.og - o - j * self.lanes, self.lanes)
                          for j in range(self.nv)]
                 for p, taps in self._taps(src, [*coords[1:], ow], []):
                     for ci in k.range(0, c.cg):
-                        v = load_f32(k, self.x_type, p + ci * self.x_size)
-                        if self.region.compute == "bf16" and self.x_type == "float":
+                        v = load_value(k, self.x_type, p + ci * self.x_size)
+                        if self.region.compute == "bf16" and self.x_type is not DType.BF16:
                             v = round_bf16(k, v)
                         for j, a in enumerate(acc):
                             w = self._weights(g, taps, ci, o + j * self.lanes, masks[j])
@@ -164,7 +167,9 @@ class _Direct:
             for t, size in zip(taps, c.kernel, strict=True):
                 flat = flat * size + t
             row = (g * c.taps + flat) * c.cg + ci
-            return k.load("float", self.w + row * (self.columns * 4) + o * 4, self.lanes, align=self.isa.width)
+            size = 8 if self.type == "double" else 4
+            at = self.w + row * (self.columns * size) + o * size
+            return k.load(self.type, at, self.lanes, align=self.isa.width)
         along_i, along_o = (0, 1) if self.transposed else (1, 0)
         first = (g * c.cg + ci, o) if self.transposed else (ci, g * c.og + o)
         at = first[0] * self.w_steps[along_i] + first[1] * self.w_steps[along_o]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from whet.ir.dtypes import DType
 from whet.targets.cpu.conv_common import Conv
+from whet.targets.cpu.epilogue import load_value
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
-from whet.targets.cpu.microkernel import load_f32
 
 Convert = Callable[[Val], Val]
 
@@ -18,8 +19,8 @@ class Im2col:
     (no dilation along the last dimension, one group, dense pixels) they are copied as one run.
     """
 
-    def __init__(self, k: Fn, conv: Conv, sizes: dict[str, list[IntLike]], strides: list[IntLike], src_type: str,
-                 dst_type: str, convert: Convert | None = None, multiple: int = 1) -> None:
+    def __init__(self, k: Fn, conv: Conv, sizes: dict[str, list[IntLike]], strides: list[IntLike], src_type: DType,
+                 dst_type: DType, convert: Convert | None = None, multiple: int = 1) -> None:
         """sizes: `spatial` and `out` extents as the kernel sees them; strides: of x in BYTES (n, spatial..).
 
         convert: fp32 lanes to lanes of dst (None: as they are); multiple: zeros are added to every row until its
@@ -28,7 +29,7 @@ class Im2col:
         self.k, self.conv, self.convert = k, conv, convert
         self.spatial, self.out, self.strides = sizes["spatial"], sizes["out"], strides
         self.src_type, self.dst_type = src_type, dst_type
-        self.s_size, self.d_size = (2 if t == "bfloat" else 4 for t in (src_type, dst_type))
+        self.s_size, self.d_size = src_type.size, dst_type.size
         self.plain = src_type == dst_type and convert is None  # copy bits
         self.lanes = k.isa.width // self.s_size if self.plain else k.isa.lanes
         self.padded = conv.depth % multiple != 0
@@ -144,7 +145,7 @@ class Im2col:
             if self.plain:
                 v = k.load("i16" if self.s_size == 2 else "i32", src + i * self.s_size, lanes, mask)
             else:
-                v = load_f32(k, self.src_type, src + i * self.s_size, lanes, mask)
+                v = load_value(k, self.src_type, src + i * self.s_size, lanes, mask)
                 v = self.convert(v) if self.convert else v
             k.store(v, dst + i * self.d_size, align=2)
 

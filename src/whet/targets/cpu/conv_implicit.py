@@ -135,9 +135,9 @@ class _Implicit(GemmKernel):
         convert = None
         if self.dot:
             convert = None if x.dtype is DType.BF16 else partial(narrow, k)
-        elif self.round and x.dtype is DType.F32:
+        elif self.round and x.dtype is not DType.BF16:
             convert = partial(round_bf16, k)
-        im2col = gatherer(k, args, self.image, "bfloat" if self.dot else "float", convert, 2 if self.dot else 1)
+        im2col = gatherer(k, args, self.image, DType.BF16 if self.dot else DType.F32, convert, 2 if self.dot else 1)
         group, flat = group_and_rest(args, c, self.p, index)
         src = src + group * (c.cg * x.dtype.size)
         start = self.blocks.rows.start(k, first)
@@ -159,10 +159,10 @@ def group_and_rest(args: Args, conv: Conv, p: Problem, index: list[IntLike]) -> 
     return group, flat
 
 
-def gatherer(k: Fn, args: Args, region: Region, dst_type: str, convert: Callable[[Val], Val] | None,
+def gatherer(k: Fn, args: Args, region: Region, dst_type: DType, convert: Callable[[Val], Val] | None,
              multiple: int) -> Im2col:
     """The window gatherer of a `conv` region inside a kernel."""
     c, x = conv_of(region), region.inputs[0]
     sizes = {"spatial": [args.dim(d) for d in c.spatial], "out": [args.dim(d) for d in c.out]}
     strides = [args.dim(s) * x.dtype.size for s in x.strides[:-1]]
-    return Im2col(k, c, sizes, strides, x.dtype.llvm, dst_type, convert, multiple)
+    return Im2col(k, c, sizes, strides, x.dtype, dst_type, convert, multiple)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from whet.ir.dtypes import DType
 from whet.ir.symbolic import Dim, Shape, product
 from whet.targets.cpu.args import Args
+from whet.targets.cpu.epilogue import compute_type, load_value
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
-from whet.targets.cpu.microkernel import load_f32
 from whet.targets.cpu.pixels import PixelWriter
 
 
@@ -40,7 +41,7 @@ class Window:
 class Accumulate(Protocol):
     """What is done with the elements of a window."""
 
-    def start(self, k: Fn) -> float:
+    def start(self, k: Fn) -> float | int:
         """The value before the first tap."""
         ...
 
@@ -97,13 +98,13 @@ class WindowKernel:
     width: pixels per column tile; rows: output rows per tile; splits: blocks that the channels are cut into.
     """
 
-    def __init__(self, k: Fn, args: Args, w: Window, x: Val, x_type: str, x_strides: Sequence[IntLike],
+    def __init__(self, k: Fn, args: Args, w: Window, x: Val, x_type: DType, x_strides: Sequence[IntLike],
                  multiplier: int, ops: Accumulate, out: PixelWriter, width: int, rows: int, splits: int) -> None:
         """x_strides: of x in BYTES (n, spatial..); multiplier: output channels per input channel."""
         self.k, self.args, self.w, self.x, self.x_type, self.x_strides = k, args, w, x, x_type, list(x_strides)
         self.multiplier, self.ops, self.out, self.rows, self.splits = multiplier, ops, out, rows, splits
-        self.x_size = 2 if x_type == "bfloat" else 4
-        self.lanes = k.isa.lanes
+        self.x_size, self.type = x_type.size, compute_type(x_type)
+        self.lanes = k.isa.lanes if x_type.size <= 4 else k.isa.lanes // 2
         self.spatial, self.outs = [args.dim(d) for d in w.spatial], [args.dim(d) for d in w.out]
         self.c = args.dim(w.c)
         static = isinstance(w.spatial[-1], int) and isinstance(w.out[-1], int)
@@ -200,7 +201,7 @@ class WindowKernel:
     def _tile(self, src: Val, at: dict, bounds: list | None, run: Columns | None, c: IntLike, mask: Val | None) -> None:
         k, w, width = self.k, self.w, run.width if run else 1
         initial = self.ops.start(k)
-        acc = [k.var(vec("float", self.lanes), initial) for _ in range(width)]
+        acc = [k.var(vec(self.type, self.lanes), initial) for _ in range(width)]
         count: IntLike = 1
         if bounds is None:
             for i in range(w.kernel[0]):
@@ -249,10 +250,10 @@ class WindowKernel:
         """A vector of input channels for the output channels from c on."""
         k, lanes, m = self.k, self.lanes, self.multiplier
         if m == 1:
-            return load_f32(k, self.x_type, src + c * self.x_size, lanes, mask)
-        out = k.const(vec("float", lanes), 0.0)
+            return load_value(k, self.x_type, src + c * self.x_size, lanes, mask)
+        out = k.const(vec(self.type, lanes), 0)
         last = self.c - 1
         for lane in range(lanes):  # each input channel serves m neighbours: rare enough to gather one by one
-            v = load_f32(k, self.x_type, src + k.min(c + lane, last) // m * self.x_size)
+            v = load_value(k, self.x_type, src + k.min(c + lane, last) // m * self.x_size)
             out = k.insert(out, v, lane)
         return out

@@ -12,12 +12,13 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import conv_of, conv_reason, with_bias
+from whet.targets.cpu.epilogue import load_value
 from whet.targets.cpu.gemm_emit import RowTiles
 from whet.targets.cpu.gemm_kernel import Blocks
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Accumulators, fma, load_f32, shapes, strided_rows
+from whet.targets.cpu.microkernel import Accumulators, fma, shapes, strided_rows
 from whet.targets.cpu.packing import pack_panels
 from whet.targets.cpu.pixels import PixelWriter
 from whet.targets.cpu.winograd import both_ways, transform_filters
@@ -194,7 +195,7 @@ class _Winograd:
         k, n, lanes, cg = self.k, self.n, self.lanes, self.conv.cg
 
         def vector(c: IntLike, mask: Val | None) -> None:
-            d = [[load_f32(k, self.x_type.llvm, address(i, j) + c * self.x_size, lanes, mask) for j in range(n)]
+            d = [[load_value(k, self.x_type, address(i, j) + c * self.x_size, lanes, mask) for j in range(n)]
                  for i in range(n)]
             for i, row in enumerate(both_ways(k, d, "input")):
                 for j, v in enumerate(row):

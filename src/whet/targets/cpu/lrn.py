@@ -9,11 +9,11 @@ from whet.ir.symbolic import product
 from whet.targets.base import Implementation, In, Params, Step
 from whet.targets.cpu import vmath
 from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.conv_common import FLOATS, unit_reason
+from whet.targets.cpu.conv_common import unit_reason
+from whet.targets.cpu.epilogue import compute_type, load_value
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
-from whet.targets.cpu.microkernel import load_f32
 from whet.targets.cpu.pixels import PixelWriter
 
 
@@ -31,8 +31,8 @@ class Lrn:
             return "operands computed on load are not supported"
         if not region.attrs.get("channels_last"):
             return "the layout is not channels-last"
-        if x.dtype not in FLOATS or region.anchor.dtype not in FLOATS:
-            return f"x is {x.dtype.value}, not f32 or bf16"
+        if not x.dtype.is_float:
+            return f"x is {x.dtype.value}"
         return unit_reason(region, x, region.output)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
@@ -55,7 +55,7 @@ class Lrn:
         writer = PixelWriter(k, args, region, region.epilogue)
         src = args.pointer(In(0))
         rows = product(out.shape[:-2])
-        block = params["rows"]
+        block, lanes = params["rows"], vector_lanes(machine, region)
         count = args.dim(rows)
         for t in k.range(k.begin, k.end):
             for row in k.range(t * block, k.min((t + 1) * block, count)):
@@ -71,21 +71,25 @@ class Lrn:
                 for w in k.range(0, width):
                     at = writer.at([*coords, w])
                     pixel = base + w * steps[-1]
-                    whole = c - c % machine.lanes
-                    for i in k.range(0, whole, machine.lanes):
+                    whole = c - c % lanes
+                    for i in k.range(0, whole, lanes):
                         writer.put([_normalize(k, region, pixel, i, c, None)], at, i, None)
-                    for i in k.range(whole, c, machine.lanes):
-                        mask = k.tail_mask(c - i, machine.lanes)
+                    for i in k.range(whole, c, lanes):
+                        mask = k.tail_mask(c - i, lanes)
                         writer.put([_normalize(k, region, pixel, i, c, mask)], at, i, mask)
         step = Step(finish(k, self.name), args.table, (rows + block - 1) // block)
         return Implementation((step,))
 
 
+def vector_lanes(isa: Isa, region: Region) -> int:
+    """Channels per vector."""
+    return isa.lanes if region.inputs[0].dtype.size <= 4 else isa.lanes // 2
+
+
 def _normalize(k: Fn, region: Region, pixel: Val, c: IntLike, channels: IntLike, mask: Val | None) -> Val:
     """The results for the vector of channels at c."""
-    at, lanes = region.attrs, k.isa.lanes
-    dtype = region.inputs[0].dtype
-    size, ty = at["size"], vec("float", lanes)
+    at, dtype, lanes = region.attrs, region.inputs[0].dtype, vector_lanes(k.isa, region)
+    size, ty = at["size"], vec(compute_type(dtype), lanes)
     before = (size - 1) // 2
     total = k.var(ty, 0.0)
     lane = k.const_vector("i32", range(lanes))
@@ -94,10 +98,10 @@ def _normalize(k: Fn, region: Region, pixel: Val, c: IntLike, channels: IntLike,
         low = k.cast("trunc", 0 - first, "i32")
         high = k.cast("trunc", channels - first, "i32")
         inside = k.cmp("sge", lane, low) & k.cmp("slt", lane, high)
-        v = load_f32(k, dtype.llvm, pixel + first * dtype.size, lanes, inside)
+        v = load_value(k, dtype, pixel + first * dtype.size, lanes, inside)
         total.set(k.fma(v, v, total.get()))
     base = k.fma(total.get(), at["alpha"] / size, k.const(ty, at["bias"]))
-    x = load_f32(k, dtype.llvm, pixel + c * dtype.size, lanes, mask)
+    x = load_value(k, dtype, pixel + c * dtype.size, lanes, mask)
     if at["beta"] == 0.75:
         root = vmath.sqrt(k, base)
         return x / (root * vmath.sqrt(k, root))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
+from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.targets.base import Implementation, In, Params, Step
 from whet.targets.cpu import vmath
 from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.conv_common import FLOATS, unit_reason
+from whet.targets.cpu.conv_common import unit_reason
 from whet.targets.cpu.conv_window import Window, WindowKernel
+from whet.targets.cpu.epilogue import extreme
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
@@ -18,7 +22,7 @@ from whet.targets.cpu.pixels import PixelWriter
 
 
 class PoolWindow:
-    """Any pool of fp32 or bf16, vectors along the channels.
+    """Any pool, vectors along the channels; maxima of integers too.
 
     Parameters: width (output pixels held in registers), rows (output rows per tile), splits (blocks of channels).
     """
@@ -31,8 +35,8 @@ class PoolWindow:
             return "operands computed on load are not supported"
         if not region.attrs.get("channels_last"):
             return "the layout is not channels-last"
-        if x.dtype not in FLOATS or region.anchor.dtype not in FLOATS:
-            return f"x is {x.dtype.value}, not f32 or bf16"
+        if not x.dtype.is_float and not (x.dtype.is_integer and region.attrs["kind"] == "max"):
+            return f"x is {x.dtype.value}"
         return unit_reason(region, x, region.output)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
@@ -60,7 +64,7 @@ class PoolWindow:
         k = Fn(NAME, machine)
         args = Args(k)
         x, w = region.inputs[0], pool_window(region)
-        body = WindowKernel(k, args, w, args.pointer(In(0)), x.dtype.llvm,
+        body = WindowKernel(k, args, w, args.pointer(In(0)), x.dtype,
                             [args.dim(s) * x.dtype.size for s in x.strides[:-1]], 1, _operation(region),
                             PixelWriter(k, args, region, region.epilogue), params["width"], params["rows"],
                             params["splits"])
@@ -80,15 +84,17 @@ def pool_window(region: Region) -> Window:
 class _Max:
     """The largest element; a NaN in the window gives NaN."""
 
-    def start(self, k: Fn) -> float:
-        return -math.inf
+    def __init__(self, dtype: DType) -> None:
+        self.dtype = dtype
+
+    def start(self, k: Fn) -> float | int:
+        return -math.inf if self.dtype.is_float else int(np.iinfo(self.dtype.np).min)
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> None:
         return None
 
     def step(self, k: Fn, acc: Val, x: Val, w: Val | None) -> Val:
-        bigger = k.select(k.cmp("ogt", acc, x), acc, x)  # x where either is NaN
-        return k.select(k.cmp("uno", acc, acc), acc, bigger)
+        return extreme(k, "max", acc, x, self.dtype)
 
     def finish(self, k: Fn, acc: Val, count: IntLike) -> Val:
         return acc
@@ -113,7 +119,7 @@ class _Average:
         n = self.divisor if self.divisor is not None else count
         if isinstance(n, int):
             return acc / k.const(acc.ty, float(n))
-        return acc / k.splat(k.cast("sitofp", n, "float"), acc.lanes)
+        return acc / k.splat(k.cast("sitofp", n, acc.scalar), acc.lanes)
 
 
 class _Norm:
@@ -143,7 +149,7 @@ class _Norm:
 def _operation(region: Region) -> _Max | _Average | _Norm:
     at = region.attrs
     if at["kind"] == "max":
-        return _Max()
+        return _Max(region.inputs[0].dtype)
     if at["kind"] == "average":
         return _Average(math.prod(at["kernel"]) if at.get("count_include_pad") else None)
     return _Norm(at.get("p", 2))
