@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from whet.errors import PlanError, PlanFormatError
+from whet.errors import OutputError, PlanError, PlanFormatError
 from whet.plan import dims, layout, reader, writer
 from whet.plan.data import PlanData
 from whet.plan.manifest import Manifest, Trailer, encode
@@ -55,6 +55,10 @@ class Plan:
             with os.fdopen(os.dup(fd), "w+b") as f:
                 writer.write_to(data, f, hashed=hashed)
             return cls(fd, reader.read(fd, verify=False), None)
+        except OSError as e:
+            os.close(fd)
+            raise OutputError("the plan cannot be held in memory", why=e.strerror or str(e),
+                              do="free some memory, or room in the folder for temporary files") from e
         except BaseException:
             os.close(fd)
             raise
