@@ -23,6 +23,7 @@ from whet.targets.cpu.loops import optimum, unravel
 TILE = 1 << 16  # bytes that are worth handing to a thread
 RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}  # by size: types that elements travel as
 _UNROLL = 4
+_FEW = 256  # columns that are not cut, whatever the profile's optimum
 
 
 class Movement(ABC):
@@ -35,8 +36,8 @@ class Movement(ABC):
         outputs = (region.output, *region.extra_outputs)
         if region.epilogue is not None or region.prologue:
             return f"{region.kind} takes no expressions"
-        if region.output.dtype is not region.anchor.dtype:
-            return f"{region.kind} does not convert its result"
+        if any(t.dtype is not region.anchor.dtype for t in (region.output, *region.inputs[:1])):
+            return f"{region.kind} does not convert"
         if any(t.dtype is DType.STRING for t in (*outputs, *region.inputs)):
             return "strings are not for kernels"
         if any(not rows_contiguous(t) for t in outputs):
@@ -146,7 +147,7 @@ class Tiles:
         self.outer, self.n = tuple(extents[:-1]), extents[-1] if extents else 1
         columns = optimum(region, self.n)
         budget = max(tile // element, 1)
-        self.cols = budget if columns > budget else max(columns, 1)
+        self.cols = min(budget, max(columns, 1 if isinstance(self.n, int) else _FEW))
         self.whole = isinstance(self.n, int) and self.n <= self.cols
         blocks = -(-columns // self.cols)
         self.lines = product(self.outer)
