@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Leaf
 from whet.ir.region import Region
 from whet.targets.base import In, Out
 from whet.targets.cpu.args import Args
-from whet.targets.cpu.epilogue import emit_expr, load_value, store_value
+from whet.targets.cpu.epilogue import emit_terms, load_value, store_value
 from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Accumulators
@@ -18,6 +19,7 @@ class Writer:
     def __init__(self, k: Fn, args: Args, region: Region, problem: Problem) -> None:
         self.k, self.args, self.region, self.problem = k, args, region, problem
         self.inputs = epilogue_inputs(region)
+        self._result = _stored_term(region)
         self._size: dict[Key, int] = {OUT: region.output.dtype.size}
         self._base: dict[Key, Val] = {OUT: args.pointer(Out(0))}
         for i in self.inputs:
@@ -110,8 +112,21 @@ class Writer:
             return known if known is not None else self._load(t.source, at, r, j, mask)
 
         if self.region.epilogue is not None:
-            v = emit_expr(k, self.region.epilogue, leaf, lanes)
+            v = emit_terms(k, self.region.epilogue, leaf, (self._result,))[self._result]
+            v = k.splat(v, lanes) if v.lanes == 1 else v
         store_value(k, v, self.region.output.dtype, at[OUT] + r * self._row(OUT) + j * lanes * self._size[OUT], mask)
+
+
+def _stored_term(region: Region) -> int:
+    """The term to store: what a last cast to the output's narrow float type is of, since storing rounds anyway."""
+    if region.epilogue is None:
+        return 0
+    terms = region.epilogue.terms
+    last = terms[-1]
+    if isinstance(last, Apply) and last.op == "cast" and last.dtype is region.output.dtype is DType.BF16:
+        if terms[last.args[0]].dtype is DType.F32:
+            return last.args[0]
+    return len(terms) - 1
 
 
 _WEIGHT = {"exp": 6, "log": 6, "erf": 12, "tanh": 12, "sigmoid": 8, "gelu": 12, "silu": 8, "sin": 9, "cos": 9, "tan": 9,
