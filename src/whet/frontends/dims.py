@@ -14,7 +14,7 @@ import onnx
 from whet.errors import InputError, ProfileError, UnsupportedError
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
-from whet.ir.symbolic import Dim, Shape, Sym, names, parse, substitute, symbol
+from whet.ir.symbolic import Dim, Shape, Sym, minimum, names, parse, substitute, symbol
 
 Range = tuple[int, int, int]
 
@@ -30,18 +30,26 @@ class Declared:
     ranges: dict[str, Range] = field(default_factory=dict)
 
 
+@dataclass
+class Learnt:
+    """What lowering a model found out about its symbols: what they equal, and how large they may be."""
+
+    equal: dict[str, Dim] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
+
+
 def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Any]] | None,
-            profiles: Sequence[Mapping[str, Any]] | None, equalities: Mapping[str, Dim]) -> Declared:
+            profiles: Sequence[Mapping[str, Any]] | None, learnt: Learnt) -> Declared:
     """The inputs' shapes after `shapes` and `profiles`, and a range for each symbol that is left.
 
     shapes:     {input: dims}; an int fixes a dimension everywhere it occurs, a str names it, None leaves it.
     profiles:   at most one {name: (min, opt, max)}: for an input three shapes, for a symbol three ints.
-    equalities: symbols known to equal another dimension.
+    learnt:     symbols known to equal another dimension, or to have a greatest value.
 
     A symbol without a profile gets BATCH_DEFAULT or LENGTH_DEFAULT; one whose range is one value
     becomes that int. InputError and ProfileError say which name or number does not fit.
     """
-    fixed: dict[str, Dim] = dict(equalities)
+    fixed: dict[str, Dim] = dict(learnt.equal)
     fresh = (f"dim{i}" for i in itertools.count())
     taken = {_clean(d.dim_param) for v in inputs for d in v.type.tensor_type.shape.dim if d.dim_param}
     known = [_declared(v, fresh, taken, (shapes or {}).get(v.name)) for v in inputs]
@@ -60,6 +68,9 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
 
     ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles)
     for symbol_name, (low, _, high) in ranges.items():
+        if high > learnt.most.get(symbol_name, high):
+            raise ProfileError(f"dimension {symbol_name} ranges to {high}", do="give a profile within it",
+                               why=f"the model works up to {learnt.most[symbol_name]}: a table in it has that length")
         if low == high:
             fixed[symbol_name] = low
     out = Declared([(n, t, settle(s)) for n, t, s in known])
@@ -68,9 +79,43 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
             if isinstance(d, int) and d < 0:
                 raise InputError(f"input {name} has the dimension {d}", do="give shapes that the model can have")
             for s in sorted(names(d)):
-                out.ranges.setdefault(s, ranges.get(s) or (BATCH_DEFAULT if i == 0 and len(shape) > 1
-                                                           else LENGTH_DEFAULT))
+                default = BATCH_DEFAULT if i == 0 and len(shape) > 1 else LENGTH_DEFAULT
+                most = learnt.most.get(s, default[2])
+                out.ranges.setdefault(s, ranges.get(s) or (min(default[0], most), min(default[1], most),
+                                                           min(default[2], most)))
     return out
+
+
+def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
+    """Learn under what condition two dimensions that must be equal are so. False if there is no simple one.
+
+    Prefers to replace a name that stands alone (t by p + 1, not p by t - 1), and one that whet made up.
+    min(s, 64) equals s where s is at most 64.
+    """
+    def rank(pair: tuple[Dim, Dim]) -> tuple[bool, bool]:
+        found = names(pair[0])
+        return not any(pair[0] == symbol(n) for n in found), not any(n.startswith("dim") for n in found)
+
+    for x, y in sorted(((a, b), (b, a)), key=rank):
+        for name in names(x):
+            bound = _bound(x, y) if x == symbol(name) else None
+            if bound is not None and bound < learnt.most.get(name, 1 << 62):
+                learnt.most[name] = bound
+                return True
+        found = solve(x, y)
+        if found is not None and found[0] not in learnt.equal:
+            learnt.equal[found[0]] = found[1]
+            return True
+    return False
+
+
+def _bound(x: Dim, y: Dim) -> int | None:
+    """c where y is min(c, x) for an int c."""
+    for c in (a for d in (y,) if isinstance(d, Sym) for mono, _ in d.terms for atom in mono if atom[0] == "min"
+              for a in atom[1:] if isinstance(a, int)):
+        if minimum(c, x) == y:
+            return c
+    return None
 
 
 def _clean(text: str) -> str:

@@ -196,7 +196,7 @@ def _mish(c: Call) -> Value:
 @lowers("ThresholdedRelu")
 def _thresholded_relu(c: Call) -> Value:
     x = c.x()
-    return c.emit("where", c.emit("le", x, c.like(x, c.attr("alpha", 1.0))), c.like(x, 0), x)
+    return c.emit("where", c.emit("gt", x, c.like(x, c.attr("alpha", 1.0))), x, c.like(x, 0))
 
 
 @lowers("Shrink")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from whet.ir.ops_base import broadcast
 from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
 
 INT64_MAX = (1 << 63) - 1
+MAX_FILLED = 1 << 36  # bytes of a constant of one value, were it written out
+MAX_RANGE = 1 << 22  # elements of a range of floats, which becomes a constant
 
 # -- constants and generators -----------------------------------------------------------------
 
@@ -48,6 +51,8 @@ def filled(c: Call, scalar: np.ndarray, shape: Sequence[Dim]) -> Value:
     fixed = [d for d in shape if isinstance(d, int)]
     if any(d < 0 for d in fixed):
         raise GraphError(f"{c.proto.op_type} of the shape {tuple(shape)}", where=c.origin, do="export the model again")
+    if math.prod(fixed) * scalar.itemsize > MAX_FILLED:
+        c.unsupported(f"a constant of shape {tuple(shape)}", f"constants may have up to {MAX_FILLED} bytes")
     if len(fixed) == len(shape):
         data = np.broadcast_to(scalar, tuple(fixed))
         return Value(c.builder.graph.fresh(c.hint), DType.of(scalar.dtype), data.shape, data)
@@ -59,6 +64,8 @@ def _range(c: Call) -> Value:
     dtype = c.inputs[0].dtype if c.inputs[0] is not None else DType.I64
     if dtype.is_float:
         a, b, s = (c.fixed(i, "a range's bound").reshape(-1)[0] for i in range(3))
+        if s == 0 or not 0 <= (float(b) - float(a)) / float(s) <= MAX_RANGE:
+            c.unsupported(f"a range from {a} to {b} by {s}", f"ranges of up to {MAX_RANGE} floats are folded")
         return c.builder.graph.const(np.arange(a, b, s, dtype=dtype.np), dtype, hint=c.hint)
     start, limit = c.dims(0, "a range's start")[0], c.dims(1, "a range's limit")[0]
     step = c.ints(2, "a range's step")[0]

@@ -19,7 +19,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     partial,
 )
 from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
-from whet.frontends.dims import declare, solve
+from whet.frontends.dims import Learnt, declare, settle
 from whet.frontends.order import ordered
 from whet.frontends.prepare import prepare
 from whet.frontends.protobuf import Source, read
@@ -27,7 +27,10 @@ from whet.frontends.reference import reference_node
 from whet.frontends.tensors import Tensors, element_type
 from whet.ir.graph import Graph, Value
 from whet.ir.ops_base import DimConflictError
-from whet.ir.symbolic import Dim, names
+from whet.ir.symbolic import Sym
+
+MAX_TERMS = 256  # of one dimension: repeated products would grow without bound
+MAX_LESSONS = 64  # pairs of dimensions found to be equal, each of which starts the import anew
 
 Scope = MutableMapping[str, Operand]
 
@@ -51,29 +54,20 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Mappin
     """
     source = prepare(read(model))
     tensors = Tensors(source)
-    equalities: dict[str, Dim] = {}
-    while True:
+    learnt = Learnt()
+    for _ in range(MAX_LESSONS):
         try:
-            return _Importer(source, tensors, shapes, profiles, equalities).run()
+            return _Importer(source, tensors, shapes, profiles, learnt).run()
         except DimConflictError as e:
-            name, value = _settle(e)
-            if name in equalities or len(equalities) > 64:
+            if not settle(e.a, e.b, learnt):
                 raise
-            equalities[name] = value
-
-
-def _settle(e: DimConflictError) -> tuple[str, Dim]:
-    """(name, dim) under which the two dimensions of a conflict are equal; prefers to drop made-up names."""
-    for a, b in sorted(((e.a, e.b), (e.b, e.a)), key=lambda p: not any(n.startswith("dim") for n in names(p[0]))):
-        found = solve(a, b)
-        if found is not None:
-            return found
-    raise e
+    raise GraphError(f"over {MAX_LESSONS} dimensions that must be equal have different names", where=source.name,
+                     do="fix them with shapes=")
 
 
 class _Importer:
     def __init__(self, source: Source, tensors: Tensors, shapes: Mapping[str, Sequence[Any]] | None,
-                 profiles: Sequence[Mapping[str, Any]] | None, equalities: Mapping[str, Dim]) -> None:
+                 profiles: Sequence[Mapping[str, Any]] | None, learnt: Learnt) -> None:
         self.source = source
         self.tensors = tensors
         self.proto = source.proto.graph
@@ -81,7 +75,7 @@ class _Importer:
         self.graph = Graph(self.proto.name or "graph")
         self.builder = Builder(self.graph, tensors)
         weights = {t.name for t in self.proto.initializer}
-        declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, equalities)
+        declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, learnt)
         self.graph.dims = dict(declared.ranges)
         self.graph.reserved = weights | {n for n, _, _ in declared.inputs}
         self.graph.inputs = [Value(n, t, s) for n, t, s in declared.inputs]
@@ -140,6 +134,9 @@ class _Importer:
             if name:
                 if x is None:
                     raise UnsupportedError(f"{n.op_type} with its output {name!r}", where=call.origin)
+                if any(_terms(d) > MAX_TERMS for d in (x.shape if isinstance(x, Value) else x.dims.reshape(-1))):
+                    raise UnsupportedError(f"{n.op_type}: a size is too complicated an expression", where=call.origin,
+                                           why=f"it has over {MAX_TERMS} factors", do="fix dimensions with shapes=")
                 scope[name] = x
 
     def _lower(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None]:
@@ -163,6 +160,9 @@ class _Importer:
             except GraphError as e:
                 e.where = e.where or call.origin
                 raise
+            except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
+                raise GraphError(f"the operands of {n.op_type} do not fit it", where=call.origin, why=str(e),
+                                 do="check the model with onnx.checker, or export it again") from e
         return reference_node(call, self.opsets, scope)
 
 
@@ -172,6 +172,11 @@ def _decided(call: Call) -> GraphProto | None:
     if condition is None:
         return None
     return call.attr("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
+
+
+def _terms(d: Any) -> int:
+    """The number of factors in a dimension's polynomial."""
+    return sum(1 + len(mono) for mono, _ in d.terms) if isinstance(d, Sym) else 0
 
 
 def _domain(name: str) -> str:

@@ -46,6 +46,8 @@ def _array(call: Call, i: int) -> np.ndarray:
     """Operand i as an array of objects; OpenError unless it is known."""
     x = call.inputs[i] if call.has(i) else None
     if isinstance(x, Partial):
+        if x.dims.size > MAX_ELEMENTS:
+            raise OpenError
         return x.dims
     if x is None or x.data is None or x.data.size > MAX_ELEMENTS or x.dtype is DType.STRING:
         raise OpenError
@@ -263,7 +265,10 @@ def _expand(call: Call) -> Result:
 
 
 def _tile(call: Call) -> Result:
-    return [(np.tile(_array(call, 0), _numbers(call, 1)), _dtype(call))]
+    x, repeats = _array(call, 0), _numbers(call, 1)
+    if x.size * math.prod(repeats) > MAX_ELEMENTS:
+        raise OpenError
+    return [(np.tile(x, repeats), _dtype(call))]
 
 
 def _transpose(call: Call) -> Result:

@@ -90,7 +90,29 @@ def _checked(source: Source) -> Source:
                                    ("opset", bool(m.opset_import))) if not ok]
         raise ModelFileError("not an ONNX model", where=source.name, why=f"it has no {' and no '.join(missing)}",
                              do="give a file that was exported as .onnx")
+    if not _is_text(m.graph) or not all(_is_text(f) for f in m.functions):
+        raise ModelFileError("not an ONNX model, or a damaged one", where=source.name, why="a name in it is not UTF-8",
+                             do="check that the file is complete and unchanged")
     return source
+
+
+def _is_text(g: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    """True if every name in the graph is text (protobuf gives bytes for strings that are not UTF-8)."""
+    names: list[object] = [g.name]
+    if isinstance(g, onnx.GraphProto):
+        names += [t.name for t in g.initializer]
+        for v in (*g.input, *g.output):
+            names.append(v.name)
+            names += [d.dim_param for d in v.type.tensor_type.shape.dim]
+    else:
+        names += [*g.input, *g.output, *g.attribute]
+    for n in g.node:
+        names += [n.name, n.op_type, n.domain, *n.input, *n.output]
+        for a in n.attribute:
+            names.append(a.name)
+            if not all(_is_text(b) for b in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)):
+                return False
+    return all(isinstance(n, str) for n in names)
 
 
 # -- the wire format --------------------------------------------------------------------------

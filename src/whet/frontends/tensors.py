@@ -110,9 +110,10 @@ class Tensors:
                                  why="a model given as bytes or ModelProto has no folder to look in",
                                  do="give the path of the .onnx file, or load it with onnx.load first")
         root = os.path.realpath(folder)
-        path = os.path.realpath(os.path.join(root, location))
-        escapes = os.path.isabs(location) or ".." in Path(location.replace("\\", "/")).parts
-        if not location or "\0" in location or escapes or os.path.commonpath([root, path]) != root:
+        relative = bool(location) and "\0" not in location and not os.path.isabs(location)
+        inside = relative and ".." not in location.replace("\\", "/").split("/")
+        path = os.path.realpath(os.path.join(root, location)) if inside else ""
+        if not inside or os.path.commonpath([root, path]) != root:
             raise ModelFileError(f"external data outside the model's folder: {location!r}", where=where,
                                  why="a model may only read files next to it", do="move the data file into "
                                  f"{root} and refer to it by a relative path")
