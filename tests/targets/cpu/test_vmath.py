@@ -110,9 +110,11 @@ def test_f64_function_is_within_its_stated_error(name: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_erf_is_within_its_stated_error(isa: Isa) -> None:
     x = samples(-4, 4, np.float32)
-    assert ulps(run(isa, vmath.erf, x), erf(x.astype(np.float64)).astype(np.longdouble)) <= 4.6
     y = samples(-6, 6, np.float64)
-    assert ulps(run(isa, vmath.erf, y, lanes=8), erf(y).astype(np.longdouble)) <= 4
+    with np.errstate(all="ignore"):
+        wide, wider = erf(x.astype(np.float64)), erf(y)
+    assert ulps(run(isa, vmath.erf, x), wide.astype(np.longdouble)) <= 4.6
+    assert ulps(run(isa, vmath.erf, y, lanes=8), wider.astype(np.longdouble)) <= 4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -128,9 +130,12 @@ def test_pow_has_the_special_cases_of_c(dtype: type) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-6 if dtype == np.float32 else 2e-13)
     rng = np.random.default_rng(2)
     x, y = np.exp(rng.normal(0, 2, 4000)).astype(dtype), rng.normal(0, 8, 4000).astype(dtype)
-    got, wide = run(host(), vmath.pow, x, y, lanes=8), np.power(x.astype(np.longdouble), y.astype(np.longdouble))
+    with np.errstate(all="ignore"):
+        wide = np.power(x.astype(np.longdouble), y.astype(np.longdouble))
+    got = run(host(), vmath.pow, x, y, lanes=8)
     assert dtype == np.float64 or ulps(got, wide) <= 0.51
-    np.testing.assert_allclose(got, wide.astype(dtype), rtol=1e-6 if dtype == np.float32 else 2e-13)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(got, wide.astype(dtype), rtol=1e-6 if dtype == np.float32 else 2e-13)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

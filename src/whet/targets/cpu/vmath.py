@@ -158,17 +158,29 @@ def exp(k: Fn, x: Val) -> Val:
     x = _clamp(k, x, -104.0, 89.0) if x.scalar == "float" else _clamp(k, x, -746.0, 710.0)
     r, n, ni, p = _exp_parts(k, x)
     y = k.fma(p, r * r, r) + 1.0
-    if k.isa.name == "avx512" and x.ty == "<16 x float>":  # the same bits as below, in one instruction
-        return k.call("llvm.x86.avx512.mask.scalef.ps.512", x.ty,
-                      [y, n, k.const(x.ty, 0.0), k.const("i16", -1), k.const("i32", 4)])
+    if _scales(k, x):  # the same bits as below
+        return _scale(k, y, n)
     half = ni >> 1  # 2^n may be out of range where y * 2^n is not: scale in two steps
     return y * _power_of_two(k, half, x.ty) * _power_of_two(k, ni - half, x.ty)
 
 
+def _scales(k: Fn, x: Val) -> bool:
+    """True where one instruction multiplies by 2^n, whatever n (AVX-512)."""
+    return k.isa.name == "avx512" and x.ty == "<16 x float>"
+
+
+def _scale(k: Fn, y: Val, n: Val) -> Val:
+    return k.call("llvm.x86.avx512.mask.scalef.ps.512", y.ty,
+                  [y, n, k.const(y.ty, 0.0), k.const("i16", -1), k.const("i32", 4)])
+
+
 def exp_negative(k: Fn, x: Val) -> Val:
-    """e^x for x <= 0 (softmax): -inf gives 0, and results below the normal numbers are flushed to 0 (f32)."""
-    if x.scalar != "float" or (k.isa.name == "avx512" and x.lanes == 16):
+    """e^x for x <= 0 (softmax): -inf gives 0, and results below the normal numbers may be flushed to 0 (f32)."""
+    if x.scalar != "float":
         return exp(k, x)
+    if _scales(k, x):
+        r, n, _, p = _exp_parts(k, fmax(k, -104.0, x))
+        return _scale(k, k.fma(p, r * r, r) + 1.0, n)
     under = x < -87.336544
     r, _, ni, p = _exp_parts(k, fmax(k, -87.336544, x))
     y = (k.fma(p, r * r, r) + 1.0) * _power_of_two(k, ni, x.ty)
