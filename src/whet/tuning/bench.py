@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,25 @@ from whet.plan.data import PlanData
 from whet.targets.base import Implementation
 from whet.targets.cpu.target import CpuTarget
 
+COLD = 8 << 20  # bytes of constants that one call goes through: more than the caches of a core or two keep
 
-def single(target: CpuTarget, region: Region, made: Implementation,
-           objects: dict[str, bytes]) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+
+@dataclass
+class Single:
+    """A plan that runs one region `copies` times in a row, each time with constants of its own."""
+
+    engine: Any
+    feeds: list[np.ndarray]
+    outs: list[np.ndarray]
+    copies: int
+
+
+def single(target: CpuTarget, region: Region, made: Implementation, objects: dict[str, bytes]) -> Single:
     """An engine that runs just this region, with its inputs (random) and outputs as flat arrays.
 
     Non-constant operands become inputs as long as their strides reach; symbolic dimensions take the
-    profile's optimum.
+    profile's optimum. In a network every layer finds its weights evicted by the others' and its
+    activations just written: so the constants are there several times, the activations once.
     """
     from whet.plan import Plan
     from whet.runtime import load
@@ -56,14 +69,27 @@ def single(target: CpuTarget, region: Region, made: Implementation,
         results.append(Storage(Buffer("output", t.dtype, n, i), 0, strides))
         outputs.append(Value(f"y{i}", t.dtype, (n,)))
         outs.append(np.zeros(n, t.dtype.np))
+    size = sum(s.buffer.data.nbytes for s in ins if s.buffer.data is not None)
+    copies = max(1, min(8, -(-COLD // size))) if size else 1
     node = Node("region", [], [], {}, region.kind)
+    launches = [Launch(node, [_renewed(s, c) for s in ins], results, region) for c in range(copies)]
     fixed = {n: (v, v, v) for n, v in env.items()}
-    body = assemble([Launch(node, ins, results, region)], [made], fixed)
+    body = assemble(launches, [made] * copies, fixed)
     linked = target.link(objects)
     plan = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, body.steps, body.weights,
                     linked.code, linked.symbols, body.arena_bytes, body.scratch_bytes, target.threads,
                     target.isa.arch, target.isa.name, sorted(target.isa.features))
-    return load(Plan.from_data(plan, hashed=False)), feeds, outs
+    return Single(load(Plan.from_data(plan, hashed=False)), feeds, outs, copies)
+
+
+def _renewed(s: Storage, copy: int) -> Storage:
+    """The storage over another constant of the same size (equal ones would be stored once)."""
+    data = s.buffer.data
+    if data is None or not data.size or copy == 0:
+        return s
+    fresh = data.copy()
+    fresh[0] = copy
+    return replace(s, buffer=Buffer("const", s.buffer.dtype, s.buffer.elements, data=fresh))
 
 
 def random_array(rng: np.random.Generator, dtype: DType, n: int) -> np.ndarray:

@@ -64,10 +64,9 @@ class Worker:
         from whet.tuning.bench import single
 
         target, region, made, objects = self.made[ticket]
-        engine, feeds, outs = single(target, region, made, objects)
+        bench = single(target, region, made, objects)
         try:
-            context = engine.context()
-            run = context.runner(feeds, outs)
+            run = bench.engine.context().runner(bench.feeds, bench.outs)
             run()  # faults pages in, fills caches
             samples: list[float] = []
             start = time.perf_counter()
@@ -75,12 +74,12 @@ class Worker:
                 t = time.perf_counter()
                 run()
                 now = time.perf_counter()
-                samples.append(now - t)
+                samples.append((now - t) / bench.copies)
                 enough = now - start >= MIN_SECONDS and len(samples) >= 3
                 if enough or len(samples) >= MAX_RUNS or (samples[0] > limit and len(samples) >= 2):
                     return min(samples)
         finally:
-            engine.close()
+            bench.engine.close()
 
     def forget(self) -> None:
         """Drop everything compiled."""
