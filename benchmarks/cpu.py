@@ -15,24 +15,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import msgspec
 import numpy as np
-import onnx
 
-from benchmarks import backends, tables
-from benchmarks.backends import Backend
-from benchmarks.models import MODELS, centred_error, default_cache, model_inputs, model_path
-from whet.compare.limits import measured_limits
+import whet
+from benchmarks import tables
+from benchmarks.models import MODELS, default_cache, model_inputs, model_path
+from whet.compare import Backend, Reference, compare, measured_limits, open_peer, open_whet
+from whet.compare.memory import memory_of
 from whet.errors import WhetError
 from whet.frontends import model_hash
-from whet.measure import Measurement, alternate, record, stats, this_device
-from whet.measure.record import Comparison, Limit, Load, Model, OutputError
+from whet.measure import Measurement, record, this_device
+from whet.measure.record import Memory, Model
 
-LIMITS = {"fp32": 1e-4, "bf16": 5e-2}
+Feeds = dict[str, np.ndarray]
+PRECISIONS = ("fp32", "bf16")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -87,92 +91,103 @@ def _options() -> argparse.Namespace:
         if name not in MODELS:
             parser.error(f"no model {name!r}; there are {', '.join(MODELS)}")
     for precision in options.precisions:
-        if precision not in LIMITS:
-            parser.error(f"no precision {precision!r}; there are {', '.join(LIMITS)}")
+        if precision not in PRECISIONS:
+            parser.error(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if options.quick:
         options.seconds, options.opt_level = 1.0, min(options.opt_level, 1)
     return options
 
 
-def measure_case(name: str, feeds: backends.Feeds, options: argparse.Namespace,
-                 earlier: list[Measurement]) -> list[Measurement]:
+@dataclass(frozen=True)
+class Built:
+    """A plan in its file, with the seconds that it took to build (None: built by an earlier run) and to load."""
+
+    path: Path
+    cold: float | None
+    cached: float | None
+    load: float
+
+
+def build(name: str, feeds: Feeds, precision: str, options: argparse.Namespace) -> Built:
+    """A plan for the shapes of `feeds`, built with an empty timing cache, then again with what that learnt."""
+    shapes = _feed_shapes(feeds)
+    stem = f"{name}-{'x'.join(map(str, next(iter(shapes.values()))))}-{precision}-{options.threads}"
+    path, cache = options.work / f"{stem}.plan", options.work / f"{stem}.json"
+    times: list[float | None] = [None, None]
+    if not (options.keep_plans and path.exists()):
+        options.work.mkdir(parents=True, exist_ok=True)
+        cache.unlink(missing_ok=True)
+        for i in range(2):
+            start = time.perf_counter()
+            plan = whet.build(model_path(name), precision=precision, threads=options.threads, shapes=shapes,
+                              timing_cache=cache, opt_level=options.opt_level)
+            plan.save(path)
+            times[i] = time.perf_counter() - start
+            plan.close()
+    return Built(path, times[0], times[1], min(_seconds(lambda: whet.load(path).close()) for _ in range(5)))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure_case(name: str, feeds: Feeds, options: argparse.Namespace, earlier: list[Measurement]) -> list[Measurement]:
     """One model at one batch size: every backend built, checked and timed."""
     path = model_path(name)
-    outputs = [o.name for o in onnx.load(path, load_external_data=False).graph.output]
     batch = len(next(iter(feeds.values())))
-    limits = measured_limits(options.threads)
-    print(f"{name} batch {batch}: the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, "
-          f"{limits.bf16 / 1e9:.0f} in bf16, copies {limits.copy / 1e9:.0f} GB/s", flush=True)
-
-    threads = None if options.threads == os.cpu_count() else options.threads
-    ort = backends.onnxruntime_default(path, feeds, threads)
-    contestants: list[Backend] = []
+    built = {}
     for precision in options.precisions:
-        recorded = next(((r.build_seconds, r.cached_build_seconds) for r in earlier
-                         if r.backend == "whet" and r.precision == precision and r.model.name == name
-                         and _shapes(r) == _feed_shapes(feeds)), (None, None))
-        built = backends.whet(path, feeds, options.threads, precision, options.work, outputs, options.opt_level,
-                              rebuild=not options.keep_plans, recorded=recorded)
-        contestants.append(built)
-        if built.build_seconds is not None:
-            print(f"  {built.key}: built in {built.build_seconds:.1f} s, with its timing cache in "
-                  f"{built.cached_build_seconds:.1f} s, loaded in {1e3 * (built.load_seconds or 0):.1f} ms", flush=True)
+        b = built[precision] = build(name, feeds, precision, options)
+        took = f"built in {b.cold:.1f} s, with its timing cache in {b.cached:.1f} s, " if b.cold and b.cached else ""
+        print(f"{name} batch {batch}: whet {precision} {took}loaded in {1e3 * b.load:.1f} ms", flush=True)
+    limits = measured_limits(options.threads)
+    print(f"  the machine does {limits.fp32 / 1e9:.0f} GFLOP/s in fp32, {limits.bf16 / 1e9:.0f} in bf16, "
+          f"copies {limits.copy / 1e9:.0f} GB/s", flush=True)
+
+    ort = open_peer("onnxruntime", path, feeds, threads=options.threads)
+    contestants = [open_whet(whet.Plan.open(built[p].path), feeds, build_seconds=built[p].cold)
+                   for p in options.precisions]
+    for b, precision in zip(contestants, options.precisions):
+        b.precision = precision  # where bf16 has no instruction, what bf16 gives is still what was asked for
     contestants.append(ort)
     if not options.no_openvino:
-        contestants += [backends.openvino(path, feeds, options.threads, p) for p in options.precisions]
-
-    work = contestants[0].flops
-    reference = ort.run()
-    errors = {}
-    for b in contestants:
-        worst = max(centred_error(ours, theirs) for ours, theirs in zip(b.run(), reference))
-        errors[b.key] = OutputError(reference="onnxruntime fp32", measure="centred-relative-l2",
-                                    value=min(worst, 1e300), limit=LIMITS[b.precision])
-        verdict = "right" if worst <= LIMITS[b.precision] else "WRONG"
-        print(f"  {b.key}: error {worst:.1e}, {verdict}", flush=True)
-
-    series = alternate({b.key: b.run for b in contestants}, seconds=options.seconds, turn_seconds=0.1, pause=0.02)
-    memory = {} if options.quick or batch > 1 else _memory(name, feeds, options, contestants)
-    found = []
-    for b in contestants:
-        latency = stats.latency(series[b.key].samples)
-        peers = [c for c in contestants if c.name != b.name and (c.precision == b.precision or c is ort)]
-        comparisons = []
-        for c in peers if b.name == "whet" else ():
-            r = stats.ratio_of_medians(series[c.key].rounds, series[b.key].rounds)
-            comparisons.append(Comparison(backend=c.name, precision=c.precision, ratio=r.value, low=r.low, high=r.high,
-                                          rounds=len(series[b.key].rounds)))
-        least = work / limits.flops(b.precision)
-        found.append(Measurement(
-            date=record.now(), model=Model(name=name, sha256=model_hash(path)), backend=b.name, precision=b.precision,
-            threads=options.threads, shapes=_feed_shapes(feeds), device=this_device(), versions=backends.versions(),
-            load=Load(alternating=tuple(c.key for c in contestants)), plan=b.plan, latency=latency,
-            throughput=batch / latency.p50.value, memory=memory.get(b.key), error=errors[b.key],
-            limit=Limit(flops=float(work), flops_per_second=limits.flops(b.precision), bytes_per_second=limits.copy,
-                        seconds=least, fraction=least / latency.p50.value),
-            comparisons=tuple(comparisons), build_seconds=b.build_seconds,
-            cached_build_seconds=b.cached_build_seconds, load_seconds=b.load_seconds))
-        against = ", ".join(f"{c.ratio:.2f}x {c.backend} {c.precision}" for c in comparisons)
-        print(f"  {b.key:18} {1e3 * latency.p50.value:8.2f} ms  {least / latency.p50.value:4.0%} of the limit  "
-              f"{against}", flush=True)
+        contestants += [open_peer("openvino", path, feeds, precision=p, threads=options.threads)
+                        for p in options.precisions]
+    memory = {} if options.quick or batch > 1 else {b.key: _memory(b, path, built, feeds, options) for b in contestants}
+    found = compare(contestants, feeds, Model(name=name, sha256=model_hash(path)), threads=options.threads,
+                    seconds=options.seconds, reference=Reference(ort.key, ort.run()), limits=limits, memory=memory,
+                    on_error=lambda b, e: print(f"  {b.key}: error {e.value:.1e}, "
+                                                f"{'right' if e.value <= (e.limit or 0) else 'WRONG'}", flush=True))
     for b in contestants:
         b.close()
-    return found
+    return [_finish(r, built, earlier) for r in found]
 
 
-def _memory(name: str, feeds: backends.Feeds, options: argparse.Namespace,
-            contestants: list[Backend]) -> dict[str, record.Memory]:
-    model, found = model_path(name), {}
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder) / "inputs.npz"
-        np.savez(inputs, **feeds)
-        for b in contestants:
-            plan = backends.whet_plan_path(model, feeds, options.threads, b.precision, options.work)
-            found[b.key] = backends.memory(b.name, b.precision, model, plan, inputs, options.threads)
-    return found
+def _finish(r: Measurement, built: dict[str, Built], earlier: list[Measurement]) -> Measurement:
+    """The record with what only this benchmark knows: load from the file, build with a cache. Prints a line."""
+    if r.backend == "whet":
+        b = built[r.precision]
+        before = next((e for e in earlier if _identity(e) == _identity(r)), None) if b.cold is None else None
+        r = msgspec.structs.replace(
+            r, load_seconds=b.load, build_seconds=before.build_seconds if before else b.cold,
+            cached_build_seconds=before.cached_build_seconds if before else b.cached,
+            comparisons=tuple(c for c in r.comparisons if c.precision == r.precision or c.backend == "onnxruntime"))
+    if r.latency:
+        against = ", ".join(f"{c.ratio:.2f}x {c.backend} {c.precision}" for c in r.comparisons)
+        share = f"{r.limit.fraction:4.0%} of the limit" if r.limit else ""
+        key, ms = f"{r.backend} {r.precision}", 1e3 * r.latency.p50.value
+        print(f"  {key:18} {ms:8.2f} ms  {share}  {against}", flush=True)
+    return r
 
 
-def _feed_shapes(feeds: backends.Feeds) -> dict[str, tuple[int, ...]]:
+def _memory(b: Backend, model: Path, built: dict[str, Built], feeds: Feeds, options: argparse.Namespace) -> Memory:
+    threads = None if b.name == "onnxruntime" and options.threads == os.cpu_count() else options.threads
+    return memory_of(b.name, b.precision, built[b.precision].path if b.name == "whet" else model, feeds, threads)
+
+
+def _feed_shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
     return {k: tuple(v.shape) for k, v in feeds.items()}
 
 
@@ -185,14 +200,14 @@ def _batch(r: Measurement) -> int:
 
 
 def _order(r: Measurement) -> tuple[object, ...]:
-    return MODELS.index(r.model.name), _batch(r), list(LIMITS).index(r.precision), r.backend != "whet"
+    return MODELS.index(r.model.name), _batch(r), PRECISIONS.index(r.precision), r.backend != "whet"
 
 
 def _identity(r: Measurement) -> tuple[object, ...]:
     return r.model.name, tuple(_shapes(r).items()), r.backend, r.precision, r.threads
 
 
-def _complete(done: list[Measurement], name: str, feeds: backends.Feeds, options: argparse.Namespace) -> bool:
+def _complete(done: list[Measurement], name: str, feeds: Feeds, options: argparse.Namespace) -> bool:
     """Whether every whet record that this case would make is there already."""
     have = {r.precision for r in done if r.model.name == name and r.backend == "whet" and r.threads == options.threads
             and _shapes(r) == _feed_shapes(feeds)}

@@ -33,7 +33,7 @@ def alternate(
     max_rounds: int = 1000,
     turn_seconds: float = 0.02,
     warmup: int = 2,
-    pause: float = 0.003,
+    pause: float = 0.01,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Series]:
