@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from whet.ir.symbolic import evaluate
 from whet.lowering.assemble import assemble, spec
 from whet.lowering.storage import Buffer, Launch, Storage
 from whet.plan.data import PlanData
-from whet.targets.base import Implementation
+from whet.targets.base import Implementation, Pack
 from whet.targets.cpu.target import CpuTarget
 
 COLD = 8 << 20  # bytes of constants that one call goes through: more than the caches of a core or two keep
@@ -41,7 +42,6 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
     from whet.runtime import load
 
     env = {n: opt for n, (_, opt, _) in region.dims.items()}
-    rng = np.random.default_rng(0)
     inputs: list[Value] = []
     outputs: list[Value] = []
     feeds: list[np.ndarray] = []
@@ -56,7 +56,7 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
     ins = []
     for i, t in enumerate(region.inputs):
         n, strides = flat(t)
-        data = random_array(rng, t.dtype, n)
+        data = random_array(t.dtype, n, i)
         if t.const:
             ins.append(Storage(Buffer("const", t.dtype, n, data=data), 0, strides))
         else:
@@ -74,7 +74,8 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
     node = Node("region", [], [], {}, region.kind)
     launches = [Launch(node, [_renewed(s, c) for s in ins], results, region) for c in range(copies)]
     fixed = {n: (v, v, v) for n, v in env.items()}
-    body = assemble(launches, [made] * copies, fixed)
+    packed: dict[int, np.ndarray] = {}
+    body = assemble(launches, [_packing_once(made, c, packed) for c in range(copies)], fixed)
     linked = target.link(objects)
     plan = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, body.steps, body.weights,
                     linked.code, linked.symbols, body.arena_bytes, body.scratch_bytes, target.threads,
@@ -92,8 +93,24 @@ def _renewed(s: Storage, copy: int) -> Storage:
     return replace(s, buffer=Buffer("const", s.buffer.dtype, s.buffer.elements, data=fresh))
 
 
-def random_array(rng: np.random.Generator, dtype: DType, n: int) -> np.ndarray:
-    """Normal floats; small integers that are legal indices of anything with two rows; bools."""
+def _packing_once(made: Implementation, copy: int, packed: dict[int, np.ndarray]) -> Implementation:
+    """The implementation with its constants packed for the first copy, and derived from that for the others."""
+    def make(i: int, *arrays: np.ndarray) -> np.ndarray:
+        if i not in packed:
+            packed[i] = np.ascontiguousarray(made.packs[i].make(*arrays))
+        if copy == 0 or not packed[i].size:
+            return packed[i]
+        other = packed[i].copy()
+        other.reshape(-1)[0] = copy
+        return other
+
+    return replace(made, packs=tuple(Pack(p.sources, partial(make, i)) for i, p in enumerate(made.packs)))
+
+
+@lru_cache(maxsize=16)
+def random_array(dtype: DType, n: int, seed: int) -> np.ndarray:
+    """Normal floats; small integers that are legal indices of anything with two rows; bools. Not to be written to."""
+    rng = np.random.default_rng(seed)
     if dtype.is_float:
         return rng.standard_normal(n, dtype=np.float32).astype(dtype.np)
     return rng.integers(0, 2, n).astype(dtype.np)

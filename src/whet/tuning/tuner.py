@@ -16,7 +16,7 @@ from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.pool import Child, WorkerDied
 
 # Candidates measured per region at each --opt-level; level 0 takes the cost model's word.
-CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 12, 4: 24, 5: 1000}
+CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 10, 4: 24, 5: 1000}
 COMPILE_TIMEOUT = 60.0
 RUN_TIMEOUT = 20.0
 PLAYOFF, CLOSE = 4, 1.3  # how many of the best are timed again, and how close to the best they must be
