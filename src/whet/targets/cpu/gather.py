@@ -14,10 +14,11 @@ from whet.ir.region import Region
 from whet.ir.symbolic import Dim
 from whet.targets.base import Implementation, In, Out, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
+from whet.targets.cpu.epilogue import gather_at
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.loops import OUT, advance, loops_over
-from whet.targets.cpu.moving import Movement, Tiles, copy_element, copy_row, load_index
+from whet.targets.cpu.moving import RAW, Movement, Tiles, copy_element, copy_row, load_index, raw
 
 _UNROLL = 4
 _PICK = 8  # an element that is picked takes the time of so many bytes copied
@@ -107,28 +108,38 @@ class _Kernel:
     def _is(self, t: int, stride: int) -> bool:
         return isinstance(self.inner[t], int) and self.inner[t] == stride
 
-    def _place(self, p: Val) -> IntLike:
-        """Bytes from the data's address to where the index at p points."""
-        at: IntLike = 0
+    def _place(self, p: Val, lanes: int = 1) -> Val:
+        """Bytes from the data's address to where the index at p points, or for neighbouring indices to where each
+        of them does."""
+        k = self.k
+        at = k.const(vec("i64", lanes), 0)
         for pick in self.picks:
             offset, n, stride = (self.args.dim(d) for d in (pick.offset, pick.size, pick.stride))
-            i = load_index(self.k, self.index_type, p + offset * self.index_type.size, n)
-            at = i * (stride * self.size) + at
+            i = load_index(k, self.index_type, p + offset * self.index_type.size, n, lanes)
+            at = at + k.op("mul", i, k.coerce(stride * self.size, i.ty))
         return at
 
     def _elements(self, at: dict[int, Val], c0: IntLike, c1: IntLike) -> None:
-        """Elements one by one; several loads are under way at once."""
+        """Elements one by one, several loads under way at once; where the CPU can, by vectors of places."""
         k = self.k
 
         def some(columns: Sequence[IntLike]) -> None:
             places = [self._place(at[1] + c * self.inner[1] * self.index_type.size) for c in columns]
             sources = [at[0] + c * self.inner[0] * self.size + p for c, p in zip(columns, places)]
-            vs = [k.load(f"i{8 * self.size}", s) for s in sources]
+            vs = [k.load(raw(self.size), s) for s in sources]
             for c, v in zip(columns, vs):
                 k.store(v, at[OUT] + c * self.inner[OUT] * self.size)
 
-        whole = c0 + (c1 - c0) // _UNROLL * _UNROLL
-        for c in k.range(c0, whole, _UNROLL):
-            some([c + j for j in range(_UNROLL)])
+        vectors = (k.isa.name != "neon" and self.size >= 4 and self._is(OUT, 1) and self._is(1, 1))
+        step = k.isa.width // 8 if vectors else _UNROLL
+        whole = c0 + (c1 - c0) // step * step
+        for c in k.range(c0, whole, step):
+            if vectors:
+                places = self._place(at[1] + c * self.index_type.size, step)
+                own = k.const_vector("i64", range(step)) * k.splat(k.i64(self.inner[0] * self.size), step)
+                v = gather_at(k, RAW[self.size], at[0] + c * self.inner[0] * self.size, places + own)
+                k.store(v, at[OUT] + c * self.size)
+            else:
+                some([c + j for j in range(step)])
         for c in k.range(whole, c1):
             some([c])

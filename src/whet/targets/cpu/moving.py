@@ -187,9 +187,12 @@ def element_bits(value: Any, dtype: DType) -> int:
     return int.from_bytes(np.asarray(value).astype(dtype.np).tobytes(), "little")
 
 
-def load_index(k: Fn, dtype: DType, p: Val, n: IntLike) -> Val:
-    """The index at p into a dimension of n elements: negative ones count from the end, those outside are clamped."""
-    v = k.load(dtype.llvm, p)
+def load_index(k: Fn, dtype: DType, p: Val, n: IntLike, lanes: int = 1) -> Val:
+    """The index at p into a dimension of n elements: negative ones count from the end, those outside are clamped.
+    With `lanes`, so many neighbouring ones."""
+    v = k.load(dtype.llvm, p, lanes)
     i = v if dtype is DType.I64 else k.cast("sext", v, "i64")
-    i = k.select(i < 0, i + n, i)
-    return k.max(k.min(i, n - 1), 0)
+    size = k.coerce(n, i.ty)
+    i = k.select(i < 0, i + size, i)
+    i = k.select(i < size, i, size - 1)
+    return k.select(i < 0, 0, i)
