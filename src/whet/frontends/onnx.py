@@ -74,6 +74,7 @@ class _Importer:
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
         self.graph = Graph(self.proto.name or "graph")
         self.builder = Builder(self.graph, tensors)
+        self.declared = {v.name: v for v in (*self.proto.value_info, *self.proto.output)}
         weights = {t.name for t in self.proto.initializer}
         declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, learnt)
         self.graph.dims = dict(declared.ranges)
@@ -163,7 +164,7 @@ class _Importer:
             except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
                 raise GraphError(f"the operands of {n.op_type} do not fit it", where=call.origin, why=str(e),
                                  do="check the model with onnx.checker, or export it again") from e
-        return reference_node(call, self.opsets, scope)
+        return reference_node(call, self.opsets, scope, self.declared)
 
 
 def _decided(call: Call) -> GraphProto | None:

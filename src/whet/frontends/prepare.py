@@ -38,7 +38,7 @@ def prepare(source: Source) -> Source:
             expanded = _renewed(source, functools.partial(_expand, name=one, opset=opset), f"{one} cannot be expanded")
         except GraphError:
             continue  # it runs as a reference node instead
-        if not _unresolved(expanded.proto.graph):
+        if not _unresolved(expanded.proto.graph) and _loops(expanded) == _loops(source):
             source = expanded
     return source
 
@@ -67,6 +67,11 @@ def _expand(m: onnx.ModelProto, name: str, opset: int) -> onnx.ModelProto:
             given = {a.name for a in n.attribute}
             n.attribute.extend(a for k, a in defaults.items() if k not in given)
     return onnx.inliner.inline_selected_functions(explicit, [("", name)], inline_schema_functions=True)
+
+
+def _loops(source: Source) -> int:
+    """The number of loops: a definition that has one runs better as a reference node."""
+    return sum(n.op_type in ("Loop", "Scan") for n in source.proto.graph.node)
 
 
 def _unresolved(g: onnx.GraphProto) -> bool:

@@ -21,8 +21,13 @@ from whet.ir.symbolic import Dim, Shape, parse, symbol
 UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless the profile says better
 
 
-def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Operand]) -> list[Value | None]:
-    """An `onnx` node for a node of any standard operator. UnsupportedError where its results' ranks are not known."""
+def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Operand],
+                   declared: Mapping[str, ValueInfoProto]) -> list[Value | None]:
+    """An `onnx` node for a node of any standard operator.
+
+    declared: what the model says of its values' types, where inference does not know.
+    UnsupportedError where the results' ranks are not known.
+    """
     n = NodeProto()
     n.CopyFrom(call.proto)
     del n.input[:]
@@ -40,7 +45,7 @@ def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Op
             raise UnsupportedError(f"{n.op_type} reads {name!r}, which nothing computes", where=call.origin)
         values.append(call.builder.materialize(x))
         names.append(name)
-    specs = _results(call, n, names, values, opsets)
+    specs = _results(call, n, names, values, opsets, declared)
     inputs = [_info(name, v.dtype, (None,) * v.rank) for name, v in zip(names, values)]
     outputs = [_info(o, t, (None,) * len(s)) for o, (t, s) in zip((o for o in n.output if o), specs)]
     model = _model(n, inputs, outputs, opsets)
@@ -61,20 +66,23 @@ def _model(n: NodeProto, inputs: list[ValueInfoProto], outputs: list[ValueInfoPr
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in sorted(opsets.items())])
 
 
-def _results(call: Call, n: NodeProto, names: list[str], values: list[Value], opsets: Mapping[str, int]) -> list[Spec]:
+def _results(call: Call, n: NodeProto, names: list[str], values: list[Value], opsets: Mapping[str, int],
+             declared: Mapping[str, ValueInfoProto]) -> list[Spec]:
     """Types and shapes of the results by ONNX's own inference, with symbols in place."""
     inputs = [_info(name, v.dtype, v.shape) for name, v in zip(names, values)]
     constants = [numpy_helper.from_array(np.array(v.data, order="C"), name) for name, v in zip(names, values)
                  if v.data is not None and v.dtype is not DType.STRING and v.data.size <= 4096]
     model = _model(n, inputs, [ValueInfoProto(name=o) for o in n.output if o], opsets, constants)
     try:
-        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     except Exception as e:
         raise UnsupportedError(f"{n.op_type}: the types of its results cannot be inferred", where=call.origin,
                                why=str(e).strip().splitlines()[0] if str(e).strip() else "",
                                do="check the model with onnx.checker") from None
     specs: list[Spec] = []
     for o in found.graph.output:
+        if not o.type.tensor_type.HasField("shape") and o.name in declared:
+            o = declared[o.name]
         kind = o.type.WhichOneof("value")
         if kind != "tensor_type" or not o.type.tensor_type.HasField("shape"):
             raise UnsupportedError(
