@@ -150,7 +150,7 @@ class _Assembler:
     def _host(self, i: int, launch: Launch) -> None:
         node = launch.node
         payload = f"host{i}"
-        self.out.blobs[payload] = node.attrs["model"]
+        self.out.blobs[payload] = node.attrs["proto"]
         inputs = [v for v in node.inputs if v is not None]
         self.out.steps.append(HostStep(
             "onnx", payload, tuple(self._host_tensor(v, s) for v, s in zip(inputs, launch.inputs)),
