@@ -24,7 +24,7 @@ F32, BF16 = DType.F32, DType.BF16
 
 def params(**changes: object) -> dict:
     return {"mr": 4, "nv": 2, "mt": 2, "nt": 2, "order": "nm", "pack": False, "unroll": 4, "prefetch": 0,
-            "dot": False, "kc": 0, **changes}
+            "dot": False, "kc": 0, "ahead": True, **changes}
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor, **more: object) -> Region:

@@ -40,7 +40,7 @@ def test_odd_sizes_and_rounds_of_depth(size: tuple, symbolic: bool, dtype: DType
                dims={"m": (0, max(m, 1), 100)} if symbolic else {})
     a, b = normal(m, k).astype(dtype.np), normal(k, n)
     for depth in (0, 2):
-        got, = run_region(r, AMX, {"mt": 2, "nt": 2, "depth": depth, "direct": False}, HOST, [a, b], {"m": m})
+        got, = run_region(r, AMX, {"mt": 2, "nt": 2, "depth": depth, "direct": False, "ahead": depth == 0}, HOST, [a, b], {"m": m})
         np.testing.assert_allclose(got, product(a, b), rtol=1e-4, atol=1e-4)
 
 
@@ -48,7 +48,7 @@ def test_whole_bf16_tiles_are_read_where_they_are() -> None:
     r = matmul(strided(BF16, (2, 32, 64), 2), strided(F32, (64, 40), const=True), strided(BF16, (2, 32, 40)))
     assert any(p["direct"] for p in AMX.space(r, HOST, 2))
     a, b = normal(2, 32, 64).astype(BF16.np), normal(64, 40)
-    got, = run_region(r, AMX, {"mt": 1, "nt": 1, "depth": 1, "direct": True}, HOST, [a, b])
+    got, = run_region(r, AMX, {"mt": 1, "nt": 1, "depth": 1, "direct": True, "ahead": True}, HOST, [a, b])
     np.testing.assert_allclose(got.astype(float), product(a, b), rtol=1e-2, atol=1e-3)
 
 

@@ -32,7 +32,8 @@ class _Gemm:
     kc:       K is taken in rounds of so many, sums in scratch between them (0: all at once; even).
     pack:     rows of A are first copied to scratch (with an even stride, widened or rounded).
     unroll:   steps of K per loop iteration.
-    prefetch: bytes ahead in B that are prefetched.
+    prefetch: bytes ahead in B that are prefetched into the first-level cache.
+    ahead:    meanwhile the next panel of B is brought into the second-level cache.
     dot:      bf16 pairs by vdpbf16ps.
     """
 
@@ -66,9 +67,10 @@ class _Gemm:
                 count = max(1, opt(region, RowTiles(p.m, mr).count))
                 row_bytes = mr * depth * 4
                 for mt, nt, order in _block_sizes(count, panels, batch, threads, row_bytes):
-                    for kc, prefetch in itertools.product(_rounds(p.k, self.constant), (0, 1024)):
+                    for kc, ahead in itertools.product(_rounds(p.k, self.constant), (True, False)[:1 + self.constant]):
                         params = {"mr": mr, "nv": nv, "mt": mt, "nt": nt, "order": order, "unroll": 4,
-                                  "pack": _must_pack(region, p, mr, dot), "prefetch": prefetch, "dot": dot, "kc": kc}
+                                  "pack": _must_pack(region, p, mr, dot), "prefetch": 1024,
+                                  "dot": dot, "kc": kc, "ahead": ahead and self.constant}
                         found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
         return [params for _, params in _diverse(found, 24)]
@@ -99,7 +101,7 @@ class _Gemm:
         near_b = nm and panel <= L1
         l2 = (0 if far_a else rows * size / 40) + (0 if near_b or far_b else nr * size / 40)
         l3 = (rows * size / 14 if far_a else 0) + (nr * size / 14 if far_b else 0)
-        step = max(arithmetic + (0.08 if params["prefetch"] else 0.12) * l2 + 0.2 * l3, l2 + l3)
+        step = max(arithmetic + (0.08 if params["ahead"] else 0.1) * l2 + 0.2 * l3, l2 + l3)
         rounds = -(-steps // max(1, round_))
         tile = mt * nt * (steps * step + rows * nv * (1.5 + 2 * (rounds - 1)) + 30 * rounds) + 100
         if params["pack"]:

@@ -17,7 +17,7 @@ from whet.targets.cpu.gemm_problem import A, B, Problem, matmul_problem, matmul_
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Amx, load_f32, narrow
+from whet.targets.cpu.microkernel import Amx, Fetch, load_f32, narrow
 from whet.targets.cpu.packing import pack_amx
 
 BLOCK = Amx.BLOCK
@@ -31,7 +31,8 @@ class GemmAmx:
     needed where A is bf16 and whole tiles lie in it: `direct`).
 
     Parameters: mt, nt (blocks of rows and of columns per tile of work), depth (tiles of K per round,
-    so that a round's part of B stays in the first-level cache; 0: all), direct.
+    so that a round's part of B stays in the first-level cache; 0: all), ahead (bring the next
+    panel of B into the second-level cache meanwhile), direct.
     """
 
     name = "gemm_amx"
@@ -69,7 +70,7 @@ class GemmAmx:
         for mt, nt in sorted(sizes):
             for depth in (0, *rounds[-2:]):
                 for direct in {False, self._direct(region, p)}:
-                    params = {"mt": mt, "nt": nt, "depth": depth, "direct": direct}
+                    params = {"mt": mt, "nt": nt, "depth": depth, "direct": direct, "ahead": True}
                     found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
         return [params for _, params in found[:16]]
@@ -211,10 +212,18 @@ class _Product:
                     left = m - row * BLOCK
                     for tiles in self._heights(left):
                         with tiles[1]:
-                            self._block(a_at, a_stride, a_block, a_step, b_at, depth, tiles[0], number, sums)
+                            self._block(a_at, a_stride, a_block, a_step, b_at, depth, tiles[0], number, sums,
+                                        self._fetch(b_at, row - first, depth))
                     if number == len(self.rounds) - 1:
                         self.writer.rows(sums, 4 * BLOCK, row * BLOCK, k.min(left, BLOCK), panel * BLOCK,
                                          args.dim(p.n), BLOCK // k.isa.lanes)
+
+    def _fetch(self, b: Val, block: IntLike, depth: int) -> Fetch | None:
+        """This block of rows' share of the next panel's part in this round."""
+        if not self.params["ahead"]:
+            return None
+        lines = -(-2 * TILE // 64 // self.params["mt"])  # per tile of K: two tiles of B, shared by the rows' blocks
+        return Fetch(b + 2 * self.k_tiles * TILE + block * (depth * lines * 64), lines)
 
     def _heights(self, left: IntLike) -> list:
         """(tiles of rows, guard): blocks of at most 16 rows skip their empty half."""
@@ -224,7 +233,7 @@ class _Product:
         return [(2, k.if_(k.i64(left) > 16)), (1, k.if_(k.i64(left) <= 16))]
 
     def _block(self, a: Val, a_stride: IntLike, a_block: IntLike, a_step: int, b: Val, depth: int, height: int,
-               number: int, sums: Val) -> None:
+               number: int, sums: Val, fetch: Fetch | None) -> None:
         """One round of one block: 16 * height rows by 32 columns; sums are [32][32] fp32."""
         used = [(i, j) for i in range(height) for j in range(2)]
         for i, j in used:
@@ -233,6 +242,6 @@ class _Product:
             else:
                 self.amx.load(i * 2 + j, sums + (i * 16 * 4 * BLOCK + j * 64), 4 * BLOCK)
         self.amx.block([a + i * a_block for i in range(height)], a_stride,
-                       [b + j * (self.k_tiles * TILE) for j in range(2)], depth, a_step=a_step)
+                       [b + j * (self.k_tiles * TILE) for j in range(2)], depth, a_step=a_step, fetch=fetch)
         for i, j in used:
             self.amx.store(i * 2 + j, sums + (i * 16 * 4 * BLOCK + j * 64), 4 * BLOCK)

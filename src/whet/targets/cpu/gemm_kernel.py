@@ -15,7 +15,7 @@ from whet.targets.cpu.gemm_problem import A, B, Problem
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Accumulators, dot_bf16, fma, narrow, round_bf16
+from whet.targets.cpu.microkernel import Accumulators, Fetch, dot_bf16, fma, narrow, round_bf16
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class GemmKernel:
             rows = tile_rows(a + row * a_stride + steps * 4, a_stride, size, valid)
             at = b + (panel - b_first) * self.panel_bytes + steps * (self.nr * 4)
             product(k, acc, rows, at, k.ceildiv(depth, pair), unroll=self.params["unroll"],
-                    prefetch=self.params["prefetch"])
+                    prefetch=self.params["prefetch"], fetch=self._fetch(at, row - start, size, depth))
             if tail:
                 self.writer.block(acc, row, valid, panel * self.nr, args.dim(p.n), k.scratch)
                 return
@@ -163,6 +163,15 @@ class GemmKernel:
         for k0 in k.range(self.kc, final, self.kc):
             everywhere(k0, self.kc, False, False)
         everywhere(final, self.depth - final, False, True)
+
+    def _fetch(self, at: Val, row: IntLike, size: int, depth: IntLike) -> Fetch | None:
+        """What a micro-tile brings in of the next panel: its rows' share of the tile's rows."""
+        if not self.params["ahead"] or not isinstance(depth, int) or not isinstance(self.panel_bytes, int):
+            return None
+        steps = -(-depth // 2) if self.dot else depth
+        share = steps * self.nr * 4 // (self.params["mt"] * self.params["mr"])  # bytes per row
+        iterations = max(1, steps // self.params["unroll"])
+        return Fetch(at + self.panel_bytes + row * share, -(-size * share // (64 * iterations)))
 
     def _a_rows(self, index: list[IntLike], m: IntLike, first: IntLike, last: IntLike) -> tuple[Val, IntLike]:
         """Address of row 0 (of the matrix) and stride of rows in bytes; copies the tile's rows if asked to."""

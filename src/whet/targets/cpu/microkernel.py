@@ -19,6 +19,7 @@ AMX works on 2 x 2 tiles of 16 x 16 accumulators: `Amx`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -75,6 +76,21 @@ def packed_rows(panel: Val, mr: int, size: int = 4) -> list[Row]:
     return [(panel, r * size) for r in range(mr)]
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Memory to bring into the second-level cache while a product runs: `count` lines per loop iteration.
+
+    The next panel, a part of it by each micro-tile: when its turn comes, it is there.
+    """
+
+    start: Val
+    count: int
+
+    def lines(self, k: Fn, iteration: IntLike) -> None:
+        for i in range(self.count):
+            k.prefetch(self.start + (iteration * self.count + i) * 64, 2)
+
+
 def _blocks(k: Fn, depth: IntLike, unroll: int) -> Iterator[tuple[IntLike, int]]:
     """(first step, number of steps) of an unrolled loop over `depth` steps and its remainder."""
     rest = depth % unroll
@@ -129,12 +145,14 @@ def load_f32(k: Fn, scalar: str, p: Val, lanes: int = 1, mask: Val | None = None
 
 
 def fma(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLike, *, unroll: int = 4,
-        a_step: IntLike | None = None, a_type: str = "float", b_type: str = "float", prefetch: int = 0) -> None:
+        a_step: IntLike | None = None, a_type: str = "float", b_type: str = "float", prefetch: int = 0,
+        fetch: Fetch | None = None) -> None:
     """acc += A[rows, 0:depth] @ panel[0:depth], in fp32.
 
     rows:     acc.mr addresses; element p of a row lies `p * a_step` bytes on (default: its size).
     panel:    [depth][nv * lanes] of `b_type` (`float` or `bfloat`), 64-byte aligned rows if `float`.
     prefetch: bytes ahead in the panel to prefetch into the first-level cache (0: leave it to the CPU).
+    fetch:    what else to bring in on the way.
     Every sum is one fused multiply-add per step, in order of p: bits do not depend on unroll.
     """
     lanes, nv = acc.lanes, acc.nv
@@ -145,6 +163,8 @@ def fma(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLik
     for p, steps in _blocks(k, depth, unroll):
         here = _advanced(rows, p * a_step)
         b_here = panel + p * b_row
+        if fetch and steps == unroll:
+            fetch.lines(k, p // unroll)
         for u in range(steps):
             if prefetch:
                 for line in range(0, b_row, 64):
@@ -157,7 +177,7 @@ def fma(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLik
 
 
 def dot_bf16(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: IntLike, *, unroll: int = 2,
-             a_step: int = 4, prefetch: int = 0) -> None:
+             a_step: int = 4, prefetch: int = 0, fetch: Fetch | None = None) -> None:
     """acc += A[rows, 0:2*depth] @ panel, in bf16 products added in fp32 (`vdpbf16ps`).
 
     depth:  PAIRS of K; A rows are bf16, pair p `p * a_step` bytes on, both halves readable (an odd K
@@ -171,6 +191,8 @@ def dot_bf16(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: I
     for p, steps in _blocks(k, depth, unroll):
         here = _advanced(rows, p * a_step)
         b_here = panel + p * (nv * lanes * 4)
+        if fetch and steps == unroll:
+            fetch.lines(k, p // unroll)
         for u in range(steps):
             if prefetch:
                 for j in range(nv):
@@ -224,7 +246,7 @@ class Amx:
         self.k.line(f"call void @llvm.x86.tdpbf16ps(i8 {c}, i8 {a}, i8 {b})")
 
     def block(self, a: Sequence[Val], a_stride: IntLike, b: Sequence[Val], depth: IntLike, *,
-              a_step: int = 64, b_step: int = 1024, unroll: int = 1) -> None:
+              a_step: int = 64, b_step: int = 1024, unroll: int = 1, fetch: Fetch | None = None) -> None:
         """Accumulators += A (16 * len(a) rows) @ B (16 * len(b) columns); accumulator i * 2 + j.
 
         a: one or two addresses of 16-row blocks; rows `a_stride` bytes apart, K blocks `a_step` apart.
@@ -232,6 +254,8 @@ class Amx:
         depth: K blocks of 32 (whoever packs pads K with zeros).
         """
         for p, steps in _blocks(self.k, depth, unroll):
+            if fetch:
+                fetch.lines(self.k, p)
             for u in range(steps):
                 for j, pb in enumerate(b):
                     self.load(6 + j, pb + (p + u) * b_step, 64)
