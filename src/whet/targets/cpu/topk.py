@@ -35,7 +35,7 @@ class TopK(Movement):
     name = "topk"
 
     def refuses(self, region: Region) -> str:
-        if not any(True for _ in self._methods(region)):
+        if not list(self._methods(region)):
             return f"rows of up to {_size(region, upper_of=True)} elements are too long"
         return ""
 
