@@ -54,15 +54,15 @@ def layer_region(layer: Layer, batch: int, dtype: DType = DType.F32, relu: bool 
     return Region("conv", at, inputs, 3, result, result, epilogue, compute="bf16" if dtype is DType.BF16 else "f32")
 
 
-def runner(target: CpuTarget, region: Region, candidate: Candidate) -> Callable[[], object]:
-    """A call that runs the region once by a candidate."""
+def runner(target: CpuTarget, region: Region, candidate: Candidate) -> tuple[Callable[[], object], int]:
+    """A call that runs the region by a candidate, and how many times it does so (each with weights of its own)."""
     from whet.tuning.bench import single
 
     made = target.implement(region, candidate.tactic, candidate.params)
-    engine, feeds, outs = single(target, region, made, target.compile(made))
-    run = engine.context().runner(feeds, outs)
+    one = single(target, region, made, target.compile(made))
+    run = one.engine.context().runner(one.feeds, one.outs)
     run()
-    return run
+    return run, one.copies
 
 
 def peer(layer: Layer, batch: int, threads: int) -> Callable[[], object]:
@@ -92,13 +92,23 @@ def peer(layer: Layer, batch: int, threads: int) -> Callable[[], object]:
     return lambda: session.run_with_iobinding(bound)
 
 
-def least(calls: list[Callable[[], object]], seconds: float, threads: int) -> list[float]:
-    """The least time of each call, all in alternation for `seconds`.
+def least(calls: list[Callable[[], object]], seconds: float, threads: int,
+          cold: np.ndarray | None = None) -> list[float]:
+    """The least time of each call, all in alternation for `seconds`; median of calls after `cold` was read.
 
     With one thread this is the thread's own CPU time, which other processes' load disturbs less.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     best = [float("inf")] * len(calls)
+    if cold is not None:
+        samples: list[list[float]] = [[] for _ in calls]
+        for _ in range(max(5, int(seconds / 0.02))):
+            for i, call in enumerate(calls):
+                cold.sum()
+                start = clock()
+                call()
+                samples[i].append(clock() - start)
+        return [sorted(s)[len(s) // 2] for s in samples]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for i, call in enumerate(calls):
@@ -109,7 +119,8 @@ def least(calls: list[Callable[[], object]], seconds: float, threads: int) -> li
     return best
 
 
-def best_candidate(target: CpuTarget, region: Region, limit: int, only: str, verbose: bool) -> tuple[Candidate, float]:
+def best_candidate(target: CpuTarget, region: Region, limit: int, only: str, verbose: bool,
+                   cold: np.ndarray | None) -> tuple[Candidate, float]:
     """The fastest of the first `limit` candidates of every tactic whose name contains `only`."""
     found: list[tuple[float, Candidate]] = []
     taken: dict[str, int] = {}
@@ -117,7 +128,8 @@ def best_candidate(target: CpuTarget, region: Region, limit: int, only: str, ver
         if only not in c.tactic or taken.get(c.tactic, 0) >= limit:
             continue
         taken[c.tactic] = taken.get(c.tactic, 0) + 1
-        found.append((least([runner(target, region, c)], 0.03, target.threads)[0], c))
+        run, copies = runner(target, region, c)
+        found.append((least([run], 0.03, target.threads, cold)[0] / copies, c))
     found.sort(key=lambda f: f[0])
     if verbose:
         for seconds, c in found[:8]:
@@ -135,11 +147,13 @@ def main() -> None:
     parser.add_argument("--layer", type=int, action="append", help="index of a layer (several times: several layers)")
     parser.add_argument("--limit", type=int, default=12, help="candidates tried per tactic")
     parser.add_argument("--seconds", type=float, default=0.3, help="of measuring per layer, both sides together")
+    parser.add_argument("--cold", action="store_true", help="empty the caches before every call")
     parser.add_argument("--verbose", action="store_true", help="the best candidates of each layer")
     parser.add_argument("--no-peer", action="store_true", help="without ONNX Runtime")
     args = parser.parse_args()
     target = CpuTarget.of_host(args.threads)
     total = [0.0, 0.0]
+    cold = np.ones(128 << 18, np.float32) if args.cold else None
     print(f"{'layer':34} {'tactic':16} {'us':>9} {'GFLOP/s':>8} {'peer us':>9} {'ratio':>6}")
     for i, layer in enumerate(NETWORKS[args.network]):
         if args.layer and i not in args.layer:
@@ -147,12 +161,13 @@ def main() -> None:
         region = layer_region(layer, args.batch, DType(args.dtype))
         if not any(args.only in c.tactic for c in target.candidates(region)):
             continue
-        choice, _ = best_candidate(target, region, args.limit, args.only, args.verbose)
-        calls = [runner(target, region, choice)]
+        choice, _ = best_candidate(target, region, args.limit, args.only, args.verbose, cold)
+        run, copies = runner(target, region, choice)
+        calls = [run]
         if not args.no_peer:
             calls.append(peer(layer, args.batch, args.threads))
-        times = least(calls, args.seconds, args.threads)
-        ours, theirs = times[0], times[-1]
+        times = least(calls, args.seconds, args.threads, cold)
+        ours, theirs = times[0] / copies, times[-1]
         total[0] += ours * layer[6]
         total[1] += theirs * layer[6]
         c, size, o, kernel, stride, group, n = layer
