@@ -87,10 +87,11 @@ def _costs(records: Sequence[Measurement]) -> list[str]:
 
 
 def chart(records: Sequence[Measurement]) -> str:
-    """Speed against ONNX Runtime's fp32, whet's and OpenVINO's, as one SVG file."""
+    """Speed against ONNX Runtime's fp32 at the smallest batch, whet's and OpenVINO's, as one SVG file."""
     bars = []
+    batch = min((_batch(r) for r in records), default=1)
     for r in records:
-        if r.backend not in ("whet", "openvino"):
+        if r.backend not in ("whet", "openvino") or _batch(r) != batch:
             continue
         peer = next((o for o in records if o.backend == "onnxruntime" and o.model.name == r.model.name
                      and o.shapes == r.shapes), None)
@@ -98,12 +99,12 @@ def chart(records: Sequence[Measurement]) -> str:
             continue
         c = next((c for c in r.comparisons if c.backend == "onnxruntime"), None)
         ratio = c.ratio if c else peer.latency.p50.value / r.latency.p50.value
-        name = f"{TITLES.get(r.model.name, r.model.name).split(' (')[0]} b{_batch(r)}"
-        bars.append(charts.Bar(f"{name} {rows.label(r)}", ratio, f"{ratio:.2f}x", r.backend == "whet",
+        name = TITLES.get(r.model.name, r.model.name).split(" (")[0]
+        bars.append(charts.Bar(f"{name}, {rows.label(r)}", ratio, f"{ratio:.2f}x", r.backend == "whet",
                                c.low if c else None, c.high if c else None))
     if not bars:
         return '<svg xmlns="http://www.w3.org/2000/svg"/>'
-    drawn = charts.bars(bars, "speed against ONNX Runtime fp32", "x ONNX Runtime", reference=1.0, label_width=230)
+    drawn = charts.bars(bars, "speed against ONNX Runtime fp32", f"times ONNX Runtime fp32, batch {batch}", reference=1.0, label_width=230)
     return drawn.replace(">", f">{_STYLE}", 1)
 
 

@@ -1,0 +1,36 @@
+"""What the README promises is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+
+
+def test_it_has_the_two_set_up_commands() -> None:
+    assert "    pip install . && whet demo\n" in README
+    assert '    pip install ".[test]" && pytest\n' in README
+
+
+def test_the_extras_that_it_names_exist() -> None:
+    named = {e for group in re.findall(r"\.\[([a-z,]+)\]", README) for e in group.split(",")}
+    assert named
+    assert named <= set(EXTRAS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/internals.md", "docs/plan-file.md", "docs/measuring.md",
+                                  "docs/caches.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text("utf-8")):
+        if not link.startswith("http"):
+            assert (folder / link).exists(), link
+
+
+def test_the_python_in_it_parses() -> None:
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        compile(block, "README.md", "exec")
