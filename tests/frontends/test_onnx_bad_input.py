@@ -194,6 +194,13 @@ def test_an_output_that_nothing_computes() -> None:
         load_model(model([helper.make_node("Relu", ["x"], ["y"])], {"x": (F, (2,))}, ["z"]))
 
 
+def test_an_input_without_a_type() -> None:
+    m = relu()
+    m.graph.input[0].ClearField("type")
+    with pytest.raises(GraphError, match="'x' has no type"):
+        load_model(m)
+
+
 def test_a_type_error_names_the_node() -> None:
     nodes = [helper.make_node("Add", ["x", "i"], ["y"], name="sum")]
     with pytest.raises(GraphError, match="one type") as e:

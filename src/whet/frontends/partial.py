@@ -54,10 +54,15 @@ def _array(call: Call, i: int) -> np.ndarray:
     return x.data.astype(object)
 
 
+def _operand(call: Call, i: int = 0) -> Operand:
+    x = call.inputs[i] if call.has(i) else None
+    if x is None:
+        raise ValueError(f"its input {i} is absent")
+    return x
+
+
 def _dtype(call: Call, i: int = 0) -> DType:
-    x = call.inputs[i]
-    assert x is not None
-    return x.dtype
+    return _operand(call, i).dtype
 
 
 def _numbers(call: Call, i: int) -> list[int]:
@@ -74,10 +79,8 @@ Result = list[tuple[Any, DType]]
 
 
 def _shape(call: Call) -> Result:
-    x = call.inputs[0]
-    assert x is not None
     start, end = call.attr("start", 0), call.attr("end")
-    return [(_objects(x.shape[start:end]), DType.I64)]
+    return [(_objects(_operand(call).shape[start:end]), DType.I64)]
 
 
 def _objects(dims: Sequence[Any]) -> np.ndarray:
@@ -87,9 +90,7 @@ def _objects(dims: Sequence[Any]) -> np.ndarray:
 
 
 def _size(call: Call) -> Result:
-    x = call.inputs[0]
-    assert x is not None
-    return [(np.asarray(product(x.shape), object), DType.I64)]
+    return [(np.asarray(product(_operand(call).shape), object), DType.I64)]
 
 
 def _elementwise(f: Callable[..., Any], out: DType | None = None) -> Callable[[Call], Result]:

@@ -26,13 +26,15 @@ def prepare(source: Source) -> Source:
     if opset > newest:
         raise UnsupportedError(f"opset {opset}", where=source.name, why=f"onnx {onnx.__version__} knows up to {newest}",
                                do=f"export the model with opset {newest} or lower")
+    _check_inputs(source)
     if source.proto.functions:
         source = _renewed(source, lambda m: onnx.inliner.inline_local_functions(m, convert_version=True),
                           "its local functions cannot be inlined")
     if opset < OLDEST_NATIVE:
         source = _converted(source, opset)
     names = {n.op_type for n in source.proto.graph.node if n.domain in ("", "ai.onnx")}
-    defined = [name for name in sorted(names) if ("", name) not in LOWERINGS and _has_definition(name, opset)]
+    defined = [name for name in sorted(names) if ("", name) not in LOWERINGS and name != "SequenceMap"
+               and _has_definition(name, opset)]
     for one in defined:
         try:
             expanded = _renewed(source, functools.partial(_expand, name=one, opset=opset), f"{one} cannot be expanded")
@@ -41,6 +43,14 @@ def prepare(source: Source) -> Source:
         if not _unresolved(expanded.proto.graph) and _loops(expanded) == _loops(source):
             source = expanded
     return source
+
+
+def _check_inputs(source: Source) -> None:
+    """GraphError for an input without a type: ONNX's own C++ code takes it for granted."""
+    for v in source.proto.graph.input:
+        kind = v.type.WhichOneof("value")
+        if kind is None or (kind == "tensor_type" and not v.type.tensor_type.elem_type):
+            raise GraphError(f"the input {v.name!r} has no type", where=source.name, do="export the model again")
 
 
 def _opset(m: onnx.ModelProto) -> int:
