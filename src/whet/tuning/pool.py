@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -36,19 +37,30 @@ class Child:
     def reply(self, timeout: float) -> Any:
         """The reply to the oldest open request. WorkerDied if there is none in time; RuntimeError
         with the child's error text if the request failed there."""
-        pipe = self.process.stdout
-        assert pipe is not None
         deadline = time.monotonic() + timeout
-        # The child answers with one write per message; wait for its first byte, then read it whole.
-        if not pipe.peek(0) and not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:  # type: ignore[attr-defined]
-            raise WorkerDied(self._restart(f"hung (over {timeout:.0f} s)"))
         try:
-            ok, value = worker.receive(pipe)
+            ok, value = worker.unpack(lambda size: self._read(size, deadline))
+        except TimeoutError as e:
+            raise WorkerDied(self._restart(f"hung (over {timeout:.0f} s)")) from e
         except EOFError as e:
             raise WorkerDied(self._restart("crashed")) from e
         if not ok:
             raise RuntimeError(value)
         return value
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        """So many bytes of the child's answer, past Python's buffers: what lies in those, `select` does not see."""
+        assert self.process.stdout is not None
+        fd, parts = self.process.stdout.fileno(), []
+        while size:
+            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError
+            part = os.read(fd, size)
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
     def _restart(self, what: str) -> str:
         if self.process.poll() is None and what.startswith("hung"):

@@ -12,6 +12,7 @@ import pickle
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
 from whet.ir.region import Region
@@ -32,11 +33,18 @@ def send(pipe: IO[bytes], message: Any) -> None:
 
 def receive(pipe: IO[bytes]) -> Any:
     """Read one message; EOFError at the end."""
-    head = pipe.read(8)
-    if len(head) < 8:
-        raise EOFError
-    data = pipe.read(struct.unpack("<Q", head)[0])
-    return pickle.loads(data)
+    def read(size: int) -> bytes:
+        data = pipe.read(size)
+        if len(data) < size:
+            raise EOFError
+        return data
+
+    return unpack(read)
+
+
+def unpack(read: Callable[[int], bytes]) -> Any:
+    """A message, from a function that gives exactly as many bytes as asked for."""
+    return pickle.loads(read(struct.unpack("<Q", read(8))[0]))
 
 
 class Worker:
