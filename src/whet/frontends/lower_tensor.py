@@ -81,8 +81,7 @@ def _range(c: Call) -> Value:
 
 @lowers("EyeLike")
 def _eye_like(c: Call) -> Value:
-    x = c.inputs[0]
-    assert x is not None
+    x = c.x()
     dtype = element_type(c.attr("dtype"), c.origin) if c.attr("dtype") else x.dtype
     rows, cols = x.shape
     i = c.reshape(c.emit("iota", size=rows, start=c.attr("k", 0), step=1, dtype=DType.I64), (rows, 1))
