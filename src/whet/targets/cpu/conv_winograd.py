@@ -18,7 +18,7 @@ from whet.targets.cpu.gemm_kernel import Blocks
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
-from whet.targets.cpu.microkernel import Accumulators, fma, shapes, strided_rows
+from whet.targets.cpu.microkernel import Accumulators, Fetch, fma, shapes, strided_rows
 from whet.targets.cpu.packing import pack_panels
 from whet.targets.cpu.pixels import PixelWriter
 from whet.targets.cpu.winograd import both_ways, transform_filters
@@ -66,7 +66,9 @@ class ConvWinograd:
                             params = {"m": m, "mr": mr, "nv": nv, "mt": mt, "nt": nt, "unroll": 4}
                             found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
-        return [params for _, params in found[:16]]
+        best = found[0][1]["m"] if found else 4
+        return [params for _, params in found if params["m"] == best][:8] + \
+            [params for _, params in found if params["m"] != best][:4]
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds: transforms, products, traffic of the transformed weights and the threads' balance."""
@@ -85,9 +87,12 @@ class ConvWinograd:
         narrow = 16 / machine.lanes if machine.registers >= 32 else 2.0
         before = count * col_blocks * (60 + -(-c.cg // machine.lanes) * n2 * (4.5 if m == 4 else 3) * narrow)
         after = count * panels * nv * (n2 * (4 if m == 4 else 3)) * narrow
-        traffic = row_blocks * n2 * c.cg * c.og * 4 * 0.08
+        near = count * n2 * c.cg * 4 * panels / 32  # V comes again from the second level for every panel
+        filters = n2 * c.cg * c.og * 4
         rounds = -(-blocks // threads) / (blocks / threads)
-        return float((products + before + after + traffic) * rounds / threads / 3e9)
+        busy = (products + before + after + near + (row_blocks - 1) * filters * 0.05) * rounds
+        memory = filters * 0.19  # 16 GB/s, of which about half hides behind the arithmetic that there is
+        return float((busy + 0.45 * memory + max(0.0, memory - busy)) / threads / 3e9)
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         kernel = _Winograd(region, params, machine)
@@ -216,10 +221,18 @@ class _Winograd:
         acc = Accumulators(k, size, self.nv)
         acc.zero()
         v = k.scratch + xi * self.v_plane + at * self.v_row
-        fma(k, acc, strided_rows(k, v, self.v_row, size), u, depth, unroll=self.unroll)
+        fma(k, acc, strided_rows(k, v, self.v_row, size), u, depth, unroll=self.unroll, fetch=self._fetch(u, at))
         out = self.products + xi * self.m_plane + at * self.m_row
         for i, j, value in acc.each():
             k.store(value, out + i * self.m_row + j * self.isa.width, align=self.isa.width)
+
+    def _fetch(self, u: Val, row: IntLike) -> Fetch | None:
+        """A micro-tile's share of the filters that come next, so that they come from memory while it computes."""
+        iterations, block = self.conv.cg // self.unroll, self.conv.cg * self.nr * 4
+        if not iterations:
+            return None
+        count = -(-block // (self.tiles.mt * iterations * 64))
+        return Fetch(u + block + row // self.mr * (iterations * count * 64), count)
 
     def _restore(self, r: IntLike, tile: IntLike, panel: IntLike) -> None:
         """The output pixels of a Winograd tile: A^T M A, then the epilogue."""
