@@ -11,6 +11,8 @@ import typer
 from whet.cli import options
 from whet.errors import InputError, WhetError
 
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+
 app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Sharpens trained models: ONNX in, a tuned plan out, run and measured.\n\n"
@@ -192,24 +194,24 @@ def _precision(bf16: bool, best: bool) -> set[str]:
 
 def main() -> None:
     """Entry point: typed errors become one clear message and their exit code."""
+    code: object = 0
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what typer.Exit carries, or None
     except WhetError as e:
         _complain(str(e))
         sys.exit(e.exit_code)
     except (typer.Exit, SystemExit) as e:
-        sys.exit(getattr(e, "exit_code", getattr(e, "code", 0)))
-    except typer.Abort:
-        _complain("stopped")
-        sys.exit(130)
-    except KeyboardInterrupt:
-        _complain("stopped; what was measured so far is in the timing cache")
-        sys.exit(130)
+        code = getattr(e, "exit_code", getattr(e, "code", 0))
+    except (typer.Abort, KeyboardInterrupt):  # which of them, or Exit(130), depends on typer's version
+        code = INTERRUPTED
     except Exception as e:
         if type(e).__module__.startswith(("click", "typer")) and hasattr(e, "format_message"):
             _complain(str(InputError(e.format_message(), do="see --help")))
             sys.exit(2)
         raise
+    if code == INTERRUPTED:
+        _complain("stopped; what was measured so far is in the timing cache")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(text: str) -> None:
