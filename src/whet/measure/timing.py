@@ -33,7 +33,7 @@ def alternate(
     max_rounds: int = 1000,
     turn_seconds: float = 0.02,
     warmup: int = 2,
-    pause: float = 0.01,
+    pause: float = 0.05,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Series]:
@@ -43,7 +43,8 @@ def alternate(
     turn_seconds: of one backend's turn (one call at least); a turn begins with one call that is not counted,
                   because the caches hold the previous backend's data.
     warmup:       uncounted calls of each at the start.
-    pause:        seconds of sleep before a turn, in which the previous backend's threads stop spinning.
+    pause:        seconds of sleep before a turn, in which the previous backend's threads stop spinning (ONNX
+                  Runtime's hold their cores for 10 to 50 ms after a call).
     """
     if not backends:
         raise InputError("nothing to time")
