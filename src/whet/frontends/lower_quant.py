@@ -9,6 +9,7 @@ from whet.frontends.lower_nn import conv, matmul
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
+from whet.ir.symbolic import Dim, product
 
 
 def _along(c: Call, v: Value, axis: int, rank: int) -> Value:
@@ -73,16 +74,32 @@ def _dynamic_quantize(c: Call) -> list[Value]:
     return [_saturated(c, c.emit("div", x, scale), point, 0, DType.U8), scale, point]
 
 
+def _exact_in_f32(terms: Dim) -> None:
+    """Sums of products of 8-bit integers are taken in f32 where that is exact; longer ones run as reference nodes."""
+    if not isinstance(terms, int) or terms * 255 * 255 > 1 << 24:
+        raise NeedsReferenceError
+
+
+def _integer_matmul(c: Call, a: Value, zero_a: Value | None, b: Value, zero_b: Value | None) -> Value:
+    _exact_in_f32(a.shape[-1] if a.rank else 1)
+    x = _centred(c, a, zero_a, a.rank - 2, DType.F32)
+    return c.cast(matmul(c, x, _centred(c, b, zero_b, b.rank - 1, DType.F32)), DType.I32)
+
+
+def _integer_conv(c: Call, x: Value, zero_x: Value | None, w: Value, zero_w: Value | None) -> Value:
+    _exact_in_f32(product(w.shape[1:]))
+    y = conv(c, _centred(c, x, zero_x, 1, DType.F32), _centred(c, w, zero_w, 0, DType.F32), None)
+    return c.cast(y, DType.I32)
+
+
 @lowers("MatMulInteger")
 def _matmul_integer(c: Call) -> Value:
-    a, b = c.x(0), c.x(1)
-    return matmul(c, _centred(c, a, c.opt(2), a.rank - 2, DType.I32), _centred(c, b, c.opt(3), b.rank - 1, DType.I32))
+    return _integer_matmul(c, c.x(0), c.opt(2), c.x(1), c.opt(3))
 
 
 @lowers("ConvInteger")
 def _conv_integer(c: Call) -> Value:
-    x, w = c.x(0), c.x(1)
-    return conv(c, _centred(c, x, c.opt(2), 1, DType.I32), _centred(c, w, c.opt(3), 0, DType.I32), None)
+    return _integer_conv(c, c.x(0), c.opt(2), c.x(1), c.opt(3))
 
 
 def _requantized(c: Call, acc: Value, factor: Value, scale: Value, zero: Value, axis: int) -> Value:
@@ -96,7 +113,7 @@ def _qlinear_matmul(c: Call) -> Value:
     a, b = c.x(0), c.x(3)
     if any(c.x(i).rank > 1 or c.x(i).dtype is not DType.F32 for i in (1, 4, 6)):
         raise NeedsReferenceError
-    acc = matmul(c, _centred(c, a, c.x(2), a.rank - 2, DType.I32), _centred(c, b, c.x(5), b.rank - 1, DType.I32))
+    acc = _integer_matmul(c, a, c.x(2), b, c.x(5))
     factor = c.emit("mul", _along(c, c.x(1), acc.rank - 2, acc.rank), _along(c, c.x(4), acc.rank - 1, acc.rank))
     return _requantized(c, acc, factor, c.x(6), c.x(7), 0)
 
@@ -104,6 +121,9 @@ def _qlinear_matmul(c: Call) -> Value:
 @lowers("QLinearConv")
 def _qlinear_conv(c: Call) -> Value:
     x, w = c.x(0), c.x(3)
-    acc = conv(c, _centred(c, x, c.x(2), 1, DType.I32), _centred(c, w, c.x(5), 0, DType.I32), c.opt(8))
+    acc = _integer_conv(c, x, c.x(2), w, c.x(5))
+    bias = c.opt(8)
+    if bias is not None:
+        acc = c.emit("add", acc, _along(c, bias, 1, acc.rank))
     factor = c.emit("mul", c.reshape(c.x(1), ()), _along(c, c.x(4), 1, acc.rank))
     return _requantized(c, acc, factor, c.x(6), c.x(7), 1)
