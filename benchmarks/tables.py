@@ -104,7 +104,8 @@ def chart(records: Sequence[Measurement]) -> str:
                                c.low if c else None, c.high if c else None))
     if not bars:
         return '<svg xmlns="http://www.w3.org/2000/svg"/>'
-    drawn = charts.bars(bars, "speed against ONNX Runtime fp32", f"times ONNX Runtime fp32, batch {batch}", reference=1.0, label_width=230)
+    axis = f"times ONNX Runtime fp32, batch {batch}"
+    drawn = charts.bars(bars, "speed against ONNX Runtime fp32", axis, reference=1.0, label_width=230)
     return drawn.replace(">", f">{_STYLE}", 1)
 
 
