@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from functools import partial
 
@@ -65,12 +64,12 @@ class _Gemm:
             for mr, nv in _micro_tiles(p, machine):
                 panels = max(1, -(-n // (nv * machine.lanes)))
                 count = max(1, opt(region, RowTiles(p.m, mr).count))
-                row_bytes = mr * depth * 4
-                for mt, nt, order in _block_sizes(count, panels, batch, threads, row_bytes):
-                    for kc, ahead in itertools.product(_rounds(p.k, self.constant), (True, False)[:1 + self.constant]):
+                for kc in _rounds(p.k) if count > 2 else [0]:
+                    row_bytes = mr * (kc or depth) * 4
+                    for mt, nt, order in _block_sizes(count, panels, batch, threads, row_bytes):
                         params = {"mr": mr, "nv": nv, "mt": mt, "nt": nt, "order": order, "unroll": 4,
-                                  "pack": _must_pack(region, p, mr, dot), "prefetch": 1024,
-                                  "dot": dot, "kc": kc, "ahead": ahead and self.constant}
+                                  "pack": _must_pack(region, p, mr, dot), "prefetch": 0 if self.constant else 1024,
+                                  "dot": dot, "kc": kc, "ahead": self.constant}
                         found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
         return [params for _, params in _diverse(found, 24)]
@@ -104,6 +103,8 @@ class _Gemm:
         step = max(arithmetic + (0.08 if params["ahead"] else 0.1) * l2 + 0.2 * l3, l2 + l3)
         rounds = -(-steps // max(1, round_))
         tile = mt * nt * (steps * step + rows * nv * (1.5 + 2 * (rounds - 1)) + 30 * rounds) + 100
+        if self.constant:  # weights come from afar once for every block of rows
+            tile += nt * nr * steps * size / 14 * (0.3 if params["ahead"] else 0.8)
         if params["pack"]:
             tile += mt * mr * k * 0.15
         if not self.constant:
@@ -145,7 +146,7 @@ def _micro_tiles(p: Problem, isa: Isa) -> list[tuple[int, int]]:
     if isinstance(p.n, int) and p.n <= isa.lanes:
         favourites = ((12, 1), (8, 1))
     elif isinstance(p.m, int) and p.m < 4:  # little arithmetic: many accumulators hide its latency
-        favourites = ((4, 4), (4, 2), (4, 1))
+        favourites = ((4, 4), (4, 2))
     kept: dict[object, tuple[int, int]] = {}
     for mr, nv in favourites:
         if not isinstance(p.n, int) or (nv - 1) * isa.lanes < max(1, p.n):
@@ -169,7 +170,7 @@ def _block_sizes(count: int, panels: int, batch: int, threads: int, row_bytes: i
     return out
 
 
-def _rounds(depth: Dim, constant: bool) -> list[int]:
+def _rounds(depth: Dim) -> list[int]:
     """Rounds of K worth trying: all at once, and where that is much, what keeps panels near."""
     if not isinstance(depth, int) or depth < 1536:
         return [0]

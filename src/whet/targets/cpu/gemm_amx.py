@@ -70,7 +70,7 @@ class GemmAmx:
         for mt, nt in sorted(sizes):
             for depth in (0, *rounds[-2:]):
                 for direct in {False, self._direct(region, p)}:
-                    params = {"mt": mt, "nt": nt, "depth": depth, "direct": direct, "ahead": True}
+                    params = {"mt": mt, "nt": nt, "depth": depth, "direct": direct, "ahead": depth == 0}
                     found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
         return [params for _, params in found[:16]]

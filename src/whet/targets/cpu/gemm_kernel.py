@@ -118,6 +118,14 @@ class GemmKernel:
         product = dot_bf16 if self.dot else fma
         pair = 2 if self.dot else 1  # elements of K per step, of 4 bytes
 
+        def following(at: Val, panel: IntLike, k0: IntLike, tail: bool) -> Val:
+            """The panel after the one at `at`: after the last of a round, the first of the next round."""
+            if tail or not isinstance(self.panel_bytes, int):
+                return at + self.panel_bytes
+            next_round = (k0 + self.kc) // pair * (self.nr * 4)
+            more = k.cmp("slt", k.i64(panel) + 1, p1)
+            return k.select(more, at + self.panel_bytes, b + (p0 - b_first) * self.panel_bytes + next_round)
+
         def micro(row: IntLike, size: int, valid: IntLike, panel: IntLike, k0: IntLike, depth: IntLike,
                   head: bool, tail: bool) -> None:
             acc = Accumulators(k, size, self.params["nv"])
@@ -133,8 +141,9 @@ class GemmKernel:
             steps = k0 // pair
             rows = tile_rows(a + row * a_stride + steps * 4, a_stride, size, valid)
             at = b + (panel - b_first) * self.panel_bytes + steps * (self.nr * 4)
+            fetch = self._fetch(following(at, panel, k0, tail), row - start, size, depth)
             product(k, acc, rows, at, k.ceildiv(depth, pair), unroll=self.params["unroll"],
-                    prefetch=self.params["prefetch"], fetch=self._fetch(at, row - start, size, depth))
+                    prefetch=self.params["prefetch"], fetch=fetch)
             if tail:
                 self.writer.block(acc, row, valid, panel * self.nr, args.dim(p.n), k.scratch)
                 return
@@ -164,14 +173,14 @@ class GemmKernel:
             everywhere(k0, self.kc, False, False)
         everywhere(final, self.depth - final, False, True)
 
-    def _fetch(self, at: Val, row: IntLike, size: int, depth: IntLike) -> Fetch | None:
+    def _fetch(self, panel: Val, row: IntLike, size: int, depth: IntLike) -> Fetch | None:
         """What a micro-tile brings in of the next panel: its rows' share of the tile's rows."""
-        if not self.params["ahead"] or not isinstance(depth, int) or not isinstance(self.panel_bytes, int):
+        if not self.params["ahead"] or not isinstance(depth, int):
             return None
         steps = -(-depth // 2) if self.dot else depth
         share = steps * self.nr * 4 // (self.params["mt"] * self.params["mr"])  # bytes per row
         iterations = max(1, steps // self.params["unroll"])
-        return Fetch(at + self.panel_bytes + row * share, -(-size * share // (64 * iterations)))
+        return Fetch(panel + row * share, -(-size * share // (64 * iterations)))
 
     def _a_rows(self, index: list[IntLike], m: IntLike, first: IntLike, last: IntLike) -> tuple[Val, IntLike]:
         """Address of row 0 (of the matrix) and stride of rows in bytes; copies the tile's rows if asked to."""
