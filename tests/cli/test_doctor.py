@@ -21,6 +21,15 @@ def test_json_and_the_screen_tell_the_same(capsys: pytest.CaptureFixture[str]) -
         assert extra["present"] or extra["install"] in screen
 
 
+def test_install_lines_are_never_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, (purpose, _) in list(doctor.EXTRAS.items()):
+        monkeypatch.setitem(doctor.EXTRAS, name, (purpose, ("no_such_module", "nor_this_one")))
+    doctor.run(as_json=False)
+    screen = capsys.readouterr().out
+    for name in doctor.EXTRAS:
+        assert f"pip install 'whet[{name}]'" in screen
+
+
 def test_a_missing_extra_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(doctor.EXTRAS, "imaginary", ("nothing", ("no_such_module",)))

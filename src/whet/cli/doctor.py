@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from whet.errors import UnsupportedError
@@ -176,9 +177,9 @@ def _print(found: dict[str, Any]) -> None:
     out.print()
 
     extras = Table("extra", "for", "state", box=None, padding=(0, 2, 0, 0))
+    extras.add_column("install", no_wrap=True)  # to be copied in one piece
     for e in found["extras"]:
-        state = ", ".join(f"{m} {v or ''}".strip() for m, v in e["versions"].items()) if e["present"] else \
-            f"[yellow]{', '.join(e['missing'])} missing:[/yellow] {e['install']}".replace("[" + e["name"] + "]",
-                                                                                     "\\[" + e["name"] + "]")
-        extras.add_row(e["name"], e["purpose"], state)
+        present = ", ".join(f"{m} {v or ''}".strip() for m, v in e["versions"].items())
+        state = present if e["present"] else f"[yellow]missing: {', '.join(e['missing'])}[/yellow]"
+        extras.add_row(e["name"], e["purpose"], state, "" if e["present"] else escape(e["install"]))
     out.print(extras)
