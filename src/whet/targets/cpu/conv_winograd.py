@@ -28,7 +28,8 @@ SCRATCH = 3 << 19  # bytes of a block's transformed input and products
 
 class ConvWinograd:
     """F(m x m, 3 x 3) in fp32. A tile of the step takes a block of Winograd tiles through all three phases for a
-    block of output channels, so that nothing but its scratch lies between them.
+    block of output channels, so that nothing but its scratch lies between them. An infinity or NaN in the input
+    makes NaN of all results of the Winograd tiles that read it, not only of those whose windows hold it.
 
     Parameters: m (2 or 4), mr, nv (micro-tile: Winograd tiles by vectors of output channels), mt, nt (micro-tiles
     and panels per tile of the step), unroll.
