@@ -20,7 +20,7 @@ from whet.cli.progress import build_progress
 from whet.cli.shapes import Shape, load_inputs
 from whet.compare import PEERS, Backend, Reference, compare, installed, measured_limits, open_peer, open_whet
 from whet.compare.memory import memory_of
-from whet.errors import InputError, UnsupportedError
+from whet.errors import InputError, ModelError, UnsupportedError
 from whet.measure import Measurement
 from whet.measure.record import Memory, Model, encode
 from whet.plan import Plan
@@ -66,8 +66,9 @@ def run(options: Options) -> int:
             contestants.append(open_whet(plan, feeds, threads=options.threads, require_key=options.require_key,
                                          build_seconds=seconds))
             stack.callback(contestants[0].close)
-        contestants += _peers(names, model, feeds, plan.manifest.info["precision"]["compute"], threads)
-        reference = _reference(contestants, model, feeds, threads)
+        notes: list[str] = []
+        contestants += _peers(names, options, model, feeds, plan.manifest.info["precision"]["compute"], threads, notes)
+        reference = _reference(contestants, model, feeds, threads, notes)
         memory = _memory(options, contestants, path, model, feeds, progress)
         progress("measuring what this machine can do", 0, 0)
         limits = measured_limits(threads)
@@ -75,7 +76,10 @@ def run(options: Options) -> int:
         records = compare(contestants, feeds, _identity(plan, model), threads=threads, seconds=options.seconds,
                           reference=reference, limits=limits, memory=memory)
         hosted = [l["name"] for l in plan.manifest.info.get("layers", ()) if l["kind"] == "host"]
-    _print(records, hosted, reference is not None)
+    if reference is None:
+        notes.append("Outputs were not checked: that needs the ONNX model (--model), and ONNX Runtime "
+                     "(pip install 'whet[onnxruntime]') that runs it.")
+    _print(records, hosted, notes)
     if options.json is not None:
         write_bytes(options.json, encode(records))
     return 1 if any(r.error and r.error.limit and not r.error.value <= r.error.limit for r in records) else 0
@@ -160,20 +164,33 @@ def _feeds(plan: Plan, options: Options) -> dict[str, np.ndarray]:
     return feeds
 
 
-def _peers(names: Sequence[str], model: Path | None, feeds: Mapping[str, np.ndarray], precision: str,
-           threads: int) -> list[Backend]:
-    if model is None:
-        return []
-    return [open_peer(n, model, feeds, precision=precision if n == "openvino" else "fp32", threads=threads)
-            for n in names if n != "whet"]
+def _peers(names: Sequence[str], options: Options, model: Path | None, feeds: Mapping[str, np.ndarray], precision: str,
+           threads: int, notes: list[str]) -> list[Backend]:
+    """Those that were asked for; of those that merely are installed, the ones that run the model."""
+    found = []
+    for name in names if model is not None else ():
+        if name == "whet":
+            continue
+        try:
+            assert model is not None
+            found.append(open_peer(name, model, feeds, precision=precision if name == "openvino" else "fp32",
+                                   threads=threads))
+        except ModelError as e:
+            if options.backends:
+                raise
+            notes.append(f"Left out: {e.what} ({e.why}).")
+    return found
 
 
 def _reference(contestants: Sequence[Backend], model: Path | None, feeds: Mapping[str, np.ndarray],
-               threads: int) -> Reference | None:
-    """ONNX Runtime's outputs in fp32, where it is installed and the model is at hand."""
+               threads: int, notes: list[str]) -> Reference | None:
+    """ONNX Runtime's outputs in fp32, where it is installed, runs the model, and the model is at hand."""
     ort = next((b for b in contestants if b.name == "onnxruntime"), None)
-    if ort is None and model is not None and "onnxruntime" in installed():
-        ort = open_peer("onnxruntime", model, feeds, threads=threads)
+    if ort is None and model is not None and "onnxruntime" in installed() and not notes:
+        try:
+            ort = open_peer("onnxruntime", model, feeds, threads=threads)
+        except ModelError as e:
+            notes.append(f"No reference: {e.what} ({e.why}).")
     return Reference(ort.key, ort.run()) if ort is not None else None
 
 
@@ -192,7 +209,7 @@ def _memory(options: Options, contestants: Sequence[Backend], plan: Path, model:
     return found
 
 
-def _print(records: Sequence[Measurement], hosted: Sequence[str], checked: bool) -> None:
+def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str]) -> None:
     out = Console(highlight=False)
     first = records[0]
     out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {first.threads} threads; {escape(first.device.name)}",
@@ -222,9 +239,8 @@ def _print(records: Sequence[Measurement], hosted: Sequence[str], checked: bool)
                           for r in {r.precision: r for r in records if r.limit}.values() if r.limit)
         out.print(f"Limit: {limit.flops / 1e9:.3g} GFLOP a call, and bare loops on this machine just now: {rates}. "
                   "(Winograd convolutions multiply less than is counted, and may go beyond.)", soft_wrap=True)
-    if not checked:
-        out.print("Outputs were not checked: that needs the ONNX model (--model) and pip install "
-                  r"'whet\[onnxruntime]'.", soft_wrap=True)
+    for note in notes:
+        out.print(note, markup=False, soft_wrap=True)
     if hosted:
-        out.print(f"[yellow]{len(hosted)} steps run on reference kernels on the host, which are slow: "
+        out.print(f"[yellow]{len(hosted)} step{'s' * (len(hosted) > 1)} on reference kernels on the host, which are slow: "
                   f"{escape(', '.join(sorted(set(hosted))))}[/yellow]", soft_wrap=True)

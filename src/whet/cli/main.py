@@ -13,11 +13,11 @@ from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
-app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown",
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Sharpens trained models: ONNX in, a tuned plan out, run and measured.\n\n"
-                       "Start with [bold]whet demo[/bold], then [bold]whet build model.onnx -o model.plan[/bold] "
-                       "and [bold]whet bench model.plan[/bold].")
+                       "Start with `whet demo`, then `whet build model.onnx -o model.plan` "
+                       "and `whet bench model.plan`.")
 
 
 @app.command()
@@ -196,7 +196,7 @@ def main() -> None:
     """Entry point: typed errors become one clear message and their exit code."""
     code: object = 0
     try:
-        code = app(standalone_mode=False)  # what typer.Exit carries, or None
+        code = app(prog_name="whet", standalone_mode=False)  # what typer.Exit carries, or None
     except WhetError as e:
         _complain(str(e))
         sys.exit(e.exit_code)
