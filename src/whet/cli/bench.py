@@ -242,5 +242,5 @@ def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequenc
     for note in notes:
         out.print(note, markup=False, soft_wrap=True)
     if hosted:
-        out.print(f"[yellow]{len(hosted)} step{'s' * (len(hosted) > 1)} on reference kernels on the host, which are slow: "
+        out.print("[yellow]On reference kernels on the host, which are slow: "
                   f"{escape(', '.join(sorted(set(hosted))))}[/yellow]", soft_wrap=True)
