@@ -98,7 +98,7 @@ def region_from_json(j: dict[str, Any]) -> Region:
     """The inverse of `Region.describe`. ValueError or KeyError for anything malformed."""
     def tensor(t: list[Any]) -> Tensor:
         dtype, shape, strides, const = t
-        return Tensor(DType(dtype), tuple(from_json(d) for d in shape), tuple(from_json(d) for d in strides), bool(const))
+        return Tensor(DType(dtype), tuple(map(from_json, shape)), tuple(map(from_json, strides)), bool(const))
 
     return Region(
         j["kind"], {k: _unplain(v) for k, v in j["attrs"].items()}, tuple(tensor(t) for t in j["inputs"]),

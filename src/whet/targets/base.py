@@ -98,7 +98,10 @@ class Implementation:
 class Tactic(Protocol):
     """One way to implement a kind of region, with parameters to tune."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Names the tactic in plans and timing caches."""
+        ...
 
     def applies(self, region: Region, machine: Any) -> str:
         """"" if this tactic can implement the region, else the reason why not."""

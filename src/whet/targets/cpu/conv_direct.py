@@ -54,7 +54,7 @@ class ConvDirect:
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         kernel = _Direct(region, params, machine, self.kind)
-        packs = ()
+        packs: tuple[Pack, ...] = ()
         if kernel.packed:
             packs = (Pack((1,), partial(_pack, groups=kernel.conv.groups, columns=kernel.columns,
                                         transposed=kernel.transposed, rounded=region.compute == "bf16",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from whet.ir.dtypes import DType
 from whet.targets.cpu.conv_common import Conv
@@ -86,7 +86,7 @@ class Im2col:
         for t in range(n) if c.taps // c.kernel[-1] <= 12 else k.range(0, n):
             self._whole(src + t * (c.dilations[dim] * self.strides[1 + dim]), dst, dim + 1, tap * n + t)
 
-    def _outer(self, src: Val, dst: Val, starts: list[IntLike], dim: int, tap: IntLike, inside: Val | None) -> None:
+    def _outer(self, src: Val, dst: Val, starts: Sequence[IntLike], dim: int, tap: IntLike, inside: Val | None) -> None:
         """Loops over the taps of the leading spatial dimensions."""
         k, c = self.k, self.conv
         if dim == len(c.kernel) - 1:

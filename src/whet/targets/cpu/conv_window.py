@@ -204,6 +204,7 @@ class WindowKernel:
         acc = [k.var(vec(self.type, self.lanes), initial) for _ in range(width)]
         count: IntLike = 1
         if bounds is None:
+            assert run is not None  # whole windows come as runs of columns
             for i in range(w.kernel[0]):
                 self._tap_row(src + i * w.dilations[0] * self.x_strides[1], acc, run, i, c, mask)
             count = w.kernel[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from whet.ir.expr import ANCHOR, Expr, Leaf
 from whet.ir.region import Region, Tensor
@@ -66,7 +67,7 @@ class PixelWriter:
 
         for w, v in enumerate(values):
             if self.epilogue is not None:
-                v = emit_expr(k, self.epilogue, lambda t, w=w, v=v: leaf(t, w, v), lanes)
+                v = emit_expr(k, self.epilogue, partial(leaf, w=w, v=v), lanes)
             p = at[OUT] + (w * self.steps[OUT][-2] + c * self.region.output.dtype.size)
             store_value(k, v, self.region.output.dtype, p, mask)
 
