@@ -1,6 +1,5 @@
 """Fused attention against float64: lengths, masks, strides, types, rows with nothing to see."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from harness import run_region, strided
@@ -120,15 +119,15 @@ def test_heads_inside_rows_and_symbolic_lengths() -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
-@pytest.mark.parametrize("compute", ["f32", "bf16"])
-def test_bf16_in_memory(isa: isas.Isa, compute: str) -> None:
+@pytest.mark.parametrize(("compute", "dtype"), [("f32", BF16), ("bf16", BF16), ("f32", DType.F16)], ids=str)
+def test_half_precision_in_memory(isa: isas.Isa, compute: str, dtype: DType) -> None:
     b, h, s, t, d, e = 1, 2, 19, 35, 16, 16
-    q, k, v = (normal(b, h, *x, seed=i).astype(BF16.np) for i, x in enumerate([(s, d), (t, d), (t, e)]))
-    r = region(strided(BF16, (b, h, s, d)), strided(BF16, (b, h, t, d)), strided(BF16, (b, h, t, e)),
-               strided(BF16, (b, h, s, e)), compute=compute)
+    q, k, v = (normal(b, h, *x, seed=i).astype(dtype.np) for i, x in enumerate([(s, d), (t, d), (t, e)]))
+    r = region(strided(dtype, (b, h, s, d)), strided(dtype, (b, h, t, d)), strided(dtype, (b, h, t, e)),
+               strided(dtype, (b, h, s, e)), compute=compute)
     p = next(iter(FUSED.space(r, isa, 2)))
     got, = run_region(r, FUSED, p, isa, [q, k, v])
-    assert got.dtype == ml_dtypes.bfloat16
+    assert got.dtype == dtype.np
     np.testing.assert_allclose(got.astype(float), reference(q, k, v, None, 0.3), rtol=2e-2, atol=1e-2)
 
 

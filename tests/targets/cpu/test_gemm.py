@@ -2,7 +2,6 @@
 
 import itertools
 
-import ml_dtypes
 import numpy as np
 import pytest
 from harness import run_region, strided
@@ -19,7 +18,7 @@ from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 HOST = isas.host()
 ISAS = list({HOST.name: HOST, "avx2": isas.AVX2}.values())
 PACKED, BATCHED = GemmPacked(), GemmBatched()
-F32, BF16 = DType.F32, DType.BF16
+F32, BF16, F16 = DType.F32, DType.BF16, DType.F16
 
 
 def params(**changes: object) -> dict:
@@ -128,11 +127,11 @@ def test_batched_broadcasts_and_lists_a_space_that_works() -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
-@pytest.mark.parametrize("kinds", list(itertools.product((F32, BF16), repeat=3)), ids=str)
-def test_bf16_in_memory_and_in_products(isa: isas.Isa, kinds: tuple[DType, DType, DType]) -> None:
+@pytest.mark.parametrize("kinds", [*itertools.product((F32, BF16), repeat=3), (F16, F16, F16),
+                                   (F16, BF16, F32), (F32, F16, BF16)], ids=str)
+def test_half_precision_in_memory_and_in_products(isa: isas.Isa, kinds: tuple[DType, DType, DType]) -> None:
     ta, tb, to = kinds
     a, b = normal(10, 27), normal(27, 35)
-    a16, b16 = (x.astype(ml_dtypes.bfloat16).astype(np.float32) for x in (a, b))
     for tactic, const, compute, dot in ((PACKED, True, "f32", False), (PACKED, True, "bf16", False),
                                         (PACKED, True, "bf16", True), (BATCHED, False, "bf16", False)):
         if dot and not isa.bf16_dot:
@@ -140,7 +139,7 @@ def test_bf16_in_memory_and_in_products(isa: isas.Isa, kinds: tuple[DType, DType
         r = matmul(strided(ta, (10, 27)), strided(tb, (27, 35), const=const), strided(to, (10, 35)), compute=compute)
         got, = run_region(r, tactic, params(pack=True, dot=dot), isa, [a.astype(ta.np), b.astype(tb.np)])
         assert got.dtype == to.np
-        want = (a16 if ta is BF16 or compute == "bf16" else a, b16 if tb is BF16 or compute == "bf16" else b)
+        want = [x.astype(t.np).astype(BF16.np if compute == "bf16" else t.np) for x, t in ((a, ta), (b, tb))]
         check(got, *want, tol=1e-5 if to is F32 else 5e-3)
 
 

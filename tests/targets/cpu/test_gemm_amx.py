@@ -32,7 +32,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (17, 33, 49), (65, 160, 100), (29, 7, 5), (0, 4, 3), (4, 0, 3)])
 @pytest.mark.parametrize("symbolic", [False, True])
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=lambda d: d.value)
+@pytest.mark.parametrize("dtype", [F32, BF16, DType.F16], ids=lambda d: d.value)
 def test_odd_sizes_and_rounds_of_depth(size: tuple, symbolic: bool, dtype: DType) -> None:
     m, k, n = size
     rows = symbol("m") if symbolic else m
@@ -40,7 +40,8 @@ def test_odd_sizes_and_rounds_of_depth(size: tuple, symbolic: bool, dtype: DType
                dims={"m": (0, max(m, 1), 100)} if symbolic else {})
     a, b = normal(m, k).astype(dtype.np), normal(k, n)
     for depth in (0, 2):
-        got, = run_region(r, AMX, {"mt": 2, "nt": 2, "depth": depth, "direct": False, "ahead": depth == 0}, HOST, [a, b], {"m": m})
+        params = {"mt": 2, "nt": 2, "depth": depth, "direct": False, "ahead": depth == 0}
+        got, = run_region(r, AMX, params, HOST, [a, b], {"m": m})
         np.testing.assert_allclose(got, product(a, b), rtol=1e-4, atol=1e-4)
 
 

@@ -24,7 +24,7 @@ from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs, op
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
-from whet.targets.cpu.microkernel import Accumulators, fma, round_bf16
+from whet.targets.cpu.microkernel import Accumulators, fma, load_f32, round_bf16
 from whet.targets.cpu.vmath import exp_negative, fmax
 
 Q, K, V, MASK = "q", "k", "v", "mask"
@@ -57,12 +57,12 @@ def _broadcast(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 def attention_reason(region: Region) -> str:
     """Why no fused attention tactic takes this region; "" if one may."""
-    floats = (DType.F32, DType.BF16)
+    floats = (DType.F32, DType.BF16, DType.F16)
     if region.prologue:
         return "operands computed on load are not supported"
     for name, t in zip("qkv", region.inputs[:3]):
         if t.dtype not in floats:
-            return f"{name} is {t.dtype.value}, not f32 or bf16"
+            return f"{name} is {t.dtype.value}, not f32, bf16 or f16"
         if t.shape[3] != 1 and t.strides[3] != 1:
             return f"{name}'s last dimension is not contiguous"
         if not isinstance(t.shape[3], int):
@@ -354,10 +354,7 @@ class _Kernel:
         k = self.k
         if scalar == "i8":
             return k.cast("uitofp", k.load("i8", at, lanes, live), "float")
-        if scalar == "bfloat":
-            bits = k.cast("zext", k.load("i16", at, lanes, live), "i32") << 16
-            return k.bitcast(bits, vec("float", lanes))
-        return k.load("float", at, lanes, live)
+        return load_f32(k, scalar, at, lanes, live)
 
     def _finish(self, q0: IntLike, s_len: IntLike, total: list[Var]) -> None:
         """Divide by the sums, transpose to one row per query, write."""

@@ -143,7 +143,7 @@ def _load_16(k: Fn, dtype: DType, row: Val, at: int, width: int, exists: Val | N
         mask = tail if mask is None else mask & tail
     if dtype is DType.BF16:
         return k.load("i16", row + at * 2, 16, mask)
-    return narrow(k, load_f32(k, "float", row + at * 4, 16, mask))
+    return narrow(k, load_f32(k, dtype.llvm, row + at * dtype.size, 16, mask))
 
 
 def _load_32(k: Fn, dtype: DType, row: Val, at: int, width: int) -> Val:

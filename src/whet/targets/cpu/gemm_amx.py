@@ -157,7 +157,8 @@ def _put(k: Fn, dtype: DType, src: Val, dst: Val, valid: int) -> None:
         if dtype is DType.BF16:
             k.store(k.load("i16", src + h * 2, lanes, mask), dst + h * 2, align=32)
         else:
-            k.store(narrow(k, load_f32(k, "float", src + h * 4, lanes, mask)), dst + h * 2, align=32)
+            v = load_f32(k, dtype.llvm, src + h * dtype.size, lanes, mask)
+            k.store(narrow(k, v), dst + h * 2, align=32)
 
 
 class _Product:

@@ -90,7 +90,7 @@ def copy_rows(k: Fn, src: Val, src_stride: IntLike, src_type: str, dst: Val, dst
     `convert` takes fp32 lanes to `dst_type` lanes (None: fp32).
     """
     lanes = k.isa.lanes
-    s_size, d_size = 2 if src_type == "bfloat" else 4, 2 if dst_type == "bfloat" else 4
+    s_size, d_size = (4 if ty == "float" else 2 for ty in (src_type, dst_type))
     unroll = 4
     for r in k.range(0, rows):
         s_row, d_row = src + r * src_stride, dst + r * dst_stride
@@ -115,7 +115,7 @@ def pack_panel(k: Fn, b: Val, ty: str, row: IntLike, col: IntLike, transposed: b
     `row` (columns of B are contiguous). Columns past n get unspecified values.
     """
     lanes = k.isa.lanes
-    size = 2 if ty == "bfloat" else 4
+    size = 4 if ty == "float" else 2
     out_row = nv * k.isa.width
     if not transposed:
         masks = [k.tail_mask(n - n0 - j * lanes, lanes) for j in range(nv)]

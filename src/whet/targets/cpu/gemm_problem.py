@@ -87,14 +87,14 @@ def _strides(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
 def matmul_reason(region: Region) -> str:
     """Why no matmul tactic takes this region; "" if one may."""
     a, b, out = region.inputs[0], region.inputs[1], region.output
-    floats = (DType.F32, DType.BF16)
+    floats = (DType.F32, DType.BF16, DType.F16)
     if region.prologue:
         return "operands computed on load are not supported"
     for name, t in (("a", a), ("b", b)):
         if t.dtype not in floats:
-            return f"{name} is {t.dtype.value}, not f32 or bf16"
+            return f"{name} is {t.dtype.value}, not f32, bf16 or f16"
     if region.anchor.dtype not in floats:
-        return f"the product is {region.anchor.dtype.value}, not f32 or bf16"
+        return f"the product is {region.anchor.dtype.value}, not f32, bf16 or f16"
     if not _unit(a, -1):
         return "a's last dimension is not contiguous"
     if not _unit(b, -1) and not _unit(b, -2) and not b.const:

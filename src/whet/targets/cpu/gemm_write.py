@@ -123,7 +123,7 @@ def _stored_term(region: Region) -> int:
         return 0
     terms = region.epilogue.terms
     last = terms[-1]
-    if isinstance(last, Apply) and last.op == "cast" and last.dtype is region.output.dtype is DType.BF16:
+    if isinstance(last, Apply) and last.op == "cast" and last.dtype is region.output.dtype and last.dtype.size == 2:
         if terms[last.args[0]].dtype is DType.F32:
             return last.args[0]
     return len(terms) - 1

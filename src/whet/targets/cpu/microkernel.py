@@ -137,10 +137,13 @@ def narrow(k: Fn, v: Val) -> Val:
 
 
 def load_f32(k: Fn, scalar: str, p: Val, lanes: int = 1, mask: Val | None = None, align: int | None = None) -> Val:
-    """Load `float` or `bfloat` elements as fp32; masked-off lanes are 0."""
+    """Load `float`, `bfloat` or `half` elements as fp32; masked-off lanes are 0."""
     if scalar == "bfloat":
         v = k.load("i16", p, lanes, mask, align)
         return k.bitcast(k.cast("zext", v, "i32") << 16, vec("float", lanes))
+    if scalar == "half":
+        v = k.bitcast(k.load("i16", p, lanes, mask, align), vec("half", lanes))
+        return k.cast("fpext", v, "float")
     return k.load(scalar, p, lanes, mask, align)
 
 
