@@ -75,7 +75,10 @@ def run(options: Options) -> int:
         progress("timing, in turns", 0, 0)
         records = compare(contestants, feeds, _identity(plan, model), threads=threads, seconds=options.seconds,
                           reference=reference, limits=limits, memory=memory)
-        hosted = [l["name"] for l in plan.manifest.info.get("layers", ()) if l["kind"] == "host"]
+    layers = plan.manifest.info.get("layers", ())
+    hosted = [layer["name"] for layer in layers if layer["kind"] == "host"]
+    if any("winograd" in layer["tactic"] for layer in layers):
+        notes.append("Convolutions by Winograd multiply less than is counted, and may go beyond the limit.")
     if reference is None:
         notes.append("Outputs were not checked: that needs the ONNX model (--model), and ONNX Runtime "
                      "(pip install 'whet[onnxruntime]') that runs it.")
@@ -237,8 +240,8 @@ def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequenc
     if limit is not None:
         rates = ", ".join(f"{r.limit.flops_per_second / 1e9:.0f} GFLOP/s in {r.precision}"
                           for r in {r.precision: r for r in records if r.limit}.values() if r.limit)
-        out.print(f"Limit: {limit.flops / 1e9:.3g} GFLOP a call, and bare loops on this machine just now: {rates}. "
-                  "(Winograd convolutions multiply less than is counted, and may go beyond.)", soft_wrap=True)
+        out.print(f"Limit: {limit.flops / 1e9:.3g} GFLOP a call, and bare loops on this machine just now: {rates}.",
+                  soft_wrap=True)
     for note in notes:
         out.print(note, markup=False, soft_wrap=True)
     if hosted:
