@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conv_cases import check, conv_region, relu, transpose_region
+from conv_cases import check, conv_region, relu, residual, transpose_region
 
 from whet.ir.dtypes import DType
 from whet.targets.cpu.conv_direct import ConvDirect
+from whet.targets.cpu.conv_transpose import ConvTransposePhases
 from whet.targets.cpu.isa import AVX2, named
 
 HOST = named("host")
@@ -40,6 +41,29 @@ def test_transposed_convolution_is_right(case, isa):
     region = transpose_region(x, o, kernel, **more)
     for params in ConvDirect("conv_transpose").space(region, isa, 2):
         check(region, ConvDirect("conv_transpose"), params, isa)
+
+
+PHASES = [
+    ((1, 5, 7, 3), 5, (3, 3), {"pads": (1, 1, 1, 1), "strides": (2, 2), "output_padding": (1, 1), "bias": True}),
+    ((2, 9, 8, 17), 33, (4, 5), {"strides": (3, 2), "dilations": (1, 3), "pads": (1, 2, 0, 1)}),
+    ((1, 4, 5, 6, 8), 12, (3, 2, 3), {"pads": (1, 0, 1, 1, 1, 0)}),
+    ((1, 9, 9, 12), 24, (2, 2), {"strides": (2, 2), "group": 3}),
+    ((1, 9, 12), 24, (4,), {"strides": (2,), "group": 3}),
+    ((1, 1, 1, 6), 7, (2, 2), {"strides": (2, 2), "pads": (0, 0, 1, 1)}),
+]
+
+
+@pytest.mark.parametrize("isa", [HOST, AVX2], ids=lambda i: i.name)
+@pytest.mark.parametrize("case", PHASES, ids=str)
+def test_transposed_convolution_by_phases_is_right(case, isa):
+    x, o, kernel, more = case
+    tactic = ConvTransposePhases()
+    for region in (transpose_region(x, o, kernel, **more), residual(transpose_region(x, o, kernel, **more))):
+        check(region, tactic, isa=isa)
+
+
+def test_pixels_that_no_tap_meets_are_left_to_another_tactic():
+    assert "no tap" in ConvTransposePhases().applies(transpose_region((1, 5, 5, 4), 4, (1, 1), strides=(2, 2)), HOST)
 
 
 @pytest.mark.parametrize("isa", [HOST, AVX2], ids=lambda i: i.name)

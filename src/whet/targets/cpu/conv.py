@@ -7,6 +7,7 @@ from whet.targets.cpu.conv_amx import ConvAmx
 from whet.targets.cpu.conv_depthwise import ConvDepthwise
 from whet.targets.cpu.conv_direct import ConvDirect
 from whet.targets.cpu.conv_implicit import ConvGemm, ConvImplicit
+from whet.targets.cpu.conv_transpose import ConvTransposePhases
 from whet.targets.cpu.conv_winograd import ConvWinograd
 from whet.targets.cpu.gemm import GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
@@ -16,7 +17,7 @@ from whet.targets.cpu.pool import PoolWindow
 TACTICS: dict[str, tuple[Tactic, ...]] = {
     "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(),
              ConvImplicit(), ConvDirect("conv")),
-    "conv_transpose": (ConvDirect("conv_transpose"),),
+    "conv_transpose": (ConvTransposePhases(), ConvDirect("conv_transpose")),
     "lrn": (Lrn(),),
     "pool": (PoolWindow(),),
 }

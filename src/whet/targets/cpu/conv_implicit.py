@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import ceildiv, product
-from whet.targets.base import Implementation, In, Pack, Params, Step, Tactic
+from whet.ir.symbolic import Dim, ceildiv, product
+from whet.targets.base import Arg, Implementation, In, Pack, Params, Step, Tactic
 from whet.targets.cpu.args import Args
 from whet.targets.cpu.conv_common import Conv, conv_of, conv_reason, matmul_region, weight_matrix
 from whet.targets.cpu.conv_im2col import Im2col
@@ -23,6 +23,8 @@ from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import narrow, round_bf16
 from whet.targets.cpu.packing import pack_pairs, pack_panels, to_bf16
+
+PackB = Callable[..., np.ndarray]
 
 SCRATCH = 3 << 19  # bytes of gathered windows that a second-level cache holds
 
@@ -103,21 +105,43 @@ class ConvImplicit:
         return self.gemm.cost(matmul_region(region), params, machine, threads) + gather / threads / 3e9
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
+        step, make = self.kernel(region, params, machine, {})
+        return with_weights(region, Implementation((step,), (Pack((1,), make),)))
+
+    def kernel(self, region: Region, params: Params, machine: Isa, offsets: Mapping[Arg, Dim]) -> tuple[Step, PackB]:
+        """The step that runs the region with some arguments moved on by bytes, and the packer of its B."""
         matmul = matmul_region(region)
         p = matmul_problem(matmul)
         nr = params["nv"] * machine.lanes
         blocks = Blocks(RowTiles(p.m, params["mr"]), ceildiv(p.n, nr), params["mt"], params["nt"], product(p.batch),
                         params["order"] == "mn")
-        kernel = _Implicit(region, matmul, blocks, params, machine)
+        made = _Implicit(region, matmul, blocks, params, machine, offsets)
         make = partial(pack_pairs, nr=nr)
         if not params["dot"]:
             make = partial(_pack_f32, rounded=region.compute == "bf16", nr=nr)
-        step = Step(kernel.kernel, kernel.args.table, blocks.tiles)
-        return with_weights(region, Implementation((step,), (Pack((1,), make),)))
+        return Step(made.kernel, made.args.table, blocks.tiles), make
 
 
 def _pack_f32(b: np.ndarray, rounded: bool, nr: int) -> np.ndarray:
     return pack_panels((to_bf16(b) if rounded else b).astype(np.float32), nr)
+
+
+class Shifted(Args):
+    """An argument table where some pointers are moved on by constant or symbolic numbers of bytes."""
+
+    def __init__(self, k: Fn, offsets: Mapping[Arg, Dim]) -> None:
+        super().__init__(k)
+        self._offsets = offsets
+        self._moved: dict[Arg, Val] = {}
+
+    def pointer(self, arg: Arg) -> Val:
+        base, offset = super().pointer(arg), self._offsets.get(arg, 0)
+        if offset == 0:
+            return base
+        if arg not in self._moved:
+            by = self.k.i64(self.dim(offset))
+            self._moved[arg] = self.k.hoist("ptr", f"getelementptr i8, ptr {base.ref}, i64 {by.ref}")
+        return self._moved[arg]
 
 
 class _Implicit(GemmKernel):
@@ -125,9 +149,13 @@ class _Implicit(GemmKernel):
 
     prefix = "conv_implicit"
 
-    def __init__(self, region: Region, matmul: Region, blocks: Blocks, params: Params, isa: Isa) -> None:
-        self.image, self.conv = region, conv_of(region)
+    def __init__(self, region: Region, matmul: Region, blocks: Blocks, params: Params, isa: Isa,
+                 offsets: Mapping[Arg, Dim]) -> None:
+        self.image, self.conv, self.offsets = region, conv_of(region), offsets
         super().__init__(matmul, matmul_problem(matmul), blocks, params, isa, constant=True)
+
+    def _arguments(self, k: Fn) -> Args:
+        return Shifted(k, self.offsets)
 
     def _a_rows(self, index: list[IntLike], m: IntLike, first: IntLike, last: IntLike) -> tuple[Val, IntLike]:
         k, args, c, x = self.k, self.args, self.conv, self.image.inputs[0]

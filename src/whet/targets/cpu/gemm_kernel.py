@@ -74,7 +74,7 @@ class GemmKernel:
         self.region, self.p, self.blocks = region, p, blocks
         self.params, self.isa, self.constant = params, isa, constant
         self.k = k = Fn(NAME, isa)
-        self.args = Args(k)
+        self.args = self._arguments(k)
         self.writer = Writer(k, self.args, region, p)
         self.nr = params["nv"] * isa.lanes
         self.depth = self.args.dim(p.k)
@@ -100,6 +100,10 @@ class GemmKernel:
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.kernel = finish(k, self.prefix or ("gemm_packed" if constant else "gemm_batched"), scratch)
+
+    def _arguments(self, k: Fn) -> Args:
+        """The argument table, for kernels derived from this one."""
+        return Args(k)
 
     def _tile(self, t: Val) -> None:
         k, args, blocks, p = self.k, self.args, self.blocks, self.p
