@@ -260,11 +260,11 @@ class Amx:
             if fetch:
                 fetch.lines(self.k, p)
             for u in range(steps):
-                for j, pb in enumerate(b):
-                    self.load(6 + j, pb + (p + u) * b_step, 64)
-                for i, pa in enumerate(a):
+                for i, pa in enumerate(a):  # each product as soon as its operands are there
                     self.load(4 + i, pa + (p + u) * a_step, a_stride)
-                    for j in range(len(b)):
+                    for j, pb in enumerate(b):
+                        if i == 0:
+                            self.load(6 + j, pb + (p + u) * b_step, 64)
                         self.product(i * 2 + j, 4 + i, 6 + j)
 
     def _tile(self, name: str, tile: int, *args: Val) -> None:
