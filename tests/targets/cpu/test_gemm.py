@@ -14,10 +14,11 @@ from whet.ir.symbolic import symbol
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import to_assembly
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
+from whet.targets.cpu.gemm_simple import GemmSimple
 
 HOST = isas.host()
 ISAS = list({HOST.name: HOST, "avx2": isas.AVX2}.values())
-PACKED, BATCHED = GemmPacked(), GemmBatched()
+PACKED, BATCHED, SIMPLE = GemmPacked(), GemmBatched(), GemmSimple()
 F32, BF16, F16 = DType.F32, DType.BF16, DType.F16
 
 
@@ -180,6 +181,24 @@ def test_a_comparison_may_be_the_result() -> None:
     arrays = [normal(m, k), normal(k, n), normal(m, n).astype(BF16.np)]
     got, = run_region(r, PACKED, params(), HOST, arrays)
     assert (got == region_reference(r, arrays)[0]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+@pytest.mark.parametrize("dtype", [DType.F64, DType.I64, DType.I32, DType.U8], ids=lambda d: d.value)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_other_types_multiply_in_their_own_arithmetic(isa: isas.Isa, dtype: DType, transposed: bool) -> None:
+    m = symbol("m")
+    b = Tensor(dtype, (2, 19, 37), (19 * 37, 1, 19), const=True) if transposed else strided(dtype, (2, 19, 37), 3)
+    out = strided(dtype, (2, m, 37), 1)
+    bias = Expr((Leaf(ANCHOR, dtype), Leaf(2, dtype), Apply("add", (0, 1), dtype)))
+    r = Region("matmul", {}, (strided(dtype, (2, m, 19)), b, strided(dtype, (37,))), 2, out, out, bias,
+               dims={"m": (0, 5, 9)})
+    rng = np.random.default_rng(0)
+    for rows in (5, 0):
+        x, y, z = ((rng.standard_normal(s) * 100).astype(dtype.np) for s in ((2, rows, 19), (2, 19, 37), (37,)))
+        got, = run_region(r, SIMPLE, {}, isa, [x, y, z], {"m": rows})
+        want = x @ y + z
+        assert np.allclose(got, want, rtol=1e-13, atol=1e-9) if dtype is DType.F64 else (got == want).all()
 
 
 def test_the_same_kernels_compile_for_neon() -> None:

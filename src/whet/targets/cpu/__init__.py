@@ -11,6 +11,7 @@ from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.attention_amx import AttentionAmx
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
+from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.groupnorm import GroupNorm
 from whet.targets.cpu.norm import RowNorm
 from whet.targets.cpu.pointwise import Pointwise
@@ -21,7 +22,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
-    "matmul": (GemmAmx(), GemmPacked(), GemmBatched()),
+    "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmSimple()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
     "pointwise": (Pointwise(),),

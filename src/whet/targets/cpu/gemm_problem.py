@@ -37,10 +37,13 @@ class Problem:
         return list(self.row)
 
 
-def matmul_problem(region: Region) -> Problem:
-    """The loops of a matmul region (any ranks >= 2, any broadcasting)."""
+def matmul_problem(region: Region, packed: bool = True) -> Problem:
+    """The loops of a matmul region (any ranks >= 2, any broadcasting).
+
+    packed: a constant b will be packed from its logical array, so its strides are taken as dense.
+    """
     a, b, out = region.inputs[0], region.inputs[1], region.output
-    if b.const:  # packed from the logical array, wherever it lies
+    if b.const and packed:
         b = Tensor.dense(b.dtype, b.shape, const=True)
     rank = len(out.shape)
     m, n, k = a.shape[-2], b.shape[-1], a.shape[-1]
@@ -85,16 +88,22 @@ def _strides(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 
 def matmul_reason(region: Region) -> str:
-    """Why no matmul tactic takes this region; "" if one may."""
-    a, b, out = region.inputs[0], region.inputs[1], region.output
+    """Why no tactic in fp32 or bf16 arithmetic takes this region; "" if one may."""
+    a, b = region.inputs[0], region.inputs[1]
     floats = (DType.F32, DType.BF16, DType.F16)
-    if region.prologue:
-        return "operands computed on load are not supported"
     for name, t in (("a", a), ("b", b)):
         if t.dtype not in floats:
             return f"{name} is {t.dtype.value}, not f32, bf16 or f16"
     if region.anchor.dtype not in floats:
         return f"the product is {region.anchor.dtype.value}, not f32, bf16 or f16"
+    return matmul_layout_reason(region)
+
+
+def matmul_layout_reason(region: Region) -> str:
+    """What is wrong with the tensors' layout for any matmul tactic."""
+    a, b, out = region.inputs[0], region.inputs[1], region.output
+    if region.prologue:
+        return "operands computed on load are not supported"
     if not _unit(a, -1):
         return "a's last dimension is not contiguous"
     if not _unit(b, -1) and not _unit(b, -2) and not b.const:

@@ -75,6 +75,10 @@ class Writer:
                 v = k.load("float", source + r * stride + j * k.isa.width, lanes, align=k.isa.width)
                 self._put(v, at, same, r, j, masks[j])
 
+    def vector(self, v: Val, row: IntLike, col: IntLike, mask: Val | None) -> None:
+        """Write one vector of results (in the anchor's compute type) at (row, col)."""
+        self._put(v, self._at(row, col), {}, 0, 0, mask)
+
     def mask(self, col: IntLike, j: int, cols: IntLike, panel: int) -> Val | None:
         """Which lanes of vector j of a panel exist; None where all do, whatever the panel."""
         if isinstance(cols, int) and cols % panel == 0:
