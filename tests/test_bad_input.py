@@ -80,6 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(f / "unknown.onnx", [helper.make_node("Frobnicate", ["x"], ["y"], name="odd")], x)
     save(f / "custom.onnx", [helper.make_node("Frobnicate", ["x"], ["y"], name="odd", domain="acme")], x,
          opsets=(helper.make_opsetid("acme", 1),))
+    save(f / "other.onnx", [helper.make_node("Relu", ["x"], ["y"])], x)
     image = np.zeros((2, 1, 8, 8), np.float32)
     np.savez(f / "x.npz", image=image)
     np.savez(f / "shape.npz", image=image[:, :, :5])
@@ -144,7 +145,8 @@ CASES: dict[str, tuple[tuple[object, ...], str, tuple[str, ...]]] = {
     # bench and sign
     "an unknown backend": (("bench", "good.plan", "--backends", "toaster"), "W200", ("toaster", "whet")),
     "a peer without the model": (("bench", "good.plan", "--backends", "onnxruntime"), "W200", ("--model",)),
-    "another model than the plan's": (("bench", "good.plan", "--model", "escaping.onnx"), "W101", ("escaping.onnx",)),
+    "a model that is none": (("bench", "good.plan", "--model", "text.onnx"), "W101", ("text.onnx",)),
+    "another model than the plan's": (("bench", "good.plan", "--model", "other.onnx"), "W200", ("other.onnx",)),
     "a key that is none": (("sign", "good.plan", "--key", "x.npz"), "W304", ()),
     "sign without a key": (("sign", "good.plan"), "W200", ("--key",)),
     # outputs

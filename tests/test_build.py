@@ -72,7 +72,7 @@ def test_one_engine_from_eight_threads(images: np.ndarray, logits: np.ndarray) -
         def work(seed: int) -> float:
             rng, worst = np.random.default_rng(seed), 0.0
             with engine.context() as context:
-                for _ in range(60):
+                for _ in range(25):
                     first, n = int(rng.integers(0, 500)), int(rng.integers(1, 25))
                     found = context.run({"image": images[first:first + n]})["logits"]
                     worst = max(worst, centred_error(found, logits[first:first + n]))
