@@ -18,7 +18,7 @@ from whet.plan.data import PlanData
 from whet.targets.base import Implementation, Pack
 from whet.targets.cpu.target import CpuTarget
 
-COLD = 8 << 20  # bytes of constants that one call goes through: more than the caches of a core or two keep
+COLD = 8 << 20  # bytes that one call goes through: more than the caches of a core or two keep
 
 
 @dataclass
@@ -69,8 +69,9 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
         results.append(Storage(Buffer("output", t.dtype, n, i), 0, strides))
         outputs.append(Value(f"y{i}", t.dtype, (n,)))
         outs.append(np.zeros(n, t.dtype.np))
-    size = sum(s.buffer.data.nbytes for s in ins if s.buffer.data is not None)
-    copies = max(1, min(8, -(-COLD // size))) if size else 1
+    constants = sum(s.buffer.data.nbytes for s in ins if s.buffer.data is not None)
+    touched = constants + sum(a.nbytes for a in (*feeds, *outs))
+    copies = max(1, min(8, -(-COLD // touched))) if constants else 1
     node = Node("region", [], [], {}, region.kind)
     launches = [Launch(node, [_renewed(s, c) for s in ins], results, region) for c in range(copies)]
     fixed = {n: (v, v, v) for n, v in env.items()}
