@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -119,7 +120,8 @@ def _phase(t: Tensor, phase: tuple[int, ...], strides: tuple[int, ...], broadcas
 def _pack(w: np.ndarray, taps: tuple[tuple[int, ...], ...], groups: int,
           make: Callable[..., np.ndarray]) -> np.ndarray:
     """IO.. weights' taps of a phase, as the convolution's packed B."""
-    some = w[(slice(None), slice(None), *np.ix_(*taps))]
+    where: tuple[Any, ...] = (slice(None), slice(None), *np.ix_(*taps))
+    some = w[where]
     i, og = some.shape[:2]
     oi = some.reshape(groups, i // groups, og, *some.shape[2:]).swapaxes(1, 2)
     return make(weight_matrix(np.ascontiguousarray(oi.reshape(groups * og, i // groups, *some.shape[2:])), groups))
