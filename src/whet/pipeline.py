@@ -83,7 +83,7 @@ def build(
     compute = "bf16" if "bf16" in allowed and (native or force_precision) else "fp32"
     note = "" if native or "bf16" not in allowed else (
         "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
-        "bf16 was allowed but not used: this CPU has no bf16 products, and fp32 is as fast")
+        "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
     graph = passes.run(graph, compute=compute, dump=Path(dump) if dump else None)
 
     plan = schedule(graph, cpu.accepts)

@@ -44,6 +44,8 @@ def print_summary(plan: Plan, path: Path) -> None:
                                        for n, p in s["profile"].items()))
     t.add_row("target", f"{s['target']['arch']} {s['target']['isa']}, {s['threads']} threads, "
                         f"computes in {s['precision']['compute']}")
+    if s["precision"].get("note"):
+        t.add_row("precision", s["precision"]["note"])
     t.add_row("steps", ", ".join(f"{n} {k}" for k, n in s["steps"].items() if n) + f"; {s['copies']} copies")
     m = s["memory"]
     t.add_row("memory", f"weights {s['weight_bytes'] / MIB:.1f} MiB, activations {m['arena'] / MIB:.1f} MiB "

@@ -28,6 +28,7 @@ def build(
     threads: options.Threads = None,
     bf16: options.Bf16 = False,
     best: options.Best = False,
+    force_precision: options.ForcePrecision = False,
     shapes: options.Shapes = None,
     min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
@@ -56,7 +57,8 @@ def build(
     check_output(output)
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     with build_progress() as progress:
-        plan = pipeline.build(model, target=target, precision=_precision(bf16, best), threads=threads,
+        plan = pipeline.build(model, target=target, precision=_precision(bf16, best),
+                              force_precision=force_precision, threads=threads,
                               shapes=parse_shapes(shapes or ()) or None, profiles=[profile] if profile else None,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress)
     plan.save(output)

@@ -11,6 +11,7 @@ Model = Annotated[Path, Argument(help="An ONNX model.", show_default=False)]
 ModelOrPlan = Annotated[Path, Argument(help="A plan, or an ONNX model (built first).", show_default=False)]
 Threads = Annotated[int | None, Option("--threads", min=1, max=1024, help="Threads. Default: all cores.")]
 Bf16 = Annotated[bool, Option("--bf16", help="Allow BF16 products, accumulated in fp32, where the CPU has them.")]
+ForcePrecision = Annotated[bool, Option("--force-precision", help="Use it even where this CPU only emulates it.")]
 Best = Annotated[bool, Option("--best", help="Allow every precision that the target has.")]
 Shapes = Annotated[list[str] | None, Option(
     "--shapes", metavar="NAME:DIMS", help="Fix an input's shape, as x:1x3x224x224. May be repeated.")]
