@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from whet import abi
@@ -48,8 +49,9 @@ def code(isa: Isa) -> str:
                       'attributes #0 = { nounwind "frame-pointer"="none" "no-builtins" }', ""])
 
 
+@cache
 def to_driver_object(isa: Isa) -> bytes:
-    """The driver's object code, to be linked with the kernels."""
+    """The driver's object code, to be linked with the kernels; compiled once a process."""
     return to_object(code(isa), isa)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf
 from whet.targets.cpu import vmath
@@ -295,7 +296,7 @@ def _float_op(k: Fn, op: str, args: Sequence[Val], imms: Sequence[Any], attrs: M
             return vmath.fmod(k, x, args[1]) if attrs.get("fmod") else vmath.mod(k, x, args[1])
         case "pow":
             return _power(k, x, args[1], imms[1])
-    raise NotImplementedError(op)
+    raise InternalError(f"no code for the pointwise operator {op!r}", where="epilogue")
 
 
 def _power(k: Fn, x: Val, y: Val, exponent: Any) -> Val:
@@ -333,7 +334,7 @@ def _int_op(k: Fn, op: str, args: Sequence[Val], d: DType, attrs: Mapping[str, A
             return _divide(k, op, x, args[1], d, bool(attrs.get("fmod")))
         case "pow":
             return _int_power(k, x, args[1], d)
-    raise NotImplementedError(op)
+    raise InternalError(f"no code for the pointwise operator {op!r}", where="epilogue")
 
 
 def _divide(k: Fn, op: str, a: Val, b: Val, d: DType, fmod: bool) -> Val:
