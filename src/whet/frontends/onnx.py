@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from whet.errors import GraphError, UnsupportedError
+from whet.errors import GraphError, UnsupportedError, WhetError
 from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
     lower_math,
     lower_nn,
@@ -20,7 +20,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
 )
 from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
 from whet.frontends.dims import Learnt, declare, settle
-from whet.frontends.order import ordered
+from whet.frontends.order import bodies, free_names, ordered
 from whet.frontends.prepare import prepare
 from whet.frontends.protobuf import Source, read
 from whet.frontends.reference import reference_node
@@ -33,6 +33,8 @@ MAX_TERMS = 256  # of one dimension: repeated products would grow without bound
 MAX_LESSONS = 64  # pairs of dimensions found to be equal, each of which starts the import anew
 
 Scope = MutableMapping[str, Operand]
+# A node that cannot be lowered, and why -> what stands in for its outputs, by name.
+OnFault = Callable[[NodeProto, WhetError], Mapping[str, Value]]
 
 
 def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Mapping[str, Sequence[Any]] | None = None,
@@ -52,23 +54,51 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Mappin
     Raises ModelFileError (not there, not ONNX, truncated, external data missing or outside), GraphError
     (cycles, types, shapes), UnsupportedError (operators, data-dependent shapes), InputError, ProfileError.
     """
-    source = prepare(read(model))
+    return _import(prepare(read(model)), shapes, profiles, None)
+
+
+def survey(source: Source, on_fault: OnFault, shapes: Mapping[str, Sequence[Any]] | None = None,
+           profiles: Sequence[Mapping[str, Any]] | None = None) -> Graph:
+    """What can be imported of a prepared model (`prepare`): `load`, but a node's fault does not end it.
+
+    on_fault: told of each node that cannot be lowered; it returns values (inputs of the graph from then on) that
+              stand in for the node's outputs. What reads an output without one is left out. A node may be told
+              of more than once, for the import may start anew.
+
+    Raises what `load` raises for faults that are no single node's.
+    """
+    return _import(source, shapes, profiles, on_fault)
+
+
+def _import(source: Source, shapes: Mapping[str, Sequence[Any]] | None, profiles: Sequence[Mapping[str, Any]] | None,
+            on_fault: OnFault | None) -> Graph:
     tensors = Tensors(source)
     learnt = Learnt()
+    unsettled: set[tuple[str, str]] = set()
     for _ in range(MAX_LESSONS):
         try:
-            return _Importer(source, tensors, shapes, profiles, learnt).run()
+            return _Importer(source, tensors, shapes, profiles, learnt, on_fault, unsettled).run()
         except DimConflictError as e:
             if not settle(e.a, e.b, learnt):
-                raise
+                if on_fault is None:
+                    raise
+                unsettled.add((str(e.a), str(e.b)))
     raise GraphError(f"over {MAX_LESSONS} dimensions that must be equal have different names", where=source.name,
                      do="fix them with shapes=")
 
 
+class _UnknownError(Exception):
+    """A graph's output is one that a fault has left unknown."""
+
+
 class _Importer:
     def __init__(self, source: Source, tensors: Tensors, shapes: Mapping[str, Sequence[Any]] | None,
-                 profiles: Sequence[Mapping[str, Any]] | None, learnt: Learnt) -> None:
+                 profiles: Sequence[Mapping[str, Any]] | None, learnt: Learnt, on_fault: OnFault | None = None,
+                 unsettled: set[tuple[str, str]] | None = None) -> None:
         self.source = source
+        self.on_fault = on_fault
+        self.unsettled = unsettled or set()  # pairs of dimensions whose difference is a fault
+        self.unknown: set[str] = set()  # names that a fault has left without a value
         self.tensors = tensors
         self.proto = source.proto.graph
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
@@ -87,9 +117,11 @@ class _Importer:
             if v.name in scope:
                 raise GraphError(f"two inputs are called {v.name!r}", where=self.source.name, do="rename one")
             scope[v.name] = v
-        outputs = self.subgraph(self.proto, scope, self.source.views)
+        self._lower_all(self.proto, scope, self.source.views)
+        declared = [o for o in self.proto.output if o.name not in self.unknown]
+        outputs = _results(self.proto, declared, scope)
         seen: set[str] = set()
-        for o, x in zip(self.proto.output, outputs, strict=True):
+        for o, x in zip(declared, outputs, strict=True):
             if o.name in seen:
                 raise GraphError(f"two outputs are called {o.name!r}", where=self.source.name, do="rename one")
             seen.add(o.name)
@@ -100,7 +132,7 @@ class _Importer:
 
     def _checked_output(self, o: onnx.ValueInfoProto, v: Value) -> Value:
         declared = o.type.tensor_type.elem_type
-        if declared and element_type(declared, f"output {o.name}") is not v.dtype:
+        if self.on_fault is None and declared and element_type(declared, f"output {o.name}") is not v.dtype:
             raise GraphError(f"output {o.name} is declared {element_type(declared, '').value} and computed as "
                              f"{v.dtype.value}", where=self.source.name, do="export the model again")
         return v
@@ -109,6 +141,12 @@ class _Importer:
 
     def subgraph(self, g: GraphProto, scope: Scope, views: Mapping[int, memoryview] | None = None) -> list[Operand]:
         """Lower a graph's nodes; returns its outputs. `scope` has what its names may refer to."""
+        self._lower_all(g, scope, views)
+        if any(o.name in self.unknown for o in g.output):
+            raise _UnknownError
+        return _results(g, g.output, scope)
+
+    def _lower_all(self, g: GraphProto, scope: Scope, views: Mapping[int, memoryview] | None) -> None:
         if g.sparse_initializer:
             raise UnsupportedError("sparse initializers", where=f"graph {g.name}", why="whet has dense tensors only",
                                    do="store the weights as dense tensors")
@@ -117,12 +155,33 @@ class _Importer:
             name = t.name if views is not None else self.graph.fresh(t.name or "c")
             scope[t.name] = Value(name, element_type(t.data_type, t.name), data.shape, data)
         for n in ordered(g, scope):
+            if self.on_fault is None:
+                self.node(n, scope)
+            else:
+                self._survey(n, scope, self.on_fault)
+
+    def _survey(self, n: NodeProto, scope: Scope, on_fault: OnFault) -> None:
+        """Lower a node that may be faulty."""
+        if self.unknown and not self.unknown.isdisjoint((*n.input, *free_names(bodies(n)))):
+            self.unknown.update(o for o in n.output if o)
+            return
+        before = len(self.graph.nodes)
+        try:
             self.node(n, scope)
-        missing = [o.name for o in g.output if o.name not in scope]
-        if missing:
-            raise GraphError(f"no node computes the output {missing[0]!r}", where=f"graph {g.name}",
-                             do="export the model again")
-        return [scope[o.name] for o in g.output]
+            return
+        except _UnknownError:
+            stand_ins: Mapping[str, Value] = {}
+        except WhetError as e:
+            if isinstance(e, DimConflictError) and (str(e.a), str(e.b)) not in self.unsettled:
+                raise
+            stand_ins = on_fault(n, e)
+        del self.graph.nodes[before:]
+        for o in n.output:
+            if o in stand_ins:
+                scope[o] = stand_ins[o]
+                self.graph.inputs.append(stand_ins[o])
+            elif o:
+                self.unknown.add(o)
 
     def node(self, n: NodeProto, scope: Scope) -> None:
         domain = _domain(n.domain)
@@ -165,6 +224,15 @@ class _Importer:
                 raise GraphError(f"the operands of {n.op_type} do not fit it", where=call.origin, why=str(e),
                                  do="check the model with onnx.checker, or export it again") from e
         return reference_node(call, self.opsets, scope, self.declared)
+
+
+def _results(g: GraphProto, outputs: Iterable[onnx.ValueInfoProto], scope: Scope) -> list[Operand]:
+    """The operands of these outputs of a graph. GraphError where nothing computes one."""
+    missing = [o.name for o in outputs if o.name not in scope]
+    if missing:
+        raise GraphError(f"no node computes the output {missing[0]!r}", where=f"graph {g.name}",
+                         do="export the model again")
+    return [scope[o.name] for o in outputs]
 
 
 def _decided(call: Call) -> GraphProto | None:
