@@ -30,7 +30,7 @@ def test_no_operator_warns_on_special_values(name: str) -> None:
     row = POINTWISE[name]
     attrs = {"to": DType.I32} if name == "cast" else {}
     for dtype in DType:
-        if dtype is DType.STRING:
+        if dtype.is_host:
             continue
         with np.errstate(all="ignore"):
             x = SPECIAL.astype(dtype.np)

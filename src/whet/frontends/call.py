@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -15,8 +16,9 @@ from whet.frontends.tensors import Tensors
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import evaluate
-from whet.ir.symbolic import Dim, Shape, Sym, lower, maximum, minimum, names, product, upper
+from whet.ir.symbolic import Dim, Shape, Sym, lower, maximum, minimum, names, product, symbol, upper
 
+UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless more is known about it
 FOLD_LIMIT = 1 << 16  # elements; larger constants are folded by the pass, not while importing
 
 
@@ -79,6 +81,12 @@ class Builder:
         """max(a, b), decided where the profile decides it."""
         low, high = self.bounds(a - b)
         return a if low >= 0 else b if high <= 0 else maximum(a, b)
+
+    def unknown(self, hint: str, range_: tuple[int, int, int] = UNKNOWN_RANGE) -> Sym:
+        """A new dimension that data will tell: the caller says from which value, in `graph.sizes`."""
+        name = self.graph.fresh("size_" + re.sub(r"\W", "_", hint)).replace(".", "_")
+        self.graph.dims[name] = range_
+        return symbol(name)
 
     # -- values --------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ def _same(op: str) -> Callable[[Call], Value]:
 
 def _no_strings(c: Call) -> list[Value]:
     values = c.operands()
-    if any(v.dtype is DType.STRING for v in values):
+    if any(v.dtype.is_host for v in values):
         raise NeedsReferenceError
     return values
 

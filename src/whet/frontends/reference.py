@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,15 +9,13 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from whet.errors import UnsupportedError
-from whet.frontends.call import Call, Operand
+from whet.frontends.call import Builder, Call, Operand
 from whet.frontends.order import bodies, free_names
 from whet.frontends.tensors import TO_ONNX, element_type
 from whet.ir.dtypes import DType
-from whet.ir.graph import Value
+from whet.ir.graph import Size, Value
 from whet.ir.ops_base import Spec
-from whet.ir.symbolic import Dim, Shape, parse, symbol
-
-UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless the profile says better
+from whet.ir.symbolic import Dim, Shape, names, parse, symbol
 
 
 def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Operand],
@@ -51,8 +48,20 @@ def reference_node(call: Call, opsets: Mapping[str, int], scope: Mapping[str, Op
     model = _model(n, inputs, outputs, opsets)
     node = call.builder.emit_node("onnx", values, {"proto": model.SerializeToString(deterministic=True),
                                                    "results": tuple(specs), "name": n.op_type}, call.origin, call.hint)
+    for v in node.outputs:
+        learn_shape(call.builder, v)
     left = iter(node.outputs)
     return [next(left) if o else None for o in n.output]
+
+
+def learn_shape(builder: Builder, v: Value) -> None:
+    """Dimensions of v that nothing else tells are learnt from v itself, once it is there."""
+    graph = builder.graph
+    told = {n for i in graph.inputs for n in names(*i.shape)}
+    for i, d in enumerate(v.shape):
+        for n in names(d):
+            if n not in told and n not in graph.sizes and d == symbol(n):
+                graph.sizes[n] = Size(v, i, axis=True)
 
 
 def _info(name: str, dtype: DType, shape: tuple[Dim | None, ...]) -> ValueInfoProto:
@@ -108,9 +117,6 @@ def _shape(call: Call, o: ValueInfoProto) -> Shape:
             if known is not None and call.builder.bounds(known)[1] >= 1 << 62:
                 known = None  # a name that inference made up
         if known is None:
-            name = re.sub(r"\W", "_", f"{o.name}_{i}")
-            name = call.builder.graph.fresh(f"size_{name}").replace(".", "_")
-            call.builder.graph.dims[name] = UNKNOWN_RANGE
-            known = symbol(name)
+            known = call.builder.unknown(f"{o.name}_{i}")
         out.append(known)
     return tuple(out)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from whet.errors import GraphError
 from whet.ir.dtypes import DType
-from whet.ir.symbolic import Dim, Shape
+from whet.ir.symbolic import Dim, Shape, Sym, names
 
 
 class Value:
@@ -75,10 +75,22 @@ class Node:
         return v
 
 
+@dataclass(frozen=True)
+class Size:
+    """Where a symbolic dimension that no input's shape tells is learnt while the graph runs: element `at` (in
+    row-major order) of the integer tensor `value`, or where `axis` is set, dimension `at` of `value`."""
+
+    value: Value
+    at: int
+    axis: bool = False
+
+
 class Graph:
     """A function from `inputs` to `outputs`, its nodes in an order in which they can run.
 
     `dims` holds the optimization profile: (min, opt, max) of every symbolic dimension's name.
+    `sizes` tells where those dimensions come from that depend on data. A node that uses such a dimension
+    depends on the value that it is learnt from as if it read it.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -87,6 +99,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.nodes: list[Node] = []
         self.dims: dict[str, tuple[int, int, int]] = {}
+        self.sizes: dict[str, Size] = {}
         self.output_names: list[str] = []  # as the model calls them; values may be shared or renamed
         self.reserved: set[str] = set()  # names given from outside, which `fresh` must not give again
         self._serial = 0
@@ -147,6 +160,26 @@ class Graph:
                     seen.add(id(v))
                     yield v
 
+    def bodies(self) -> Iterator[Graph]:
+        """The graphs inside this one's control flow, one level down."""
+        for n in self.nodes:
+            for a in n.attrs.values():
+                if isinstance(a, Graph):
+                    yield a
+
+    def learnt(self, node: Node) -> list[Value]:
+        """The values that tell the data-dependent dimensions which the node uses."""
+        if not self.sizes:
+            return []
+        used = names(*(d for o in node.outputs for d in o.shape), *dims_in(tuple(node.attrs.values())))
+        for a in node.attrs.values():  # regions and the bodies of control flow list theirs
+            used |= set(getattr(a, "dims", ()))
+        return [self.sizes[n].value for n in sorted(used) if n in self.sizes]
+
+    def read_outside(self) -> set[Value]:
+        """The values that somebody else than a node reads: the outputs, and what dimensions are learnt from."""
+        return {*self.outputs, *(s.value for s in self.sizes.values())}
+
     # -- editing ---------------------------------------------------------------------------
 
     def replace(self, old: Value, new: Value) -> None:
@@ -166,6 +199,7 @@ class Graph:
         for n in self.nodes:
             n.inputs = [final(v) if v is not None else None for v in n.inputs]
         self.outputs = [final(v) for v in self.outputs]
+        self.sizes = {n: replace(s, value=final(s.value)) for n, s in self.sizes.items()}
 
     def sort(self) -> None:
         """Put the nodes in a topological order, stable. GraphError names a cycle."""
@@ -181,7 +215,7 @@ class Graph:
                     continue
                 if i == 0:
                     state[id(n)] = 1
-                deps = [v.producer for v in n.inputs if v is not None and v.producer is not None]
+                deps = [v.producer for v in (*n.inputs, *self.learnt(n)) if v is not None and v.producer is not None]
                 while i < len(deps) and (id(deps[i]) in done or id(deps[i]) not in members):
                     i += 1
                 if i < len(deps):
@@ -201,11 +235,19 @@ class Graph:
     def prune(self) -> int:
         """Drop the nodes whose outputs nobody reads; returns how many."""
         live = {id(v) for v in self.outputs}
+        live |= {id(self.sizes[n].value) for v in self.outputs for n in names(*v.shape) if n in self.sizes}
         kept: list[Node] = []
         for n in reversed(self.nodes):
             if any(id(o) in live for o in n.outputs):
                 kept.append(n)
-                live |= {id(v) for v in n.inputs if v is not None}
+                live |= {id(v) for v in (*n.inputs, *self.learnt(n)) if v is not None}
         dropped = len(self.nodes) - len(kept)
         self.nodes = kept[::-1]
         return dropped
+
+
+def dims_in(v: object) -> list[Sym]:
+    """The symbolic dimensions that occur in an attribute's value."""
+    if isinstance(v, Sym):
+        return [v]
+    return [d for x in v for d in dims_in(x)] if isinstance(v, (tuple, list)) else []

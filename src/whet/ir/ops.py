@@ -17,8 +17,8 @@ from whet.ir.dtypes import DType
 from whet.ir.graph import Node, Value
 from whet.ir.ops_anchor import ANCHORS
 from whet.ir.ops_base import Attrs, DimConflictError, OpDef, Required, Spec, broadcast
+from whet.ir.ops_host import HOST, HOST_OPS
 from whet.ir.ops_move import MOVES
-from whet.ir.ops_onnx import ONNX
 from whet.ir.ops_pointwise import POINTWISE, Pointwise
 from whet.ir.ops_region import REGION
 from whet.ir.region_eval import region_reference
@@ -36,7 +36,7 @@ def _pointwise_def(p: Pointwise) -> OpDef:
 
 
 OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES,
-                         ONNX.name: ONNX, REGION.name: REGION}
+                         **HOST_OPS, REGION.name: REGION}
 
 
 def infer(op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], origin: str = "") -> list[Spec]:
@@ -81,11 +81,14 @@ def evaluate(node: Node, arrays: Sequence[np.ndarray | None],
     """
     row = OPS[node.op]
     attrs = {**{k: v for k, v in row.attrs.items() if not isinstance(v, Required)}, **node.attrs}
+    known = dims or {}
+    if node.op in HOST:
+        return [r if o.dtype is DType.OBJECT else as_dtype(r, o.dtype)
+                for r, o in zip(row.reference(list(arrays), attrs), node.outputs)]
+    bound = {k: _bound(v, known) for k, v in attrs.items()}
     xs = [None if a is None else np.asarray(a) for a in arrays]
     while xs and xs[-1] is None:
         xs.pop()
-    known = dims or {}
-    bound = {k: _bound(v, known) if k != "results" else v for k, v in attrs.items()}
     row.rule([None if x is None else Value("", DType.of(x.dtype), x.shape) for x in xs], bound)  # type: ignore[misc]
     with np.errstate(all="ignore"):
         if row is REGION:  # its sizes may be symbols that no operand shows

@@ -263,7 +263,8 @@ def _topk_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 
 
 def _iota_rule(ins: list[Value], at: Attrs) -> list[Spec]:
-    need(isinstance(at["dtype"], DType) and at["dtype"] not in (DType.STRING, DType.BOOL), "iota needs a number type")
+    t = at["dtype"]
+    need(isinstance(t, DType) and not t.is_host and t is not DType.BOOL, "iota needs a number type")
     return [(at["dtype"], _dims([at["size"]], "iota"))]
 
 

@@ -62,7 +62,7 @@ def _cast_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     to = attrs.get("to")
     need(isinstance(to, DType), f"cast needs a DType as `to`, not {to!r}")
     assert isinstance(to, DType)
-    need(DType.STRING not in (to, dtypes[0]), "cast does not take strings")
+    need(not to.is_host and not dtypes[0].is_host, "cast does not take strings")
     return to
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from whet.errors import GraphError, WhetError
-from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import OPS, infer
 from whet.ir.symbolic import Sym, names
@@ -85,7 +84,7 @@ def _constants(g: Graph) -> Iterator[Complaint]:
             yield f"constant {v.name}", f"holds a {type(v.data).__name__}, not an array"
         elif v.data.shape != v.shape:
             yield f"constant {v.name}", f"is declared {v.shape} and holds {v.data.shape}"
-        elif v.dtype is not DType.STRING and v.data.dtype != v.dtype.np:
+        elif not v.dtype.is_host and v.data.dtype != v.dtype.np:
             yield f"constant {v.name}", f"is declared {v.dtype.value} and holds {v.data.dtype}"
 
 
@@ -129,6 +128,21 @@ def _types(g: Graph) -> Iterator[Complaint]:
                 yield _node(n), f"has its attribute {key} missing or not in normal form ({attrs[key]!r})"
 
 
+def _sizes(g: Graph) -> Iterator[Complaint]:
+    known = {id(v) for v in g.inputs} | {id(o) for n in g.nodes for o in n.outputs}
+    for name, s in g.sizes.items():
+        if name not in g.dims:
+            yield f"dimension {name}", "is learnt from a value and has no profile"
+        if id(s.value) not in known and any(name in names(*v.shape) for v in g.values()):
+            yield f"dimension {name}", f"is learnt from {s.value.name}, which is not in the graph"
+
+
+def _bodies(g: Graph) -> Iterator[Complaint]:
+    for body in g.bodies():
+        for line in complaints(body):
+            yield f"body {body.name}", line
+
+
 RULES: dict[str, Callable[[Graph], Iterable[Complaint]]] = {
     "operators are in the table": _known_operators,
     "a node occurs once": _unique_nodes,
@@ -139,6 +153,8 @@ RULES: dict[str, Callable[[Graph], Iterable[Complaint]]] = {
     "constants hold what they declare": _constants,
     "dimensions are ints >= 0 or symbolic": _shapes,
     "symbolic dimensions have a profile": _profiles,
+    "data-dependent dimensions are learnt from the graph's values": _sizes,
+    "bodies of control flow are legal": _bodies,
     "types, shapes and attributes are those that the operators' rules give": _types,
 }
 

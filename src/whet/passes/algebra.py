@@ -166,7 +166,7 @@ _WIDER: dict[DType, set[DType]] = {
     DType.I16: {DType.I32, DType.I64, DType.F32, DType.F64},
     DType.U16: {DType.U32, DType.U64, DType.I32, DType.I64, DType.F32, DType.F64},
     DType.I32: {DType.I64, DType.F64}, DType.U32: {DType.U64, DType.I64, DType.F64},
-    DType.BOOL: {t for t in DType if t not in (DType.BOOL, DType.STRING)},
+    DType.BOOL: {t for t in DType if not t.is_host and t is not DType.BOOL},
 }
 
 

@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from whet.errors import GraphError
-from whet.ir.dtypes import DType
-from whet.ir.graph import Graph, Node
-from whet.ir.symbolic import Shape, Sym, is_static
+from whet.ir.graph import Graph, Node, dims_in
+from whet.ir.symbolic import Shape, is_static
 from whet.passes.cse import is_impure
 from whet.passes.rewrite import Result, Rewriter
 
@@ -27,7 +26,7 @@ def fold(rw: Rewriter, node: Node) -> Result:
     """The node's results as constants, or None where it must or should run later."""
     if any(v is not None and not v.is_const for v in node.inputs) or is_impure(node.op, node.attrs):
         return None
-    if not all(is_static(o.shape) for o in node.outputs) or _symbolic(tuple(node.attrs.values())):
+    if not all(is_static(o.shape) for o in node.outputs) or dims_in(tuple(node.attrs.values())):
         return None
     size = sum(math.prod(_ints(o.shape)) * o.dtype.size for o in node.outputs)
     given = sum(v.data.nbytes for v in node.inputs if v is not None and v.data is not None)
@@ -43,7 +42,7 @@ def fold(rw: Rewriter, node: Node) -> Result:
                          do="check the model with onnx.checker, or export it again") from e
     out = []
     for o, r in zip(node.outputs, results, strict=True):
-        if o.dtype is DType.STRING or not isinstance(r, np.ndarray | np.generic):
+        if o.dtype.is_host or not isinstance(r, np.ndarray | np.generic):
             return None
         out.append(rw.graph.const(np.asarray(r), o.dtype, hint=o.name))
     return out
@@ -51,8 +50,3 @@ def fold(rw: Rewriter, node: Node) -> Result:
 
 def _ints(shape: Shape) -> list[int]:
     return [d for d in shape if isinstance(d, int)]
-
-
-def _symbolic(v: object) -> bool:
-    """True if a symbolic dimension occurs in an attribute's value."""
-    return isinstance(v, Sym) or (isinstance(v, (list, tuple)) and any(_symbolic(x) for x in v))

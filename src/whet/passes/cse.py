@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from whet.ir.graph import Graph, Value
+from whet.ir.ops_host import HOST
 from whet.passes.rewrite import freeze
 
 CONST_BYTES = 1 << 16  # constants up to this size are compared by content, larger ones by identity
@@ -49,12 +51,13 @@ def merge_common(graph: Graph) -> None:
             kept.append(n)
     graph.nodes = kept
     graph.outputs = [replaced.get(v, v) for v in graph.outputs]
+    graph.sizes = {n: replace(s, value=replaced.get(s.value, s.value)) for n, s in graph.sizes.items()}
 
 
 def is_impure(op: str, attrs: dict[str, object]) -> bool:
     """True for host nodes that need not give the same result twice, or whose bodies may not."""
     if op != "onnx":
-        return False
+        return op in HOST
     return attrs.get("name", "") in IMPURE
 
 

@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from whet.ir.expr import ANCHOR
-from whet.ir.graph import Graph, Node, Value
+from whet.ir.graph import Graph, Node, Value, dims_in
 from whet.ir.ops import POINTWISE
+from whet.ir.ops_host import HOST
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Shape, Sym, names
+from whet.ir.symbolic import Shape, names
 from whet.passes.algebra import lossless
 from whet.passes.expressions import ExprBuilder
 from whet.passes.rewrite import aligned, scalar
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
-HOST = frozenset({"onnx"})
 EPILOGUE = frozenset({"matmul", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm", "rmsnorm",
                       "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
@@ -52,7 +52,7 @@ def form_regions(graph: Graph) -> Graph:
     groups = former.groups()
     out = Graph(graph.name)
     out.inputs, out.outputs, out.output_names, out.dims = graph.inputs, graph.outputs, graph.output_names, graph.dims
-    out._serial = graph._serial
+    out._serial, out.sizes = graph._serial, graph.sizes
     inside = {id(n) for g in groups for n in g.nodes()}
     out.nodes = [n for n in graph.nodes if id(n) not in inside] + [region_node(g, graph) for g in groups]
     out.sort()
@@ -69,9 +69,9 @@ def duplicate_cheap(graph: Graph) -> None:
     """Give every reader its own copy of a widening cast and of scalar arithmetic, so that both fuse."""
     position = {id(n): i for i, n in enumerate(graph.nodes)}
     added: list[tuple[int, Node]] = []
-    uses = graph.uses()
+    uses, outside = graph.uses(), graph.read_outside()
     for n in reversed(graph.nodes):
-        if n.op not in POINTWISE or not (widens(n) or _tiny(n)) or n.output in graph.outputs:
+        if n.op not in POINTWISE or not (widens(n) or _tiny(n)) or n.output in outside:
             continue
         readers = [r for r in dict.fromkeys(uses.get(n.output, [])) if r.op in POINTWISE or r.op in PROLOGUE | EPILOGUE]
         others = len(dict.fromkeys(uses.get(n.output, []))) - len(readers)
@@ -110,7 +110,7 @@ class _Former:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.uses = graph.uses()
-        self.outputs = set(graph.outputs)
+        self.outputs = graph.read_outside()
         self.order = {id(n): i for i, n in enumerate(graph.nodes)}
         self.claimed: set[int] = set()
 
@@ -291,7 +291,7 @@ def _node(g: Group, graph: Graph, kind: str, attrs: dict, operands: list[Value],
     extra = g.anchor.outputs[1:] if g.anchor is not None else []
     dense = [Tensor.dense(v.dtype, v.shape, v.is_const) for v in inputs]
     outs = [Tensor.dense(v.dtype, v.shape) for v in (g.result, *extra)]
-    used = names(*(d for t in (*dense, *outs) for d in t.shape), *_dims_in(tuple(attrs.values())))
+    used = names(*(d for t in (*dense, *outs) for d in t.shape), *dims_in(tuple(attrs.values())))
     region = Region(kind, attrs, tuple(dense), len(operands), outs[0], Tensor.dense(result.dtype, result.shape),
                     epilogue, prologue, tuple(outs[1:]),  # type: ignore[arg-type]
                     {n: graph.dims[n] for n in sorted(used) if n in graph.dims},
@@ -301,9 +301,3 @@ def _node(g: Group, graph: Graph, kind: str, attrs: dict, operands: list[Value],
     node.compute = region.compute
     return node
 
-
-def _dims_in(v: object) -> list:
-    """The dimensions that occur in attributes' values."""
-    if isinstance(v, Sym):
-        return [v]
-    return [d for x in v for d in _dims_in(x)] if isinstance(v, (tuple, list)) else []

@@ -92,14 +92,24 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
 
 def apply(graph: Graph, passes: Iterable[Pass], dump: Path | None = None, verify: bool = False,
           first: int = 0) -> Graph:
-    """Run these passes in order; dumps are numbered from `first`."""
+    """Run these passes in order, on the bodies of control flow too; dumps are numbered from `first`."""
     for i, p in enumerate(passes, first):
         before = len(graph.nodes)
-        graph = p.apply(graph) or graph
+        graph = _everywhere(p, graph)
         if verify:
             check(graph, p.name)
         if dump is not None:
             _dump(graph, dump, i, p.name, before)
+    return graph
+
+
+def _everywhere(p: Pass, graph: Graph) -> Graph:
+    """The pass on a graph and on the graphs inside it."""
+    graph = p.apply(graph) or graph
+    for n in graph.nodes:
+        for key, a in n.attrs.items():
+            if isinstance(a, Graph):
+                n.attrs[key] = _everywhere(p, a)
     return graph
 
 

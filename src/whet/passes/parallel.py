@@ -27,10 +27,11 @@ def merge_parallel(graph: Graph) -> None:
     """Merge the matmuls by constant weights that share their first operand."""
     uses = graph.uses()
     groups: dict[tuple[Value, object], list[Branch]] = {}
+    outside = graph.read_outside()
     for n in graph.nodes:
         if n.op != "matmul" or n.input(1).data is None or n.input(1).rank != 2:
             continue
-        branch = _branch(n, uses, graph)
+        branch = _branch(n, uses, outside)
         if branch is not None:
             groups.setdefault((n.input(0), n.compute), []).append(branch)
     replaced: dict[Value, Value] = {}
@@ -42,15 +43,15 @@ def merge_parallel(graph: Graph) -> None:
     graph.prune()
 
 
-def _branch(n: Node, uses: dict[Value, list[Node]], graph: Graph) -> Branch | None:
+def _branch(n: Node, uses: dict[Value, list[Node]], outside: set[Value]) -> Branch | None:
     result, bias = n.output, None
     readers = uses.get(result, [])
-    if len(readers) == 1 and readers[0].op == "add" and result not in graph.outputs:
+    if len(readers) == 1 and readers[0].op == "add" and result not in outside:
         pair = constant_operand(readers[0])
         if pair and pair[1].data is not None and pair[1].shape == result.shape[-1:]:
             result, bias = readers[0].output, pair[1].data
             readers = uses.get(result, [])
-    if result in graph.outputs or not readers or any(r.op in POINTWISE for r in readers):
+    if result in outside or not readers or any(r.op in POINTWISE for r in readers):
         return None
     return Branch(n, result, bias)
 

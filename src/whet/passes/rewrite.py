@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Rewriter:
         """Apply the rules for each node's op (those under "*" to every node), first match wins; returns `count`."""
         self.graph.prune()  # what is dead would count as a reader
         self._uses = self.graph.uses()
-        outputs = set(self.graph.outputs)
+        outputs = self.graph.read_outside()
         for v in outputs:
             self._uses.setdefault(v, []).append(_OUTPUT)
         old, self.graph.nodes = self.graph.nodes, []
@@ -49,6 +50,7 @@ class Rewriter:
             else:
                 self.graph.nodes.append(node)
         self.graph.outputs = [replaced.get(v, v) for v in self.graph.outputs]
+        self.graph.sizes = {n: replace(s, value=replaced.get(s.value, s.value)) for n, s in self.graph.sizes.items()}
         return self.count
 
     def uses(self, v: Value) -> list[Node]:

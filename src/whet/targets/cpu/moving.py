@@ -38,7 +38,7 @@ class Movement(ABC):
             return f"{region.kind} takes no expressions"
         if any(t.dtype is not region.anchor.dtype for t in (region.output, *region.inputs[:1])):
             return f"{region.kind} does not convert"
-        if any(t.dtype is DType.STRING for t in (*outputs, *region.inputs)):
+        if any(t.dtype.is_host for t in (*outputs, *region.inputs)):
             return "strings are not for kernels"
         if any(not rows_contiguous(t) for t in outputs):
             return "the output's last dimension is not contiguous"

@@ -50,7 +50,7 @@ class Pointwise:
     def applies(self, region: Region, machine: Isa) -> str:
         if region.epilogue is None:
             return "there is no expression"
-        if any(t.dtype is DType.STRING for t in (region.output, *region.inputs)):
+        if any(t.dtype.is_host for t in (region.output, *region.inputs)):
             return "strings are not for kernels"
         out = region.output
         if out.shape and out.strides[-1] != 1 and out.shape[-1] != 1:
