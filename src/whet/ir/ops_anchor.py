@@ -379,30 +379,55 @@ def _lrn_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 # -- attention --------------------------------------------------------------------------------
 
 
-def _attention_rule(ins: list[Value], at: Attrs) -> list[Spec]:
-    q, k, v = ins[:3]
+def _attention_rule(ins: list[Any], at: Attrs) -> list[Spec]:
+    q, k, v, mask, lengths = (*ins, *(None,) * (5 - len(ins)))
     dtype = same_dtype(ins[:3], "attention")
     need(dtype.is_float, f"attention does not take {dtype.value}")
     need(q.rank == k.rank == v.rank == 4, "attention takes q, k and v of rank 4")
-    b = broadcast([q.shape[:2], k.shape[:2], v.shape[:2]], "attention's batch and heads")
+    batch, = broadcast([v.shape[:1] for v in ins[:3]], "attention's batch")
+    keys, = broadcast([k.shape[1:2], v.shape[1:2]], "attention's heads of k and v")
+    heads = q.shape[1]
+    if heads != keys and keys != 1:  # each head of k and v serves a group of heads of q
+        if not isinstance(heads, int) or not isinstance(keys, int):
+            equal(heads, keys, "attention's heads")
+        else:
+            need(keys > 0 and heads % keys == 0, f"attention: {heads} heads of q do not share {keys} heads of k")
     equal(q.shape[3], k.shape[3], "attention's head sizes of q and k")
     equal(k.shape[2], v.shape[2], "attention's lengths of k and v")
-    if len(ins) == 4:
-        scores = (*b, q.shape[2], k.shape[2])
-        need(ins[3].dtype in (DType.BOOL, dtype), f"attention's mask is bool or {dtype.value}")
-        if broadcast([scores, ins[3].shape], "attention's mask") != scores:
-            raise fail(f"attention's mask {ins[3]} does not broadcast to {scores}")
-    return [(dtype, (*b, q.shape[2], v.shape[3]))]
+    need(at["causal"] or not (at["window"] or at["offset"] != 0), "attention's offset and window need causal")
+    need(isinstance(at["window"], int) and at["window"] >= 0, "attention's window is a number >= 0")
+    if mask is not None:
+        scores = (batch, heads, q.shape[2], k.shape[2])
+        need(mask.dtype in (DType.BOOL, dtype), f"attention's mask is bool or {dtype.value}")
+        if broadcast([scores, mask.shape], "attention's mask") != scores:
+            raise fail(f"attention's mask {mask} does not broadcast to {scores}")
+    if lengths is not None:
+        need(lengths.dtype in (DType.I32, DType.I64) and lengths.rank == 1, "attention's lengths are a vector of ints")
+        if lengths.shape[0] != 1:
+            equal(lengths.shape[0], batch, "attention's lengths and batch")
+    return [(dtype, (batch, heads, q.shape[2], v.shape[3]))]
 
 
 def _attention_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
     q, k, v = (in_f32(x) for x in xs[:3])
+    mask, lengths = (*xs[3:], None, None)[:2]
+    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) if x.shape[1] != q.shape[1] else x for x in (k, v))
     s = np.matmul(q, np.swapaxes(k, -1, -2)) * q.dtype.type(at["scale"])
-    if len(xs) == 4:
-        mask = xs[3]
+    if at["softcap"]:
+        s = (np.tanh(s / s.dtype.type(at["softcap"])) * s.dtype.type(at["softcap"])).astype(s.dtype)
+    if mask is not None:
         s = np.where(mask, s, -np.inf).astype(s.dtype) if mask.dtype == np.bool_ else s + in_f32(mask)
+    rows, columns = np.arange(s.shape[2])[:, None], np.arange(s.shape[3])
+    last = rows + at["offset"]
+    see = np.ones((1, 1, s.shape[2], s.shape[3]), np.bool_)
+    if lengths is not None:
+        length = lengths.astype(np.int64).reshape(-1, 1, 1, 1)
+        see, last = see & (columns < length), last + length - s.shape[2]
     if at["causal"]:
-        s = np.where(np.tri(*s.shape[-2:], dtype=np.bool_), s, -np.inf).astype(s.dtype)
+        see = see & (columns <= last)
+        if at["window"]:
+            see = see & (columns > last - at["window"])
+    s = np.where(see, s, -np.inf).astype(s.dtype)
     p = _softmax(s, -1)
     if at["masked_zero"]:
         p = np.where(np.all(s == -np.inf, axis=-1, keepdims=True), p.dtype.type(0), p)
@@ -427,6 +452,7 @@ ANCHORS: dict[str, OpDef] = {d.name: d for d in (
           {"groups": REQUIRED, "epsilon": 1e-5, "channels_last": False}),
     OpDef("lrn", (1, 1), _lrn_rule, _lrn_ref,
           {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0, "channels_last": False}),
-    OpDef("attention", (3, 4), _attention_rule, _attention_ref,
-          {"scale": REQUIRED, "causal": False, "masked_zero": False}),
+    OpDef("attention", (3, 5), _attention_rule, _attention_ref,
+          {"scale": REQUIRED, "causal": False, "masked_zero": False, "offset": 0, "window": 0, "softcap": 0.0},
+          optional=(3,)),
 )}

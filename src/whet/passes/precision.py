@@ -155,7 +155,7 @@ def _can_read(n: Node, members: set[Value]) -> bool:
     region: Region | None = n.attrs.get("region")
     if region is None:
         return False
-    if region.kind == "attention" and region.n_anchor == 4 and n.inputs[3] in members:
+    if region.kind == "attention" and region.n_anchor >= 4 and n.inputs[3] in members:
         return False
     if region.kind in MOVES:
         return n.inputs[0] in members and not any(v in members for v in n.inputs[1:region.n_anchor])

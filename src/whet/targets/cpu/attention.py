@@ -14,74 +14,36 @@ from functools import partial
 from typing import Any
 
 from whet.ir.dtypes import DType
-from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, ceildiv, product, symbol, upper
-from whet.targets.base import Implementation, In, Params, Step
+from whet.ir.region import Region
+from whet.ir.symbolic import Dim, ceildiv, product, symbol
+from whet.targets.base import Implementation, Params, Step
+from whet.targets.cpu import attention_rows
 from whet.targets.cpu.args import NAME, Args, finish
+from whet.targets.cpu.attention_problem import (
+    MASK,
+    K,
+    Q,
+    Sight,
+    V,
+    attention_problem,
+    attention_reason,
+    base_address,
+    capped,
+    longest,
+    operands,
+    query_range,
+    widths,
+)
 from whet.targets.cpu.gemm_emit import RowTiles, copy_rows, pack_panel, tile_rows, transpose
 from whet.targets.cpu.gemm_kernel import Blocks, batch_index
-from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs, opt
+from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
 from whet.targets.cpu.microkernel import Accumulators, fma, load_f32, round_bf16
 from whet.targets.cpu.vmath import exp_negative, fmax
 
-Q, K, V, MASK = "q", "k", "v", "mask"
 _INF = float("inf")
-
-
-def attention_problem(region: Region) -> Problem:
-    """Loops of an attention region: batch and heads, rows are queries, columns the elements of a value."""
-    q, k, v = region.inputs[:3]
-    out = region.output
-    views: dict[Key, tuple[Dim, ...]] = {OUT: _broadcast(out, out.shape)}
-    views |= {i: _broadcast(region.inputs[i], out.shape) for i in epilogue_inputs(region)}
-    batch = {t: s[:2] for t, s in views.items()}
-    for name, t in ((Q, q), (K, k), (V, v)):
-        batch[name] = _broadcast(Tensor(t.dtype, t.shape[:2], t.strides[:2]), out.shape[:2])
-    mask: tuple[Dim, ...] = (0, 0, 0, 0)
-    if region.n_anchor > 3:
-        mask = _broadcast(region.inputs[3], (*out.shape[:3], k.shape[2]))
-    batch[MASK] = mask[:2]
-    row = {t: s[2] for t, s in views.items()} | {Q: q.strides[2], K: k.strides[2], V: v.strides[2], MASK: mask[2]}
-    col = {t: s[3] for t, s in views.items()} | {MASK: mask[3]}
-    return Problem(out.shape[:2], tuple({t: s[i] for t, s in batch.items()} for i in range(2)),
-                   out.shape[2], out.shape[3], k.shape[2], row, 0, 0, col)
-
-
-def _broadcast(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    missing = len(shape) - len(t.shape)
-    return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(t.shape, t.strides, strict=True))
-
-
-def attention_reason(region: Region) -> str:
-    """Why no fused attention tactic takes this region; "" if one may."""
-    floats = (DType.F32, DType.BF16, DType.F16)
-    if region.prologue:
-        return "operands computed on load are not supported"
-    for name, t in zip("qkv", region.inputs[:3]):
-        if t.dtype not in floats:
-            return f"{name} is {t.dtype.value}, not f32, bf16 or f16"
-        if t.shape[3] != 1 and t.strides[3] != 1:
-            return f"{name}'s last dimension is not contiguous"
-        if not isinstance(t.shape[3], int):
-            return f"{name}'s last dimension is symbolic"
-        if t.shape[3] > 1024:
-            return "heads wider than 1024"
-    if region.n_anchor > 3:
-        mask = region.inputs[3]
-        if mask.dtype not in (*floats, DType.BOOL):
-            return f"the mask is {mask.dtype.value}"
-        if mask.shape and mask.shape[-1] != 1 and mask.strides[-1] not in (0, 1):
-            return "the mask's last dimension is not contiguous"
-    if region.output.shape[3] != 1 and region.output.strides[3] != 1:
-        return "the output's last dimension is not contiguous"
-    for i in epilogue_inputs(region):
-        t = region.inputs[i]
-        if t.shape and t.shape[-1] != 1 and t.strides[-1] not in (0, 1):
-            return f"epilogue input {i} is not contiguous in its last dimension"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +57,8 @@ class Attention:
         return attention_reason(region)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
+        if query_range(region)[1] <= attention_rows.FEW:
+            return [{"mr": 1, "nv": 1, "block": 128, "copy": False}]
         found = []
         for nv in (2, 3, 1, 4):
             mr = min(16, (machine.registers - 1 - nv) // nv)
@@ -141,14 +105,6 @@ def _must_copy(region: Region) -> bool:
     return any(t.dtype is not DType.F32 or not isinstance(t.strides[2], int) for t in (k, v))
 
 
-def widths(region: Region) -> tuple[int, int]:
-    """Elements of a query (and key), and of a value; `applies` has seen to it that they are static."""
-    d, e = region.inputs[0].shape[3], region.inputs[2].shape[3]
-    assert isinstance(d, int)
-    assert isinstance(e, int)
-    return d, e
-
-
 class _Kernel:
     def __init__(self, region: Region, params: Params, isa: Isa) -> None:
         self.region, self.params, self.isa = region, params, isa
@@ -159,10 +115,12 @@ class _Kernel:
         self.queries = self.nv * isa.lanes
         self.row_bytes = self.queries * 4  # of the transposed panels
         self.d, self.e = widths(region)
-        self.types = [t.dtype for t in region.inputs[:region.n_anchor]]
+        self.where = operands(region)
+        self.types = {name: region.inputs[i].dtype for name, i in self.where.items()}
         self.rounded = region.compute == "bf16"
-        self.causal, self.masked_zero = bool(region.attrs.get("causal")), bool(region.attrs.get("masked_zero"))
-        self.scale = float(region.attrs["scale"])
+        self.masked_zero = bool(region.attrs.get("masked_zero"))
+        self.scale, self.cap = float(region.attrs["scale"]), float(region.attrs.get("softcap", 0))
+        self.sight = Sight(k, args, region, p)
         self.writer = Writer(k, args, region, p)
         self.blocks = Blocks(RowTiles(p.m, self.queries), 1, 1, 1, product(p.batch), False)
         sizes = self._layout(region, params, isa)
@@ -170,6 +128,8 @@ class _Kernel:
         for name, size in sizes.items():
             self.at[name] = k.scratch + at
             at += -(-size // 64) * 64
+        self.least, self.most = query_range(region)
+        self.single = attention_rows.Rows(k, args, region, p, self.sight, self.writer, self.at)
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.kernel = finish(k, "attention", at)
@@ -179,12 +139,15 @@ class _Kernel:
         """Bytes of each part of scratch."""
         row = params["nv"] * isa.width
         d, e = widths(region)
-        longest = upper(region.inputs[1].shape[2], {n: (r[0], r[2]) for n, r in region.dims.items()})
-        keys = -(-(params["block"] or max(longest, 1)) // isa.lanes) * isa.lanes
+        least, most = query_range(region)
+        parts = attention_rows.scratch_parts(region, isa.lanes) if least <= attention_rows.FEW else {}
+        if most <= attention_rows.FEW:
+            return parts
+        keys = -(-(params["block"] or max(longest(region), 1)) // isa.lanes) * isa.lanes
         vectors = -(-e // isa.lanes) * isa.width
-        parts = {"q": -(-d // isa.lanes) * isa.lanes * row, "s": keys * row, "o": -(-e // isa.lanes) * isa.lanes * row,
+        parts |= {"q": -(-d // isa.lanes) * isa.lanes * row, "s": keys * row, "o": -(-e // isa.lanes) * isa.lanes * row,
                  "out": params["nv"] * isa.lanes * vectors}
-        if region.n_anchor > 3:
+        if MASK in operands(region):
             parts["mask"] = keys * row
         if params["copy"]:
             parts["k"], parts["v"] = (keys * (-(-x // isa.lanes) * isa.width + 64) for x in (d, e))
@@ -201,11 +164,28 @@ class _Kernel:
         flat, qb = t // count, t % count
         index = batch_index(args, p, flat)
         self.writer.batch(index)
-        base = {name: self._base(name, i, index) for i, name in enumerate((Q, K, V, MASK)[:self.region.n_anchor])}
+        self.sight.batch(index)
+        base = {name: base_address(args, self.region, p, name, index) for name in (Q, K, V, MASK) if name in self.where}
         q0 = qb * self.queries
-        s_len, t_len = args.dim(p.m), args.dim(p.k)
+        if self.least <= attention_rows.FEW:
+            s_len = args.dim(p.m)
+            if self.most <= attention_rows.FEW:
+                self.single.emit(base, q0, k.min(q0 + self.queries, s_len))
+                return
+            few, many = k.branch(k.i64(s_len) <= attention_rows.FEW)
+            with few:
+                self.single.emit(base, q0, k.min(q0 + self.queries, s_len))
+            with many:
+                self._panel(base, q0)
+            return
+        self._panel(base, q0)
+
+    def _panel(self, base: dict[str, Val], q0: IntLike) -> None:
+        """The queries from q0 on, one per lane."""
+        k, p, args = self.k, self.p, self.args
+        s_len = args.dim(p.m)
         convert = partial(round_bf16, k) if self.rounded else None
-        pack_panel(k, base[Q], self.types[0].llvm, self.types[0].size, args.dim(p.row[Q]) * self.types[0].size, True,
+        pack_panel(k, base[Q], self.types[Q].llvm, self.types[Q].size, args.dim(p.row[Q]) * self.types[Q].size, True,
                    self.at["q"], self.d, s_len, q0, self.nv, convert)
         ty = vec("float", self.lanes)
         top = [k.var(ty, -_INF) for _ in range(self.nv)]  # running maximum of scores, and sum of exponentials
@@ -213,11 +193,11 @@ class _Kernel:
         for i in k.range(0, self.e):
             for j in range(self.nv):
                 k.store(k.const(ty, 0.0), self.at["o"] + i * self.row_bytes + j * self.isa.width, align=self.isa.width)
-        end = k.min(t_len, q0 + self.queries) if self.causal else t_len
+        start, end = self.sight.start(q0), self.sight.end(q0 + (self.queries - 1))
         if self.params["block"] == 0:
-            self._round(base, q0, 0, end, top, total)
+            self._round(base, q0, start, k.max(end - start, 0), top, total)
         else:
-            for t0 in k.range(0, end, self.params["block"]):
+            for t0 in k.range(start, end, self.params["block"]):
                 self._round(base, q0, t0, k.min(end - t0, self.params["block"]), top, total)
         self._finish(q0, s_len, total)
 
@@ -225,19 +205,13 @@ class _Kernel:
     def queries_blocks(self) -> Dim:
         return ceildiv(self.p.m, self.queries)
 
-    def _base(self, name: str, i: int, index: list[IntLike]) -> Val:
-        at = self.args.pointer(In(i))
-        for x, strides in zip(index, self.p.batch_strides, strict=True):
-            at = at + x * self.args.dim(strides[name]) * self.types[i].size
-        return at
-
     def _round(self, base: dict[str, Val], q0: IntLike, t0: IntLike, keys: IntLike, top: list[Var],
                total: list[Var]) -> None:
         """One block of keys: scores, their maximum, exponentials, and what they add to the result."""
         k, w, ty = self.k, self.isa.width, vec("float", self.lanes)
         block_top = [k.var(ty, -_INF) for _ in range(self.nv)]
         add = self._mask(base, q0, t0, keys)
-        rows, stride = self._rows(base, K, 1, t0, keys, self.d)
+        rows, stride = self._rows(base, K, t0, keys, self.d)
         tiles = RowTiles(keys if isinstance(keys, int) else symbol("keys"), self.params["mr"])
         count = tiles.count if isinstance(keys, int) else k.ceildiv(keys, self.params["mr"])
         assert not isinstance(count, int) or isinstance(keys, int)
@@ -250,7 +224,7 @@ class _Kernel:
                 with k.if_(True if isinstance(valid, int) else k.i64(valid) > r):
                     at = (k.i64(row) + r) * self.row_bytes
                     for j in range(self.nv):
-                        s = add(acc.get(r, j) * self.scale, k.i64(row) + r, j)
+                        s = add(capped(k, acc.get(r, j), self.scale, self.cap), k.i64(row) + r, j)
                         k.store(s, self.at["s"] + at + j * w, align=w)
                         block_top[j].set(fmax(k, s, block_top[j].get()))
 
@@ -274,7 +248,7 @@ class _Kernel:
     def _values(self, base: dict[str, Val], t0: IntLike, keys: IntLike, alpha: list[Val]) -> None:
         """O^T = alpha O^T + V^T P^T."""
         k, w = self.k, self.isa.width
-        rows, stride = self._rows(base, V, 2, t0, keys, self.e)
+        rows, stride = self._rows(base, V, t0, keys, self.e)
         tiles = RowTiles(self.e, self.params["mr"])
 
         def add(first: IntLike, size: int, _: IntLike) -> None:
@@ -290,16 +264,15 @@ class _Kernel:
 
         tiles.emit(k, self.e, 0, tiles.count, add)  # type: ignore[arg-type]
 
-    def _rows(self, base: dict[str, Val], name: str, i: int, t0: IntLike, keys: IntLike,
-              width: int) -> tuple[Val, IntLike]:
+    def _rows(self, base: dict[str, Val], name: str, t0: IntLike, keys: IntLike, width: int) -> tuple[Val, IntLike]:
         """Address and stride (bytes) of this block's rows of K or V, copied to fp32 if need be."""
-        size = self.types[i].size
+        size = self.types[name].size
         stride = self.args.dim(self.p.row[name]) * size
         src = base[name] + t0 * stride
         if not self.params["copy"]:
             return src, stride
         row = -(-width // self.lanes) * self.isa.width + 64
-        copy_rows(self.k, src, stride, self.types[i].llvm, self.at[name], row, "float", keys, width, width,
+        copy_rows(self.k, src, stride, self.types[name].llvm, self.at[name], row, "float", keys, width, width,
                   partial(round_bf16, self.k) if self.rounded else None)
         return self.at[name], row
 
@@ -309,15 +282,18 @@ class _Kernel:
         lane = k.const_vector("i32", range(lanes))
 
         def causal(s: Val, t: Val, j: int) -> Val:
-            if not self.causal:
+            if not self.sight.causal:
                 return s
-            query = k.cast("trunc", k.i64(q0) + j * lanes, "i32")
-            key = k.cast("trunc", t + t0, "i32")
-            return k.select(k.cmp("sge", k.splat(query, lanes) + lane, k.splat(key, lanes)), s, -_INF)
+            last = k.splat(k.cast("trunc", k.i64(q0) + self.sight.offset + j * lanes, "i32"), lanes) + lane
+            key = k.splat(k.cast("trunc", t + t0, "i32"), lanes)
+            seen = k.cmp("sge", last, key)
+            if self.sight.window:
+                seen = seen & k.cmp("sgt", key, last - self.sight.window)
+            return k.select(seen, s, -_INF)
 
         if MASK not in base:
             return causal
-        dtype = self.types[3]
+        dtype = self.types[MASK]
         scalar = "i8" if dtype is DType.BOOL else dtype.llvm
         row, col = (self.args.dim(x) * dtype.size for x in (self.p.row[MASK], self.p.col[MASK]))
 

@@ -1,20 +1,36 @@
 """Fused attention on AMX tiles: bf16 products, fp32 scores and sums.
 
 A first step packs every head's K (transposed) and V into tiles in the workspace. Then each tile of work
-takes 32 queries of a head: all scores of its rows, softmax along the rows, product with V.
+takes 32 queries of a head: all scores of its rows, softmax along the rows, product with V. A call of a few
+queries packs nothing and goes by `attention_rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import Dim, ceildiv, product, upper
-from whet.targets.base import Implementation, In, Kernel, Params, Step, Work
+from whet.ir.symbolic import Dim, ceildiv, product
+from whet.targets.base import Implementation, Kernel, Params, Step, Work
+from whet.targets.cpu import attention_rows
 from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.attention import MASK, K, Q, V, attention_problem, attention_reason, widths
+from whet.targets.cpu.attention_problem import (
+    MASK,
+    K,
+    Q,
+    Sight,
+    V,
+    attention_problem,
+    attention_reason,
+    base_address,
+    capped,
+    longest,
+    operands,
+    query_range,
+    widths,
+)
 from whet.targets.cpu.epilogue import load_value
 from whet.targets.cpu.gemm_emit import transpose
 from whet.targets.cpu.gemm_kernel import batch_index
@@ -46,8 +62,10 @@ class AttentionAmx:
         reason = attention_reason(region)
         if reason:
             return reason
-        if _longest(region) > LONGEST:
+        if longest(region) > LONGEST:
             return f"more than {LONGEST} keys"
+        if query_range(region)[1] <= attention_rows.FEW:
+            return f"at most {attention_rows.FEW} queries: packing the keys takes longer than reading them"
         return ""
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
@@ -67,17 +85,14 @@ class AttentionAmx:
         p = attention_problem(region)
         d, e = widths(region)
         heads, t_blocks = product(p.batch), ceildiv(p.k, BLOCK)
+        kv_heads = product(p.batch[:2])
         k_bytes = t_blocks * (2 * TILE * _tiles(d))
         v_bytes = t_blocks * (2 * TILE * _tiles(e))
         pack, pack_args = _pack_kernel(region, k_bytes, v_bytes, machine)
         main = _Kernel(region, params, k_bytes, v_bytes, machine)
-        return Implementation((Step(pack, pack_args.table, heads * t_blocks),
+        return Implementation((Step(pack, pack_args.table, kv_heads * t_blocks),
                                Step(main.kernel, main.args.table, heads * ceildiv(p.m, params["rows"]))),
-                              workspace=heads * (k_bytes + v_bytes))
-
-
-def _longest(region: Region) -> int:
-    return upper(region.inputs[1].shape[2], {n: (r[0], r[2]) for n, r in region.dims.items()})
+                              workspace=kv_heads * (k_bytes + v_bytes))
 
 
 def _tiles(width: int) -> int:
@@ -97,18 +112,20 @@ def _pack_kernel(region: Region, k_bytes: Dim, v_bytes: Dim, isa: Isa) -> tuple[
     work = args.pointer(Work(0))
     blocks, keys = args.dim(ceildiv(p.k, BLOCK)), args.dim(p.k)
     head_bytes = args.dim(k_bytes + v_bytes)
-    for t in k.range(k.begin, k.end):
+    sight = Sight(k, args, region, p)
+    tiles = k.end
+    if query_range(region)[0] <= attention_rows.FEW:  # nothing to do for a few queries
+        tiles = k.select(k.i64(args.dim(p.m)) <= attention_rows.FEW, k.begin, k.end)
+    for t in k.range(k.begin, tiles):
         head, block = t // blocks, t % blocks
-        index = batch_index(args, p, head)
+        index = [*batch_index(args, replace(p, batch=p.batch[:2]), head), 0]
+        sight.batch(index)
         first = block * BLOCK
         out = work + head * head_bytes
         rows = {}
         for name, i in ((K, 1), (V, 2)):
-            at = args.pointer(In(i))
-            size = region.inputs[i].dtype.size
-            for x, strides in zip(index, p.batch_strides, strict=True):
-                at = at + x * args.dim(strides[name]) * size
-            rows[name] = (at, args.dim(p.row[name]) * size)
+            rows[name] = (base_address(args, region, p, name, index),
+                          args.dim(p.row[name]) * region.inputs[i].dtype.size)
         for half in range(2):
             at, stride = rows[K]
             sources = [at + k.min(first + half * 16 + r, keys - 1) * stride for r in range(16)]
@@ -124,7 +141,7 @@ def _pack_kernel(region: Region, k_bytes: Dim, v_bytes: Dim, isa: Isa) -> tuple[
             both_keys = []
             for odd in range(2):
                 key = first + pair * 2 + odd
-                exists = k.splat(key < keys, 16)
+                exists = k.splat(key < sight.keys, 16)
                 row = at + k.min(key, keys - 1) * stride
                 both_keys.append([_load_16(k, dtype, row, c * 16, e, exists) for c in range(2 * _tiles(e))])
             for c, (a, b) in enumerate(zip(*both_keys, strict=True)):
@@ -160,31 +177,59 @@ class _Kernel:
         self.args = args = Args(k)
         self.d, self.e = widths(region)
         self.scale = float(region.attrs["scale"])
-        self.causal, self.masked_zero = bool(region.attrs.get("causal")), bool(region.attrs.get("masked_zero"))
-        self.keys, self.blocks = args.dim(p.k), args.dim(ceildiv(p.k, BLOCK))
+        self.cap, self.masked_zero = float(region.attrs.get("softcap", 0)), bool(region.attrs.get("masked_zero"))
+        self.where = operands(region)
+        self.sight = Sight(k, args, region, p)
+        self.blocks = args.dim(ceildiv(p.k, BLOCK))
         self.k_bytes, self.v_bytes = args.dim(k_bytes), args.dim(v_bytes)
-        longest = -(-max(1, _longest(region)) // BLOCK)  # blocks of 32 keys
-        self.score_row = longest * BLOCK * 4 + 64
+        most = -(-max(1, longest(region)) // BLOCK)  # blocks of 32 keys
+        self.score_row = most * BLOCK * 4 + 64
         self.out_row = _tiles(self.e) * 32 * 4
         at, self.at = 0, {}
-        for name, size in {"q": 2 * _tiles(self.d) * TILE, "s": BLOCK * self.score_row, "p": 2 * longest * TILE,
-                           "inverse": BLOCK * 4, "o": BLOCK * self.out_row}.items():
+        parts = {"q": 2 * _tiles(self.d) * TILE, "s": BLOCK * self.score_row, "p": 2 * most * TILE,
+                 "inverse": BLOCK * 4, "o": BLOCK * self.out_row}
+        few = query_range(region)[0] <= attention_rows.FEW
+        if few:
+            parts |= attention_rows.scratch_parts(region, isa.lanes)
+        for name, size in parts.items():
             self.at[name] = k.scratch + at
             at += -(-size // 64) * 64
-        self.p_half = longest * TILE
+        self.p_half = most * TILE
         self.writer = Writer(k, args, region, p)
+        self.rows = params["rows"]
+        self.count = args.dim(ceildiv(p.m, self.rows))
+        if few:
+            single = attention_rows.Rows(k, args, region, p, self.sight, self.writer, self.at)
+            by_rows, by_tiles = k.branch(k.i64(args.dim(p.m)) <= attention_rows.FEW)
+            with by_rows:
+                for t in k.range(k.begin, k.end):
+                    index = self._head(t)
+                    base = {n: base_address(args, region, p, n, index) for n in (Q, K, V, MASK) if n in self.where}
+                    single.emit(base, 0, args.dim(p.m))
+            with by_tiles:
+                self._all()
+        else:
+            self._all()
+        self.kernel = finish(k, "attention_amx", at)
+
+    def _head(self, t: Val) -> list[IntLike]:
+        """Make a tile's batch element and head the one in hand; its index."""
+        index = batch_index(self.args, self.p, t // self.count)
+        self.writer.batch(index)
+        self.sight.batch(index)
+        return index
+
+    def _all(self) -> None:
+        """The tiles of work, by tile registers."""
+        k, args, p = self.k, self.args, self.p
         self.amx = Amx(k)
-        rows = params["rows"]
-        count = args.dim(ceildiv(p.m, rows))
         for t in k.range(k.begin, k.end):
-            head = t // count
-            index = batch_index(args, p, head)
-            self.writer.batch(index)
-            q0 = t % count * rows
-            for q in k.range(q0, k.min(q0 + rows, args.dim(p.m)), BLOCK):
+            index = self._head(t)
+            head = t // self.count // args.dim(p.batch[2])
+            q0 = t % self.count * self.rows
+            for q in k.range(q0, k.min(q0 + self.rows, args.dim(p.m)), BLOCK):
                 self._block(head, index, q)
         self.amx.release()
-        self.kernel = finish(k, "attention_amx", at)
 
     def _block(self, head: Val, index: list[IntLike], q0: IntLike) -> None:
         """32 queries of a head."""
@@ -194,9 +239,7 @@ class _Kernel:
         packed = args.pointer(Work(0)) + head * (self.k_bytes + self.v_bytes)
         depth = _tiles(self.d)
         halves = [self.at["q"], self.at["q"] + depth * TILE]
-        blocks = self.blocks
-        if self.causal:
-            blocks = k.min(blocks, k.ceildiv(q0 + BLOCK, BLOCK))
+        blocks = self.blocks if self.sight.whole else k.ceildiv(self.sight.end(q0 + (BLOCK - 1)), BLOCK)
         for b in k.range(0, blocks):
             amx.zero()
             at = packed + b * (2 * depth * TILE)
@@ -229,9 +272,7 @@ class _Kernel:
         """32 rows of Q as tiles [2][tiles of D][16][32] of bf16; rows past the end repeat the last."""
         k, args = self.k, self.args
         dtype = self.region.inputs[0].dtype
-        at = args.pointer(In(0))
-        for x, strides in zip(index, self.p.batch_strides, strict=True):
-            at = at + x * args.dim(strides[Q]) * dtype.size
+        at = base_address(args, self.region, self.p, Q, index)
         for r in k.range(0, BLOCK):
             row = at + k.min(q0 + r, args.dim(self.p.m) - 1) * (args.dim(self.p.row[Q]) * dtype.size)
             to = self.at["q"] + (r >> 4) * (_tiles(self.d) * TILE) + (r & 15) * 64
@@ -240,12 +281,9 @@ class _Kernel:
 
     def _bias(self, index: list[IntLike], q0: IntLike) -> Val | None:
         """Address of the mask's row for query 0 of this block."""
-        if self.region.n_anchor < 4:
+        if MASK not in self.where:
             return None
-        at = self.args.pointer(In(3))
-        size = self.region.inputs[3].dtype.size
-        for x, strides in zip(index, self.p.batch_strides, strict=True):
-            at = at + x * self.args.dim(strides[MASK]) * size
+        at = base_address(self.args, self.region, self.p, MASK, index)
         return at + q0 * self._bias_row()
 
     def _softmax(self, r: Val, q0: IntLike, live: IntLike, blocks: IntLike, bias: Val | None) -> None:
@@ -254,9 +292,12 @@ class _Kernel:
         ty = vec("float", 16)
         rows = [self.at["s"] + (r + i) * self.score_row for i in range(GROUP)]
         top, total = [k.var(ty, -_INF) for _ in rows], [k.var(ty, 0.0) for _ in rows]
-        changed = bias is not None or self.scale <= 0  # else the scale waits until the maximum is known
-        whole = isinstance(self.keys, int) and self.keys % BLOCK == 0 and not self.causal
-        last = [k.min(self.keys, q0 + r + i + 1) if self.causal else self.keys for i in range(GROUP)]
+        # Else the scale waits until the maximum is known:
+        changed = bias is not None or self.scale <= 0 or self.cap > 0
+        keys, window = self.sight.keys, self.sight.window
+        whole = self.sight.whole and isinstance(keys, int) and keys % BLOCK == 0
+        last = [self.sight.end(q0 + r + i) for i in range(GROUP)]
+        start = [self.sight.start(q0 + r + i) for i in range(GROUP)]
 
         def scan(b: IntLike, masked: bool) -> None:
             for i, row in enumerate(rows):
@@ -264,8 +305,10 @@ class _Kernel:
                     first = b * BLOCK + h * 16
                     s = k.load("float", row + first * 4, 16, align=64)
                     mask = k.tail_mask(last[i] - first, 16) if masked else None
+                    if mask is not None and window:
+                        mask = k.select(k.tail_mask(start[i] - first, 16), False, mask)
                     if changed:
-                        s = s * self.scale
+                        s = capped(k, s, self.scale, self.cap)
                     if bias is not None:
                         s = self._biased(s, bias + k.min(r + i, live - 1) * self._bias_row(), first, mask)
                     if mask is not None:
@@ -274,7 +317,7 @@ class _Kernel:
                         k.store(s, row + first * 4, align=64)
                     top[i].set(fmax(k, s, top[i].get()))
 
-        full = last[0] // BLOCK  # blocks that every row of the group sees whole
+        full = 0 if window else last[0] // BLOCK  # blocks that every row of the group sees whole
         for b in k.range(0, k.min(full, blocks)):
             scan(b, False)
         if not whole:
@@ -301,12 +344,12 @@ class _Kernel:
 
     def _bias_row(self) -> IntLike:
         """Stride of the mask's rows in bytes."""
-        return self.args.dim(self.p.row[MASK]) * self.region.inputs[3].dtype.size
+        return self.args.dim(self.p.row[MASK]) * self.region.inputs[self.where[MASK]].dtype.size
 
     def _biased(self, s: Val, row: Val, first: IntLike, mask: Val | None) -> Val:
         """Scores plus the mask's elements from `first` on."""
         k = self.k
-        dtype = self.region.inputs[3].dtype
+        dtype = self.region.inputs[self.where[MASK]].dtype
         if self.p.col[MASK] == 0:
             m = k.splat(load_value(k, dtype, row), 16)
         else:
