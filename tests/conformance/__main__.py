@@ -1,0 +1,167 @@
+"""Runs ONNX's test suite through whet and counts: cases that pass, and those that pass on generated kernels alone.
+
+    python tests/conformance                      both numbers, and what fails
+    python tests/conformance --docs               also writes docs/conformance.md
+    python tests/conformance --exceptions         also writes exceptions.toml (reasons that are there are kept)
+    python tests/conformance --match PATTERN      only cases whose name has the regular expression
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from whet_backend import EXCEPTIONS, WhetBackend, cases, exceptions, generated
+
+DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
+SEVERAL = "models of several operators"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case: `native` (generated kernels alone), `reference` (something ran by a reference kernel or on the host),
+    `constant` (nothing was left to compute that depends on an input) or `no` (it failed: why)."""
+
+    name: str
+    operator: str
+    kind: str
+    why: str = ""
+
+
+def run_case(home: str, name: str) -> Outcome:
+    """Run one case of the suite."""
+    import unittest
+
+    case, result = cases(home)[name], unittest.TestResult()
+    WhetBackend.model = WhetBackend.plan = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        case.run(result)
+        bad = [text for _, text in (*result.errors, *result.failures, *result.skipped)]
+        model, plan = WhetBackend.model, WhetBackend.plan
+        operator = "" if model is None else _operator(model)
+        if bad or plan is None:
+            return Outcome(name, operator, "no", _reason(bad[0] if bad else "the case did not run"))
+        steps = plan.summary()["steps"]
+        if steps["reference"] or steps["host"]:
+            return Outcome(name, operator, "reference")
+        return Outcome(name, operator, "native" if generated(model, plan) else "constant")
+
+
+def _operator(model: onnx.ModelProto) -> str:
+    domain = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+    ops = {n.op_type for n in model.graph.node}
+    return next(iter(ops)) + (f" ({next(iter(domain))})" if domain else "") if len(model.graph.node) == 1 else SEVERAL
+
+
+def _reason(trace: str) -> str:
+    """One line of what went wrong: the error, and why where it says so."""
+    lines = [line.strip() for line in trace.strip().splitlines()]
+    start = next((i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), len(lines) - 1)
+    said = [lines[start].split(": ", 1)[-1], *(line for line in lines[start + 1:start + 5] if line)]
+    if "Not equal to tolerance" in lines[start] or lines[start] == "AssertionError:":
+        said = [line for line in lines[start:] if line and not line.endswith("AssertionError:")][:3]
+    return re.sub(r"\s+", " ", "; ".join(s for s in said if not s.startswith(("do:", "where:"))))[:180]
+
+
+def by_operator(outcomes: list[Outcome]) -> dict[str, collections.Counter[str]]:
+    """Counts per operator; a case that spells its operator's definition out counts for that operator."""
+    single = {o.name: o.operator for o in outcomes if o.operator not in ("", SEVERAL)}
+    table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for o in outcomes:
+        base = re.sub(r"_expanded(_function)?(_ver\d+)?(_cpu)?$", "", o.name)
+        table[o.operator if o.operator not in ("", SEVERAL) else single.get(base, SEVERAL)][o.kind] += 1
+    return table
+
+
+def document(outcomes: list[Outcome]) -> str:
+    """docs/conformance.md."""
+    out = io.StringIO()
+    count = collections.Counter(o.kind for o in outcomes)
+    passed = len(outcomes) - count["no"]
+    print(f"""# Conformance
+
+ONNX's own test suite (`onnx.backend.test` of onnx {onnx.__version__}, the version that whet pins), every case of it,
+built with `opt_level=0` for one thread, compared for exact type and shape and within the suite's own tolerances:
+
+| | cases |
+|---|---|
+| all | {len(outcomes)} |
+| pass | {passed} |
+| pass on generated kernels alone | {count["native"]} |
+
+"Generated kernels alone" means that every computing step left in the plan is a kernel that whet generated or a view
+(`plan.summary()["steps"]` counts no `reference` and no `host`; control flow has a key of its own), and that something
+of what is computed depends on an input. The suite is part of the tests (`tests/conformance`); what does not pass is in
+`tests/conformance/exceptions.toml`, one line each with the reason. `python tests/conformance --docs` makes this page.
+
+Per operator, the cases that pass on generated kernels alone (native), those that pass with a reference kernel or a host
+step somewhere (reference), those where nothing that depends on an input is left to compute (constant: the result is
+known when the plan is built), and those that do not pass (no). A case that spells an operator's definition out counts
+for that operator.
+
+| operator | native | reference | constant | no |
+|---|---|---|---|---|""", file=out)
+    table = by_operator(outcomes)
+    for op in sorted(table, key=lambda o: (o == SEVERAL, "(" in o, o)):
+        print(f"| {op} |", " | ".join(str(table[op][k] or "") for k in ("native", "reference", "constant", "no")), "|",
+              file=out)
+    return out.getvalue()
+
+
+def write_exceptions(outcomes: list[Outcome]) -> None:
+    """Bring exceptions.toml up to date: new failures come with what they said, reasons that are there are kept."""
+    known = exceptions()
+    head = EXCEPTIONS.read_text().split("[fails]")[0]
+    lines = [f"{o.name} = {json.dumps(known.get(o.name, o.why), ensure_ascii=False)}"
+             for o in sorted(outcomes, key=lambda o: o.name) if o.kind == "no"]
+    EXCEPTIONS.write_text(f"{head}[fails]\n" + "".join(f"{line}\n" for line in lines))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--match", default="", metavar="PATTERN")
+    parser.add_argument("--docs", action="store_true")
+    parser.add_argument("--exceptions", action="store_true")
+    parser.add_argument("--list", choices=("native", "reference", "constant"), action="append", default=[],
+                        help="also name these cases")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    if args.match and (args.docs or args.exceptions):
+        parser.error("--docs and --exceptions need every case")
+    with tempfile.TemporaryDirectory(prefix="whet-onnx-") as home:
+        names = [n for n in sorted(cases(home)) if re.search(args.match, n)]
+        # Forked: the workers have the cases already, and a case that brings its process down is seen as such.
+        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
+            outcomes = list(pool.map(run_case, [home] * len(names), names, chunksize=16))
+    fails = exceptions()
+    for o in outcomes:
+        if o.kind in args.list or (o.kind == "no" and (args.match or o.name not in fails)):
+            print(f"{o.kind}: {o.name}: {o.why or o.operator}")
+        elif o.kind != "no" and o.name in fails:
+            print(f"passes now: {o.name}")
+    count = collections.Counter(o.kind for o in outcomes)
+    print(f"{len(outcomes) - count['no']} of {len(outcomes)} cases pass; "
+          f"{count['native']} of them on generated kernels alone "
+          f"({count['reference']} with a reference kernel or host step, {count['constant']} with nothing to compute)")
+    if args.exceptions:
+        write_exceptions(outcomes)
+    if args.docs:
+        DOCS.write_text(document(outcomes))
+    return 0 if all(o.name in fails for o in outcomes if o.kind == "no") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""ONNX's own test suite, every case of the installed version: exact types and shapes, the suite's tolerances.
+
+What does not pass is in `exceptions.toml`, with the reason. `python tests/conformance` counts what passes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unittest
+from typing import Any
+
+import pytest
+from whet_backend import WhetBackend, cases, exceptions, generated
+
+# What held when these were last raised; neither number may fall.
+PASSES = 1400
+GENERATED = 1150
+
+HOME = os.environ.get("ONNX_HOME") or tempfile.mkdtemp(prefix="whet-onnx-")
+CASES = cases(HOME)
+FAILS = exceptions()
+ran: dict[str, bool] = {}  # the cases that passed -> by generated kernels alone
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(n, marks=pytest.mark.xfail(reason=FAILS[n], strict=True)) if n in FAILS else n for n in sorted(CASES)])
+@pytest.mark.filterwarnings("ignore")
+def test_case(name: str) -> None:
+    case: Any = CASES[name]
+    try:
+        getattr(case, case._testMethodName)()
+    except unittest.SkipTest as e:
+        pytest.fail(f"skipped: {e}")
+    ran[name] = generated(WhetBackend.model, WhetBackend.plan)
+
+
+def test_every_exception_is_a_case() -> None:
+    assert FAILS.keys() <= CASES.keys()
+
+
+def test_exceptions_have_reasons() -> None:
+    assert all(len(reason) > 10 for reason in FAILS.values())
+
+
+def test_no_fewer_pass_than_did() -> None:
+    """Runs after the cases; says nothing where only some of them were asked for."""
+    if len(ran) < len(CASES) - len(FAILS):
+        pytest.skip("not every case ran")
+    assert len(ran) >= PASSES
+    assert sum(ran.values()) >= GENERATED

@@ -1,0 +1,94 @@
+"""whet as a backend of ONNX's own test suite, and what is known of its cases."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tomllib
+import unittest
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx.backend.base import Backend, BackendRep
+
+import whet
+from whet import passes
+from whet.frontends import load_model
+from whet.plan import Plan
+from whet.tuning.cache import TimingCache
+
+EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
+
+
+class WhetRep(BackendRep):
+    """A plan of one of the suite's models, loaded."""
+
+    def __init__(self, model: onnx.ModelProto, plan: Plan) -> None:
+        weights = {t.name for t in model.graph.initializer}
+        self.free = [v.name for v in model.graph.input if v.name not in weights]
+        self.inputs = [v.name for v in model.graph.input]
+        self.outputs = [v.name for v in model.graph.output]
+        self.engine = whet.load(plan)
+
+    def run(self, inputs: Sequence[Any], **_: Any) -> tuple[Any, ...]:
+        """The outputs in the model's order. The suite gives inputs by place, with or without those that have a
+        default."""
+        names = self.free if len(inputs) == len(self.free) else self.inputs
+        got = self.engine(dict(zip(names, inputs)))
+        return tuple(got[o] for o in self.outputs)
+
+
+class WhetBackend(Backend):
+    """Builds with the cost model's choices, for one thread."""
+
+    model: onnx.ModelProto | None = None  # the last that was asked for, and its plan if it could be built
+    plan: Plan | None = None
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device == "CPU"
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> WhetRep:
+        cls.model, cls.plan = model, None
+        cls.plan = whet.build(model, opt_level=0, threads=1, timing_cache=TimingCache())
+        return WhetRep(model, cls.plan)
+
+
+def generated(model: onnx.ModelProto | None, plan: Plan | None) -> bool:
+    """True if the plan computes by generated kernels alone, and something of what it computes depends on an input."""
+    if model is None or plan is None:
+        return False
+    steps = plan.summary()["steps"]
+    return steps["reference"] == steps["host"] == 0 and steps["native"] > 0 and _depends(model)
+
+
+def _depends(model: onnx.ModelProto) -> bool:
+    """True if an output of the optimized graph can be reached from an input: it is not a constant of the plan."""
+    graph = passes.run(load_model(model))
+    known = {id(v) for v in graph.inputs}
+    for node in graph.nodes:
+        if any(v is not None and id(v) in known for v in node.inputs):
+            known |= {id(v) for v in node.outputs}
+    return any(id(v) in known for v in graph.outputs)
+
+
+@functools.cache
+def cases(home: str) -> dict[str, unittest.TestCase]:
+    """Every case of the installed `onnx` for the CPU, by its name without the device. Files go to the folder `home`."""
+    os.environ["ONNX_HOME"] = home
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the suite computes its expectations with overflows and divisions by zero
+        import onnx.backend.test
+
+        classes = onnx.backend.test.BackendTest(WhetBackend, __name__).test_cases.values()
+    return {name.removesuffix("_cpu"): cls(name) for cls in classes for name in dir(cls)
+            if name.startswith("test_") and name.endswith("_cpu")}
+
+
+def exceptions() -> dict[str, str]:
+    """{case: why it does not pass}."""
+    return tomllib.loads(EXCEPTIONS.read_text())["fails"]
