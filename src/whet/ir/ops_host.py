@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import UnsupportedError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.ir.ops_base import REQUIRED, Attrs, OpDef, Spec, need
@@ -25,23 +24,20 @@ def _rule(ins: list[Value], at: Attrs) -> list[Spec]:
 
 
 @functools.lru_cache(maxsize=64)
-def _evaluator(proto: bytes) -> Any:
-    from onnx import ModelProto
-    from onnx.reference import ReferenceEvaluator
+def _kernel(proto: bytes) -> Any:
+    from whet.reference import Kernel
 
-    return ReferenceEvaluator(ModelProto.FromString(proto))
+    return Kernel(proto)
 
 
 def _reference(xs: list[Any], at: Attrs) -> list[Any]:
-    ev = _evaluator(at["proto"])
-    given = [x for x in xs if x is not None]
-    try:
-        results = ev.run(None, dict(zip(ev.input_names, given, strict=True)))
-    except Exception as e:  # whatever the operator's own implementation raises
-        raise UnsupportedError(f"onnx.reference cannot run {at['name'] or 'the node'}", why=f"{type(e).__name__}: {e}",
-                               do="use another operator, or install what the message names") from e
-    return [y if isinstance(y, list) or y is None else np.asarray(y) for y in results]
+    results: list[Any] = _kernel(at["proto"])(xs)
+    return results
 
+
+# Operators that need not give the same result twice.
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+                    "Bernoulli", "Dropout"})
 
 # proto:   a serialized ModelProto whose graph is the node; its inputs are the present ones of this node's, in order.
 # results: (dtype, shape) of each output. name: the ONNX operator, for people.
