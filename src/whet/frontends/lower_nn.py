@@ -1,14 +1,13 @@
-"""Lowerings of ONNX's layers: products, convolutions, pooling, normalization, attention."""
+"""Lowerings of ONNX's layers: products, convolutions, pooling, normalization."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from whet.errors import GraphError
-from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
+from whet.frontends.call import Call, NeedsReferenceError, lowers
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
@@ -370,70 +369,3 @@ def _mvn(c: Call) -> Value:
     d = c.emit("sub", x, c.reduce(x, "mean", axes))
     deviation = c.emit("sqrt", c.reduce(c.emit("mul", d, d), "mean", axes))
     return c.emit("div", d, c.emit("add", deviation, c.like(x, 1e-9)))
-
-
-# -- attention --------------------------------------------------------------------------------
-
-
-@lowers("Attention")
-def _attention(c: Call) -> list[Operand | None]:
-    """Attention-23 and later: [B, H, S, D] or [B, S, H*D] operands, past keys and values, grouped heads."""
-    windowed = c.attr("left_window_size", -1) != -1 or c.attr("right_window_size", -1) != -1
-    if c.attr("softcap", 0.0) != 0.0 or c.wants(3) or c.has(6) or windowed:
-        raise NeedsReferenceError
-    q, k, v = c.x(0), c.x(1), c.x(2)
-    flat = q.rank == 3
-    if flat:
-        heads, kv_heads = c.attr("q_num_heads"), c.attr("kv_num_heads")
-        if not heads or not kv_heads:
-            raise GraphError("Attention of rank 3 lacks q_num_heads or kv_num_heads", where=c.origin,
-                             do="export the model again")
-        q, k, v = (_split_heads(c, x, h) for x, h in ((q, heads), (k, kv_heads), (v, kv_heads)))
-    past: Dim = 0
-    if c.has(4) and c.has(5):
-        past = c.x(4).shape[2]
-        k, v = c.emit("concat", c.x(4), k, axis=2), c.emit("concat", c.x(5), v, axis=2)
-    present: list[Operand | None] = [k, v]
-    heads, kv_heads = q.shape[1], k.shape[1]
-    if heads != kv_heads:
-        k, v = (_repeat_heads(c, x, heads) for x in (k, v))
-    causal = bool(c.attr("is_causal", 0))
-    mask = c.opt(3)
-    if mask is not None and mask.shape[-1:] not in ((1,), k.shape[2:3]):
-        raise NeedsReferenceError  # a shorter mask is padded
-    if causal and past != 0:  # row i sees keys up to past + i
-        see = _causal_mask(c, q.shape[2], k.shape[2], past)
-        if mask is None:
-            mask = see
-        elif mask.dtype is DType.BOOL:
-            mask = c.emit("and", mask, see)
-        else:
-            mask = c.emit("where", see, mask, c.like(mask, -np.inf))
-        causal = False
-    size = q.shape[3]
-    if not isinstance(size, int):
-        c.unsupported("the head size is not fixed", "fix it with shapes=")
-    y = c.emit("attention", q, k, v, *([mask] if mask is not None else []), causal=causal, masked_zero=True,
-               scale=float(c.attr("scale") or 1.0 / math.sqrt(size)))
-    if flat:
-        b, h, s, d = y.shape
-        y = c.reshape(c.transpose(y, (0, 2, 1, 3)), (b, s, h * d))
-    return [y, *present][:max(c.n_outputs, 1)]
-
-
-def _split_heads(c: Call, x: Value, heads: int) -> Value:
-    b, s, w = x.shape
-    return c.transpose(c.reshape(x, (b, s, heads, w // heads)), (0, 2, 1, 3))
-
-
-def _repeat_heads(c: Call, x: Value, heads: Dim) -> Value:
-    b, h, s, d = x.shape
-    if not isinstance(h, int) or not isinstance(heads, int) or heads % h:
-        raise GraphError(f"Attention: {heads} query heads over {h} key heads", where=c.origin)
-    return c.reshape(c.expand(c.reshape(x, (b, h, 1, s, d)), (b, h, heads // h, s, d)), (b, heads, s, d))
-
-
-def _causal_mask(c: Call, rows: Dim, columns: Dim, past: Dim) -> Value:
-    i = c.reshape(c.emit("iota", size=rows, start=0, step=1, dtype=DType.I64), (rows, 1))
-    j = c.emit("iota", size=columns, start=0, step=1, dtype=DType.I64)
-    return c.emit("le", j, c.emit("add", i, c.builder.materialize(c.builder.operand(past))))

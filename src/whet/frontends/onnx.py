@@ -12,6 +12,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from whet.errors import GraphError, UnsupportedError, WhetError
 from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
+    lower_attention,
     lower_math,
     lower_nn,
     lower_quant,

@@ -32,12 +32,15 @@ def prepare(source: Source) -> Source:
                           "its local functions cannot be inlined")
     if opset < OLDEST_NATIVE:
         source = _converted(source, opset)
-    names = {n.op_type for n in source.proto.graph.node if n.domain in ("", "ai.onnx")}
-    defined = [name for name in sorted(names) if ("", name) not in LOWERINGS and name != "SequenceMap"
-               and _has_definition(name, opset)]
+    versions = {_domain(o.domain): o.version for o in source.proto.opset_import}
+    versions[""] = opset
+    kinds = {(_domain(n.domain), n.op_type) for n in source.proto.graph.node}
+    defined = [(domain, name) for domain, name in sorted(kinds) if (domain, name) not in LOWERINGS
+               and name != "SequenceMap" and _has_definition(domain, name, versions.get(domain, 1))]
     for one in defined:
         try:
-            expanded = _renewed(source, functools.partial(_expand, name=one, opset=opset), f"{one} cannot be expanded")
+            change = functools.partial(_expand, kind=one, opset=versions.get(one[0], 1))
+            expanded = _renewed(source, change, f"{one[1]} cannot be expanded")
         except GraphError:
             continue  # it runs as a reference node instead
         if not _unresolved(expanded.proto.graph) and _loops(expanded) == _loops(source):
@@ -58,25 +61,30 @@ def _opset(m: onnx.ModelProto) -> int:
     return max(versions, default=onnx.defs.onnx_opset_version())
 
 
-def _has_definition(name: str, opset: int) -> bool:
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _has_definition(domain: str, name: str, opset: int) -> bool:
     try:
-        schema: Any = onnx.defs.get_schema(name, opset)
+        schema: Any = onnx.defs.get_schema(name, opset, domain)
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _expand(m: onnx.ModelProto, name: str, opset: int) -> onnx.ModelProto:
-    """The model with the standard operator `name` replaced by its definition."""
+def _expand(m: onnx.ModelProto, kind: tuple[str, str], opset: int) -> onnx.ModelProto:
+    """The model with an operator (domain, name) of ONNX's own replaced by its definition."""
+    domain, name = kind
     explicit = onnx.ModelProto()
     explicit.CopyFrom(m)
-    defaults = {k: a.default_value for k, a in onnx.defs.get_schema(name, opset).attributes.items()
+    defaults = {k: a.default_value for k, a in onnx.defs.get_schema(name, opset, domain).attributes.items()
                 if a.default_value.name}
     for n in explicit.graph.node:  # the inliner does not know defaults
-        if n.op_type == name:
+        if n.op_type == name and _domain(n.domain) == domain:
             given = {a.name for a in n.attribute}
             n.attribute.extend(a for k, a in defaults.items() if k not in given)
-    return onnx.inliner.inline_selected_functions(explicit, [("", name)], inline_schema_functions=True)
+    return onnx.inliner.inline_selected_functions(explicit, [kind], inline_schema_functions=True)
 
 
 def _loops(source: Source) -> int:

@@ -380,7 +380,8 @@ def _lrn_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 
 
 def _attention_rule(ins: list[Any], at: Attrs) -> list[Spec]:
-    q, k, v, mask, lengths = (*ins, *(None,) * (5 - len(ins)))
+    q, k, v = ins[:3]
+    mask, lengths = (*ins[3:], None, None)[:2]
     dtype = same_dtype(ins[:3], "attention")
     need(dtype.is_float, f"attention does not take {dtype.value}")
     need(q.rank == k.rank == v.rank == 4, "attention takes q, k and v of rank 4")

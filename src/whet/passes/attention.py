@@ -41,6 +41,8 @@ def attention(rw: Rewriter, node: Node) -> Result:
     found = probabilities(rw, p)
     if found is None or p.rank not in (3, 4) or v.rank != p.rank or v.shape[:-2] != p.shape[:-2]:
         return None
+    if p.dtype not in (DType.F32, DType.F16, DType.BF16):
+        return None
     softmax, masked_zero = found
     scores = _scores(rw, softmax.input(0))
     if scores is None:

@@ -35,7 +35,7 @@ def attention_problem(region: Region) -> Problem:
     group = _quotient(out.shape[1], heads)
     views: dict[Key, tuple[Dim, ...]] = {OUT: _broadcast(out, out.shape)}
     views |= {i: _broadcast(region.inputs[i], out.shape) for i in epilogue_inputs(region)}
-    batch = {t: _grouped(s[:2], group) for t, s in views.items()}
+    batch: dict[Key, tuple[Dim, ...]] = {t: _grouped(s[:2], group) for t, s in views.items()}
     batch[Q] = _grouped(_broadcast(_leading(q), out.shape[:2]), group)
     for name, t in ((K, k), (V, v)):
         batch[name] = (*_broadcast(_leading(t), (out.shape[0], heads)), 0)
