@@ -77,17 +77,23 @@ def _bit_shift(c: Call) -> Value:
 
 @lowers("Cast")
 def _cast(c: Call) -> Value:
-    to = element_type(c.attr("to"), c.origin)
-    if DType.STRING in (to, c.x().dtype):
-        raise NeedsReferenceError
-    return c.cast(c.x(), to)
+    return _to(c, element_type(c.attr("to"), c.origin))
 
 
 @lowers("CastLike")
 def _cast_like(c: Call) -> Value:
-    if DType.STRING in (c.x(0).dtype, c.x(1).dtype):
+    return _to(c, c.x(1).dtype)
+
+
+def _to(c: Call, to: DType) -> Value:
+    x = c.x(0)
+    if to.is_host or x.dtype.is_host:
         raise NeedsReferenceError
-    return c.cast(c.x(0), c.x(1).dtype)
+    if not to.is_storage:
+        return c.cast(x, to)
+    if x.dtype is to:
+        return x
+    return c.emit("cast", x, to=to, saturate=bool(c.attr("saturate", 1)), round_mode=c.attr("round_mode", "up"))
 
 
 def _variadic(op: str) -> Callable[[Call], Value]:

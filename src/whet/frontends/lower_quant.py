@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
+from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
 from whet.frontends.lower_nn import conv, matmul
 from whet.frontends.tensors import element_type
@@ -14,51 +16,95 @@ from whet.ir.symbolic import Dim, product
 
 def _along(c: Call, v: Value, axis: int, rank: int) -> Value:
     """A scalar as it is; a vector along one axis of an operand of the given rank."""
-    if v.rank == 0 or (v.rank == 1 and v.shape[0] == 1):
+    if all(d == 1 for d in v.shape):
         return c.reshape(v, ())
     if v.rank != 1:
-        raise NeedsReferenceError  # blocked
+        raise NeedsReferenceError
     return c.reshape(v, (v.shape[0] if i == axis else 1 for i in range(rank)))
+
+
+def _blocks(c: Call, x: Value, scale: Value, zero: Value | None) -> tuple[Value, Value, Value | None]:
+    """Operands that broadcast: one scale and zero point in all, per index of an axis, or per block along an axis.
+
+    Where blocks come out even, x gets a dimension more and the scales are not repeated; the caller restores the shape.
+    """
+    block = c.attr("block_size", 0)
+    if not block or all(d == 1 for d in scale.shape):
+        single = all(d == 1 for d in scale.shape)
+        axis = 0 if single else c.axis(c.attr("axis", 1), x.rank)
+        return x, _along(c, scale, axis, x.rank), None if zero is None else _along(c, zero, axis, x.rank)
+    axis = c.axis(c.attr("axis", 1), x.rank)
+    if scale.rank != x.rank:
+        raise GraphError(f"blocks of {block} need a scale of rank {x.rank}, not {scale.rank}", where=c.origin,
+                         do="export the model again")
+    before, n, after = scale.shape[:axis], scale.shape[axis], scale.shape[axis + 1:]
+    if x.shape[axis] == n * block:
+        per = tuple(None if v is None else c.reshape(v, (*before, n, 1, *after)) for v in (scale, zero))
+        return c.reshape(x, (*x.shape[:axis], n, block, *x.shape[axis + 1:])), per[0], per[1]  # type: ignore[return-value]
+
+    def repeated(v: Value) -> Value:
+        wide = c.expand(c.reshape(v, (*before, n, 1, *after)), (*before, n, block, *after))
+        return c.slice(c.reshape(wide, (*before, n * block, *after)), axis, 0, x.shape[axis])
+
+    return x, repeated(scale), None if zero is None else repeated(zero)
+
+
+def _is_zero(v: Value | None) -> bool:
+    return v is None or (v.data is not None and not np.any(v.data.astype(np.float32)))
 
 
 def _centred(c: Call, x: Value, zero: Value | None, axis: int, to: DType) -> Value:
     """x - zero in type `to`."""
     y = c.cast(x, to)
-    if zero is None or (zero.data is not None and not np.any(zero.data)):
+    if zero is None or _is_zero(zero):
         return y
     return c.emit("sub", y, c.cast(_along(c, zero, axis, x.rank), to))
 
 
-def _saturated(c: Call, y: Value, zero: Value | None, axis: int, to: DType) -> Value:
-    """round(y) + zero, clamped to the range of `to`."""
+def _saturated(c: Call, y: Value, zero: Value | None, to: DType) -> Value:
+    """round(y) + zero (which broadcasts), clamped to the range of the integer type `to`."""
     y = c.emit("round", y)
-    if zero is not None:
-        y = c.emit("add", y, c.cast(_along(c, zero, axis, y.rank), y.dtype))
-    info = np.iinfo(to.np)
-    return c.cast(c.emit("min", c.emit("max", y, c.like(y, info.min)), c.like(y, info.max)), to)
+    if zero is not None and not _is_zero(zero):
+        y = c.emit("add", y, c.cast(zero, y.dtype))
+    info = ml_dtypes.iinfo(to.np)
+    return c.cast(c.emit("min", c.emit("max", y, c.like(y, int(info.min))), c.like(y, int(info.max))), to)
 
 
 @lowers("DequantizeLinear")
 def _dequantize(c: Call) -> Value:
-    x, scale, zero = c.x(0), c.x(1), c.opt(2)
-    if c.attr("block_size", 0):
-        raise NeedsReferenceError
-    axis = c.axis(c.attr("axis", 1), x.rank) if scale.rank else 0
-    y = _centred(c, x, zero, axis, DType.I32)
-    return c.emit("mul", c.cast(y, scale.dtype), _along(c, scale, axis, x.rank))
+    """(x - zero) * scale, in f32; the zero point of floats is 0."""
+    shape = c.x(0).shape
+    x, scale, zero = _blocks(c, c.x(0), c.x(1), c.opt(2))
+    to = element_type(c.attr("output_dtype"), c.origin) if c.attr("output_dtype", 0) else scale.dtype
+    y = c.cast(x, DType.F32)
+    if zero is not None and not _is_zero(zero) and not x.dtype.computed_as.is_float:
+        if x.dtype.size < 4:  # else the difference may need more bits than f32 has
+            y = c.emit("sub", y, c.cast(zero, DType.F32))
+        else:
+            y = c.cast(c.emit("sub", x, zero), DType.F32)
+    return c.reshape(c.cast(c.emit("mul", y, c.cast(scale, DType.F32)), to), shape)
 
 
 @lowers("QuantizeLinear")
 def _quantize(c: Call) -> Value:
-    x, scale, zero = c.x(0), c.x(1), c.opt(2)
-    to = zero.dtype if zero is not None else DType.U8
-    if zero is None and c.attr("output_dtype", 0):
+    """x / scale in the scale's type or what `precision` says; then integers are rounded, shifted by the zero point
+    and clamped, floats cast (the zero point of 8-bit floats is 0)."""
+    shape = c.x(0).shape
+    to = DType.U8
+    if c.has(2):
+        to = c.x(2).dtype
+    elif c.attr("output_dtype", 0):
         to = element_type(c.attr("output_dtype"), c.origin)
-    if c.attr("block_size", 0) or not to.is_integer or to.size > 2:
-        raise NeedsReferenceError
-    axis = c.axis(c.attr("axis", 1), x.rank) if scale.rank else 0
-    y = c.emit("div", c.cast(x, DType.F32), c.cast(_along(c, scale, axis, x.rank), DType.F32))
-    return _saturated(c, y, zero, axis, to)
+    x, scale, zero = _blocks(c, c.x(0), c.x(1), c.opt(2))
+    precision = element_type(c.attr("precision"), c.origin) if c.attr("precision", 0) else scale.dtype
+    if not precision.is_float:
+        precision = DType.F32
+    y = c.cast(c.emit("div", c.cast(x, precision), c.cast(scale, precision)), DType.F32)
+    if not to.computed_as.is_float:
+        return c.reshape(_saturated(c, y, zero, to), shape)
+    if zero is not None and not _is_zero(zero) and to.bits < 8:
+        y = c.emit("add", y, c.cast(zero, DType.F32))
+    return c.reshape(c.emit("cast", y, to=to, saturate=bool(c.attr("saturate", 1))), shape)
 
 
 @lowers("DynamicQuantizeLinear")
@@ -68,10 +114,11 @@ def _dynamic_quantize(c: Call) -> list[Value]:
     zero = c.like(x, 0)
     low = c.emit("min", c.reduce(x, "min", axes, keepdims=False), zero)
     high = c.emit("max", c.reduce(x, "max", axes, keepdims=False), zero)
-    scale = c.emit("div", c.emit("sub", high, low), c.like(x, 255))
+    width = c.emit("where", c.emit("eq", high, low), c.like(x, 1), c.emit("sub", high, low))
+    scale = c.emit("div", width, c.like(x, 255))
     point = c.emit("round", c.emit("div", c.emit("neg", low), scale))
     point = c.cast(c.emit("min", c.emit("max", point, zero), c.like(x, 255)), DType.U8)
-    return [_saturated(c, c.emit("div", x, scale), point, 0, DType.U8), scale, point]
+    return [_saturated(c, c.emit("div", x, scale), point, DType.U8), scale, point]
 
 
 def _exact_in_f32(terms: Dim) -> None:
@@ -105,7 +152,7 @@ def _conv_integer(c: Call) -> Value:
 def _requantized(c: Call, acc: Value, factor: Value, scale: Value, zero: Value, axis: int) -> Value:
     factor = c.emit("div", factor, c.reshape(scale, ()))
     y = c.emit("mul", c.cast(acc, DType.F32), factor)
-    return _saturated(c, y, zero, axis, zero.dtype)
+    return _saturated(c, y, _along(c, zero, axis, y.rank), zero.dtype)
 
 
 @lowers("QLinearMatMul")

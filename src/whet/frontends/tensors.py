@@ -22,6 +22,11 @@ ELEMENT_TYPES: dict[int, DType] = {
     TensorProto.INT32: DType.I32, TensorProto.INT64: DType.I64, TensorProto.UINT8: DType.U8,
     TensorProto.UINT16: DType.U16, TensorProto.UINT32: DType.U32, TensorProto.UINT64: DType.U64,
     TensorProto.BOOL: DType.BOOL, TensorProto.STRING: DType.STRING,
+    TensorProto.FLOAT8E4M3FN: DType.F8E4M3FN, TensorProto.FLOAT8E4M3FNUZ: DType.F8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2: DType.F8E5M2, TensorProto.FLOAT8E5M2FNUZ: DType.F8E5M2FNUZ,
+    TensorProto.FLOAT8E8M0: DType.F8E8M0FNU, TensorProto.FLOAT6E2M3: DType.F6E2M3FN,
+    TensorProto.FLOAT6E3M2: DType.F6E3M2FN, TensorProto.FLOAT4E2M1: DType.F4E2M1FN,
+    TensorProto.INT4: DType.I4, TensorProto.UINT4: DType.U4, TensorProto.INT2: DType.I2, TensorProto.UINT2: DType.U2,
 }
 TO_ONNX = {v: k for k, v in ELEMENT_TYPES.items()}
 
@@ -33,6 +38,19 @@ def element_type(code: int, where: str) -> DType:
     known = code in TensorProto.DataType.values()
     raise UnsupportedError(f"element type {TensorProto.DataType.Name(code) if known else code}", where=where,
                            why="whet has no such type", do=f"use one of {', '.join(d.value for d in DType)}")
+
+
+def unpacked(packed: np.ndarray, dtype: DType, size: int) -> np.ndarray:
+    """`size` elements of a type below 8 bits, a byte each, from a tight stream of bits, the lowest of a byte first."""
+    if 8 % dtype.bits == 0:
+        shifts = np.arange(0, 8, dtype.bits, dtype=np.uint8)
+        codes = (packed[:, None] >> shifts & np.uint8((1 << dtype.bits) - 1)).reshape(-1)[:size]
+    else:
+        bits = np.unpackbits(packed, count=size * dtype.bits, bitorder="little")
+        codes = np.packbits(bits.reshape(size, dtype.bits), axis=1, bitorder="little").reshape(size)
+    array = codes.view(dtype.np)
+    array.flags.writeable = False
+    return array
 
 
 class Tensors:
@@ -54,14 +72,17 @@ class Tensors:
         if any(d < 0 for d in shape):
             raise GraphError(f"shape {shape} has a negative dimension", where=where, do="export the model again")
         size = math.prod(shape)
+        nbytes = -(-size * dtype.bits // 8)  # types below 8 bits lie packed in files
         if t.data_location == TensorProto.EXTERNAL:
-            view = self.external(t, size * dtype.size)
+            view = self.external(t, nbytes)
         elif view is None and t.HasField("raw_data") and dtype is not DType.STRING:
             view = memoryview(t.raw_data)
         if view is not None:
-            if len(view) != size * dtype.size:
+            if len(view) != nbytes:
                 raise GraphError(f"a tensor of shape {shape} and type {dtype.value} has {len(view)} bytes of data",
-                                 where=where, why=f"it needs {size * dtype.size}", do="export the model again")
+                                 where=where, why=f"it needs {nbytes}", do="export the model again")
+            if dtype.bits < 8:
+                return unpacked(np.frombuffer(view, np.uint8), dtype, size).reshape(shape)
             array = np.frombuffer(view, dtype.np) if size else np.zeros(0, dtype.np)
             if not _LITTLE:
                 array = array.byteswap()

@@ -60,8 +60,15 @@ class DType(enum.Enum):
 
     @property
     def is_storage(self) -> bool:
-        """True for types that are stored, moved and cast, but never computed with: 8-bit floats and all below 8 bits."""
+        """True for types that are stored, moved and cast, never computed with: 8-bit floats and all below 8 bits."""
         return self in _STORAGE
+
+    @property
+    def computed_as(self) -> DType:
+        """What a storage type's values are computed in, which holds them exactly: f32, i8, u8; else the type itself."""
+        if self in _SMALL_INTEGERS:
+            return _SMALL_INTEGERS[self]
+        return DType.F32 if self.is_storage else self
 
     @property
     def is_float(self) -> bool:
@@ -105,6 +112,7 @@ _NP = {
     DType.I2: np.dtype(ml_dtypes.int2), DType.U2: np.dtype(ml_dtypes.uint2),
 }
 _BITS = {DType.F6E2M3FN: 6, DType.F6E3M2FN: 6, DType.F4E2M1FN: 4, DType.I4: 4, DType.U4: 4, DType.I2: 2, DType.U2: 2}
+_SMALL_INTEGERS = {DType.I4: DType.I8, DType.I2: DType.I8, DType.U4: DType.U8, DType.U2: DType.U8}
 _STORAGE = frozenset(_BITS) | {DType.F8E4M3FN, DType.F8E4M3FNUZ, DType.F8E5M2, DType.F8E5M2FNUZ, DType.F8E8M0FNU}
 _FROM_NP = {v: k for k, v in _NP.items() if k not in (DType.STRING, DType.OBJECT)}
 _LLVM = {

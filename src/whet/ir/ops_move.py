@@ -264,7 +264,7 @@ def _topk_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 
 def _iota_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     t = at["dtype"]
-    need(isinstance(t, DType) and not t.is_host and t is not DType.BOOL, "iota needs a number type")
+    need(isinstance(t, DType) and (t.is_float or t.is_integer), "iota needs a number type")
     return [(at["dtype"], _dims([at["size"]], "iota"))]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.ir.casts import ROUND_MODES, cast
 from whet.ir.dtypes import DType
 from whet.ir.ops_base import in_f32, need
 
@@ -63,6 +64,8 @@ def _cast_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     need(isinstance(to, DType), f"cast needs a DType as `to`, not {to!r}")
     assert isinstance(to, DType)
     need(not to.is_host and not dtypes[0].is_host, "cast does not take strings")
+    mode = attrs.get("round_mode", "up")
+    need(mode in ROUND_MODES, f"cast rounds {', '.join(ROUND_MODES)}, not {mode}")
     return to
 
 
@@ -137,10 +140,6 @@ def _isinf(x: np.ndarray, positive: bool = True, negative: bool = True) -> np.nd
     return ((x == np.inf) & bool(positive)) | ((x == -np.inf) & bool(negative))
 
 
-def _cast(x: np.ndarray, to: DType) -> np.ndarray:
-    return x.astype(to.np)
-
-
 def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind == "u":
         return a // b
@@ -187,7 +186,8 @@ def _rows() -> dict[str, Pointwise]:
     row("isinf", 1, _isinf, _FLOATS, DType.BOOL, {"positive": True, "negative": True})
     row("not", 1, np.logical_not, _BOOL)
     row("bitnot", 1, np.invert, _INTS)
-    rows["cast"] = Pointwise("cast", 1, _rounded_cast, _cast_type, {"to": None})
+    rows["cast"] = Pointwise("cast", 1, _quiet_cast, _cast_type,
+                             {"to": None, "saturate": True, "round_mode": "up"})
     binary: dict[str, Callable[..., np.ndarray]] = {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _div, "pow": _pow,
         "min": np.minimum, "max": np.maximum}
@@ -208,9 +208,9 @@ def _rows() -> dict[str, Pointwise]:
     return rows
 
 
-def _rounded_cast(x: np.ndarray, to: DType) -> np.ndarray:
+def _quiet_cast(x: np.ndarray, **attrs: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return _cast(np.asarray(x), to)
+        return cast(np.asarray(x), **attrs)
 
 
 POINTWISE: dict[str, Pointwise] = _rows()

@@ -13,7 +13,7 @@ from whet.targets.cpu.epilogue import emit_expr, emit_terms, invariant_terms, lo
 from whet.targets.cpu.isa import AVX2, NEON, Isa, host
 from whet.targets.cpu.llvm import Fn, Val
 
-TYPES = [d for d in DType if not d.is_host]
+TYPES = [d for d in DType if not d.is_host and not d.is_storage]
 CASES = [(name, d) for name, op in POINTWISE.items() for d in TYPES if name not in ("cast", "where")]
 
 

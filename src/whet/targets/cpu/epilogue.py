@@ -1,7 +1,8 @@
 """Pointwise expressions inside kernels: loads and stores with conversion, and every POINTWISE operator on `Val`s.
 
 A value is computed in its *compute type* (`compute_type`): f32 for f32, bf16 and f16; f64; integers as they are;
-bool as i1. Unsigned integers are LLVM integers too; the expression's dtypes say how they compare and divide.
+bool as i1; storage types as the bytes that they are (`narrow.py`). Unsigned integers are LLVM integers too; the
+expression's dtypes say how they compare and divide.
 
     bias = load_value(k, DType.BF16, p, lanes=16, mask=m)          # hoist out of the row loop what does not change
     y = emit_expr(k, region.epilogue, lambda leaf: acc if leaf.source == ANCHOR else bias)
@@ -19,7 +20,7 @@ from typing import Any
 from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf
-from whet.targets.cpu import vmath
+from whet.targets.cpu import narrow, vmath
 from whet.targets.cpu.llvm import Fn, Val, _mangle, vec
 
 LeafFn = Callable[[Leaf], Val]
@@ -153,7 +154,7 @@ def emit_terms(k: Fn, expr: Expr, leaf: LeafFn, wanted: Iterable[int],
             if isinstance(t, Leaf):
                 done[i] = leaf(t)
             elif isinstance(t, Imm):
-                done[i] = k.const(compute_type(t.dtype), t.value)
+                done[i] = k.const(compute_type(t.dtype), _immediate(t))
             else:
                 done[i] = apply(k, t, [value(a) for a in t.args], [expr.terms[a].dtype for a in t.args],
                                 [_immediate(expr.terms[a]) for a in t.args], i in coarse)
@@ -174,7 +175,10 @@ def invariant_terms(expr: Expr, invariant: Callable[[Leaf], bool]) -> tuple[int,
 
 
 def _immediate(t: Any) -> Any:
-    return t.value if isinstance(t, Imm) else None
+    """A constant's number, in a storage type the byte; None for other terms."""
+    if not isinstance(t, Imm):
+        return None
+    return narrow.constant(t.value, t.dtype) if t.dtype.is_storage else t.value
 
 
 def _coarse_terms(expr: Expr) -> set[int]:
@@ -218,7 +222,7 @@ def apply(k: Fn, t: Apply, args: Sequence[Val], dtypes: Sequence[DType], imms: S
         case "bitnot":
             return args[0] ^ -1
         case "cast":
-            return cast(k, args[0], d, t.dtype)
+            return cast(k, args[0], d, t.dtype, attrs.get("saturate", True), attrs.get("round_mode", "up"))
         case "where":
             return k.select(args[0], args[1], args[2])
         case "add":
@@ -370,8 +374,19 @@ def _int_power(k: Fn, a: Val, b: Val, d: DType) -> Val:
     return k.select(b < 0, inverse, r)
 
 
-def cast(k: Fn, v: Val, src: DType, dst: DType) -> Val:
-    """A value of src's compute type in dst's, rounded as dst is. Floats out of an integer's range saturate."""
+def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mode: str = "up") -> Val:
+    """A value of src's compute type in dst's, rounded as dst is. Floats out of an integer's range saturate.
+
+    saturate, round_mode: as `whet.ir.casts` has them, of storage types alone.
+    """
+    if src is dst:
+        return v
+    if src.is_storage:
+        v, src = narrow.decode(k, v, src), src.computed_as
+    if dst.is_storage:
+        if dst.computed_as.is_float:
+            v, src = cast(k, v, src, DType.F32), DType.F32
+        return narrow.encode(k, v, src, dst, saturate, round_mode)
     want = compute_type(dst)
     if dst is DType.BOOL:
         return v if src is DType.BOOL else v.ne(0)

@@ -94,6 +94,8 @@ def vector_lanes(isa_width: int, dtypes: Iterable[DType], exprs: Iterable[Expr |
     types = set(dtypes)
     for e in exprs:
         types |= {t.dtype for t in e.terms} if e is not None else set()
+    if any(isinstance(t, Apply) and t.op == "cast" for e in exprs if e is not None for t in e.terms):
+        types = {DType.I32 if t.is_storage else t for t in types}  # in which they are decoded and encoded
     return isa_width // max(_bytes(t) for t in types)
 
 
