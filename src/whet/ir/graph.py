@@ -11,7 +11,7 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.ir.dtypes import DType
-from whet.ir.symbolic import Dim, Shape, Sym, names
+from whet.ir.symbolic import Dim, Shape, Sym, evaluate, names
 
 
 class Value:
@@ -85,12 +85,28 @@ class Size:
     axis: bool = False
 
 
+@dataclass(frozen=True)
+class Check:
+    """What must hold of sizes that data tell, as soon as all of them are known: a == b, or where `most`, a <= b."""
+
+    a: Dim
+    b: Dim
+    what: str  # for people: the operator and what it needs
+    most: bool = False
+
+    def holds(self, env: Mapping[str, int]) -> bool:
+        a, b = evaluate(self.a, env), evaluate(self.b, env)
+        return a <= b if self.most else a == b
+
+
 class Graph:
     """A function from `inputs` to `outputs`, its nodes in an order in which they can run.
 
     `dims` holds the optimization profile: (min, opt, max) of every symbolic dimension's name.
     `sizes` tells where those dimensions come from that depend on data. A node that uses such a dimension
-    depends on the value that it is learnt from as if it read it.
+    depends on the value that it is learnt from as if it read it. `checks` are conditions on such dimensions without
+    which a node would read what is not there. `contents` gives the elements of integer inputs that are used as sizes
+    ranges of their own, by the input's name.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -100,6 +116,8 @@ class Graph:
         self.nodes: list[Node] = []
         self.dims: dict[str, tuple[int, int, int]] = {}
         self.sizes: dict[str, Size] = {}
+        self.checks: list[Check] = []
+        self.contents: dict[str, tuple[tuple[int, int, int], ...]] = {}
         self.output_names: list[str] = []  # as the model calls them; values may be shared or renamed
         self.reserved: set[str] = set()  # names given from outside, which `fresh` must not give again
         self._serial = 0
@@ -171,10 +189,14 @@ class Graph:
         """The values that tell the data-dependent dimensions which the node uses."""
         if not self.sizes:
             return []
+        return [self.sizes[n].value for n in sorted(self._names_used(node)) if n in self.sizes]
+
+    @staticmethod
+    def _names_used(node: Node) -> set[str]:
         used = names(*(d for o in node.outputs for d in o.shape), *dims_in(tuple(node.attrs.values())))
         for a in node.attrs.values():  # regions and the bodies of control flow list theirs
             used |= set(getattr(a, "dims", ()))
-        return [self.sizes[n].value for n in sorted(used) if n in self.sizes]
+        return used
 
     def read_outside(self) -> set[Value]:
         """The values that somebody else than a node reads: the outputs, and what dimensions are learnt from."""
@@ -233,16 +255,25 @@ class Graph:
         self.nodes = order
 
     def prune(self) -> int:
-        """Drop the nodes whose outputs nobody reads; returns how many."""
-        live = {id(v) for v in self.outputs}
-        live |= {id(self.sizes[n].value) for v in self.outputs for n in names(*v.shape) if n in self.sizes}
+        """Drop the nodes whose outputs nobody reads, and the data-dependent sizes that nothing needs; returns how
+        many nodes."""
+        there = {id(v) for v in self.inputs} | {id(o) for n in self.nodes for o in n.outputs}
+        self.sizes = {n: s for n, s in self.sizes.items() if s.value.is_const or id(s.value) in there}
+        told = self.sizes.keys() | {n for v in self.inputs for n in names(*v.shape)}
+        self.checks = [c for c in self.checks if names(c.a, c.b) <= told]
+        wanted = names(*(d for v in self.outputs for d in v.shape), *(d for c in self.checks for d in (c.a, c.b)))
+        live = {id(v) for v in self.outputs} | {id(self.sizes[n].value) for n in wanted if n in self.sizes}
         kept: list[Node] = []
         for n in reversed(self.nodes):
             if any(id(o) in live for o in n.outputs):
                 kept.append(n)
                 live |= {id(v) for v in (*n.inputs, *self.learnt(n)) if v is not None}
+                wanted |= self._names_used(n)
         dropped = len(self.nodes) - len(kept)
         self.nodes = kept[::-1]
+        for name in self.sizes.keys() - wanted:
+            del self.sizes[name]
+            self.dims.pop(name, None)
         return dropped
 
 

@@ -70,12 +70,25 @@ def _run(graph: Graph, given: Sequence[Any], dims: dict[str, int]) -> list[Any]:
     told: dict[Value, list[tuple[str, Size]]] = {}
     for name, s in graph.sizes.items():
         told.setdefault(s.value, []).append((name, s))
+    open_ = list(graph.checks)
 
     def learn(v: Value, x: Any) -> None:
         known[v] = x
         for name, s in told.get(v, ()):
             env[name] = int(np.shape(x)[s.at] if s.axis else np.asarray(x).reshape(-1)[s.at])
+            low, _, high = graph.dims[name]
+            if not low <= env[name] <= high:
+                raise InputError(f"{name} is {env[name]}", where=v.producer.origin if v.producer else f"input {v.name}",
+                                 why=f"it may be {low} to {high}", do="check the input that it is computed from")
+        for c in [c for c in open_ if v in told and names(c.a, c.b) <= env.keys()]:
+            open_.remove(c)
+            if not c.holds(env):
+                raise InputError(f"{dim_value(c.a, env)} {'is over' if c.most else 'is not'} {dim_value(c.b, env)}",
+                                 where=c.what, do="check the input that it is computed from")
 
+    for v in told:
+        if v.data is not None:
+            learn(v, v.data)
     for v in graph.inputs:
         learn(v, arrays[v.name])
     last_use = {v: i for i, n in enumerate(graph.nodes) for v in n.inputs if v is not None}

@@ -133,7 +133,7 @@ def _sizes(g: Graph) -> Iterator[Complaint]:
     for name, s in g.sizes.items():
         if name not in g.dims:
             yield f"dimension {name}", "is learnt from a value and has no profile"
-        if id(s.value) not in known and any(name in names(*v.shape) for v in g.values()):
+        if not s.value.is_const and id(s.value) not in known and any(name in names(*v.shape) for v in g.values()):
             yield f"dimension {name}", f"is learnt from {s.value.name}, which is not in the graph"
 
 
