@@ -49,6 +49,12 @@ class UnsupportedError(ModelError):
     code = "W103-unsupported"
 
 
+class WeightsError(ModelError):
+    """Weights that are not those which a model was stripped of."""
+
+    code = "W104-weights"
+
+
 class InputError(WhetError):
     """An input of the wrong name, type, shape or outside the profile (W2xx)."""
 
