@@ -70,3 +70,32 @@ def distance(got: np.ndarray, want: np.ndarray) -> float:
     a, b = got.astype(np.float64), want.astype(np.float64)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+
+
+def by_plan(m: onnx.ModelProto, feeds: Mapping[str, np.ndarray], generated: bool = True) -> list[np.ndarray]:
+    """The outputs of the model built into a plan; `generated`: no reference kernel may be in it."""
+    import whet
+    from whet.tuning.cache import TimingCache
+
+    plan = whet.build(m, opt_level=0, threads=1, timing_cache=TimingCache())
+    steps = plan.summary()["steps"]
+    assert not generated or steps["reference"] == steps["host"] == 0, steps
+    with whet.load(plan) as engine:
+        got = engine(dict(feeds))
+    return [got[o.name] for o in m.graph.output]
+
+
+def by_reference(m: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs by onnx.reference."""
+    from onnx.reference import ReferenceEvaluator
+
+    with np.errstate(all="ignore"):
+        return list(ReferenceEvaluator(m).run(None, dict(feeds)))
+
+
+def agree(got: Sequence[np.ndarray], want: Sequence[Any], rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    """Assert equal types and shapes, and values within tolerance (NaN where NaN is wanted)."""
+    assert len(got) == len(want)
+    for g, w in zip(got, map(np.asarray, want)):
+        assert (g.dtype, g.shape) == (w.dtype, w.shape)
+        np.testing.assert_allclose(g.astype(np.float64), w.astype(np.float64), rtol=rtol, atol=atol)

@@ -70,9 +70,21 @@ def _pow(c: Call) -> Value:
 
 @lowers("BitShift")
 def _bit_shift(c: Call) -> Value:
-    if c.x(0).dtype.is_signed:
-        raise NeedsReferenceError
-    return c.emit("shl" if c.attr("direction") == "LEFT" else "shr", c.x(0), c.x(1))
+    """Shifts by the type's width or more, and by less than 0, leave 0, or the sign to the right (opset 28)."""
+    x, n = c.x(0), c.x(1)
+    op = "shl" if c.attr("direction") == "LEFT" else "shr"
+    if not x.dtype.is_signed:
+        return c.emit(op, x, n)
+    bits = c.like(x, 8 * x.dtype.size - 1)
+    sane = c.emit("and", c.emit("ge", n, c.like(n, 0)), c.emit("le", n, bits))
+    unsigned = {DType.I8: DType.U8, DType.I16: DType.U16, DType.I32: DType.U32, DType.I64: DType.U64}[x.dtype]
+    by = c.cast(c.emit("where", sane, n, c.like(n, 0)), unsigned)
+    if op == "shl":
+        return c.emit("where", sane, c.cast(c.emit("shl", c.cast(x, unsigned), by), x.dtype), c.like(x, 0))
+    sign = c.emit("where", c.emit("lt", x, c.like(x, 0)), c.like(x, -1), c.like(x, 0))
+    flipped = c.cast(c.emit("bitxor", x, sign), unsigned)  # ~x where x < 0: then zeros come from the left
+    y = c.emit("bitxor", c.cast(c.emit("shr", flipped, by), x.dtype), sign)
+    return c.emit("where", sane, y, sign)
 
 
 @lowers("Cast")

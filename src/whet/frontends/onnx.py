@@ -17,6 +17,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_nn,
     lower_quant,
     lower_tensor,
+    lower_training,
     partial,
 )
 from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
