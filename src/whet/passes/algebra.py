@@ -166,7 +166,14 @@ _WIDER: dict[DType, set[DType]] = {
     DType.I16: {DType.I32, DType.I64, DType.F32, DType.F64},
     DType.U16: {DType.U32, DType.U64, DType.I32, DType.I64, DType.F32, DType.F64},
     DType.I32: {DType.I64, DType.F64}, DType.U32: {DType.U64, DType.I64, DType.F64},
-    DType.BOOL: {t for t in DType if not t.is_host and t is not DType.BOOL},
+    DType.BOOL: {t for t in DType if not t.is_host and t not in (DType.BOOL, DType.F8E8M0FNU)},
+    DType.F8E8M0FNU: {DType.F32, DType.F64},  # in bf16 its least number is subnormal, which kernels may take for 0
+    **{t: {DType.F16, DType.BF16, DType.F32, DType.F64} for t in DType
+       if t.is_storage and t.computed_as.is_float and t is not DType.F8E8M0FNU},
+    **{t: {DType.I8, DType.I16, DType.I32, DType.I64, DType.F16, DType.BF16, DType.F32, DType.F64}
+       for t in (DType.I4, DType.I2)},
+    **{t: {DType.U8, DType.U16, DType.U32, DType.U64, DType.I8, DType.I16, DType.I32, DType.I64, DType.F16, DType.BF16,
+           DType.F32, DType.F64} for t in (DType.U4, DType.U2)},
 }
 
 
@@ -176,13 +183,14 @@ def lossless(a: DType, b: DType) -> bool:
 
 
 def needless_cast(rw: Rewriter, node: Node) -> Result:
-    """A cast to the type that is there, and a cast after a cast that loses nothing."""
-    x = node.input(0)
-    if x.dtype is node.output.dtype:
+    """A cast to the type that is there, and a cast after a cast that loses nothing (but there and back from a
+    storage type it may change what saturates)."""
+    x, to = node.input(0), node.output.dtype
+    if x.dtype is to:
         return x
     inner = made_by(x, "cast")
-    if inner and lossless(inner.input(0).dtype, x.dtype):
-        return rw.add("cast", inner.input(0), like=node, to=node.output.dtype)
+    if inner and lossless(inner.input(0).dtype, x.dtype) and not (to.is_storage and to is inner.input(0).dtype):
+        return rw.add("cast", inner.input(0), like=node, **node.attrs)
     return None
 
 

@@ -78,7 +78,7 @@ def _needs_exact(graph: Graph) -> set[Value]:
 
 def _is_sensitive(e: Expr) -> bool:
     def to_integer(t: Apply) -> bool:
-        return t.op == "cast" and t.dtype.is_integer and e.terms[t.args[0]].dtype.is_float
+        return t.op == "cast" and t.dtype.computed_as.is_integer and e.terms[t.args[0]].dtype.is_float
 
     return any(isinstance(t, Apply) and (t.op in EXACT or to_integer(t)) for t in e.terms)
 
