@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -120,7 +121,7 @@ class Graph:
         self.contents: dict[str, tuple[tuple[int, int, int], ...]] = {}
         self.output_names: list[str] = []  # as the model calls them; values may be shared or renamed
         self.reserved: set[str] = set()  # names given from outside, which `fresh` must not give again
-        self._serial = 0
+        self._serial = itertools.count(1)
 
     # -- building --------------------------------------------------------------------------
 
@@ -128,10 +129,16 @@ class Graph:
         """A name that no value of this graph had from `fresh` before."""
         base = re.sub(r"(\.\d+)+$", "", hint)
         while True:
-            self._serial += 1
-            name = f"{base}.{self._serial}"
+            name = f"{base}.{next(self._serial)}"
             if name not in self.reserved:
                 return name
+
+    def body(self, name: str) -> Graph:
+        """An empty graph for control flow inside this one: it knows the same dimensions, and `fresh` gives no name
+        in it that it gives in this one."""
+        g = Graph(name)
+        g.dims, g.reserved, g._serial = dict(self.dims), self.reserved, self._serial
+        return g
 
     def const(self, data: Any, dtype: DType | None = None, hint: str = "c") -> Value:
         """A constant value."""
