@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import options
+from whet.cli import lint, options
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -188,6 +188,9 @@ def doctor(json: options.AsJson = False) -> None:
     from whet.cli import doctor as view
 
     view.run(json)
+
+
+app.command("lint")(lint.command)
 
 
 def _precision(bf16: bool, best: bool) -> set[str]:

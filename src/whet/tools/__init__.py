@@ -1,0 +1,1 @@
+"""Tools that look into a model or plan and say what is in it and what is wrong with it."""

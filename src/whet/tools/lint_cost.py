@@ -1,0 +1,134 @@
+"""What becomes of a model: which steps run on the host, which only move memory, and their share of the time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from whet import passes
+from whet.errors import WhetError
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph, Node
+from whet.ir.ops_host import HOST
+from whet.ir.symbolic import names, upper
+from whet.targets.cpu.target import CpuTarget
+from whet.tools.lint_codes import Finding, finding
+from whet.tools.lint_weights import size
+from whet.tools.steps import moves, node_name, reason, steps
+
+OWN_BYTES = 1 << 20  # of a cast or copy that is worth a word
+OWN_SHARE = 0.01
+LARGE_BYTES = 1 << 30
+
+
+def dimensions(graph: Graph, inputs: set[str], profiles: Sequence[Mapping[str, Any]] | None) -> list[Finding]:
+    """Dimensions whose range is a guess, and those that data decides. `inputs`: the model's own."""
+    out: list[Finding] = []
+    profiled = {n for p in profiles or () for n in p}
+    where: dict[str, list[str]] = {}
+    for v in graph.inputs:
+        for i, d in enumerate(v.shape if v.name in inputs else ()):
+            for n in names(d):
+                where.setdefault(n, []).append(f"{v.name}[{i}]")
+                if v.name in profiled:
+                    profiled.add(n)
+    for name, (low, opt, high) in graph.dims.items():
+        if name in where:
+            if low < high and name not in profiled:
+                out.append(finding(
+                    "L205", name, f"the dimension {name} ({', '.join(where[name][:3])}) has no profile",
+                    f"whet takes {low} to {high} and tunes for {opt}: other sizes are refused when the plan runs",
+                    "give --min-shapes, --opt-shapes and --max-shapes, or fix it with --shapes",
+                    min=low, opt=opt, max=high))
+        else:
+            told = getattr(graph, "sizes", {}).get(name)
+            origin = told.value.producer.origin if told is not None and told.value.producer is not None else ""
+            out.append(finding("L206", node_name(origin) or name, f"a size ({name}) depends on data",
+                               f"memory is reserved for up to {high}", "nothing, if that bound is right",
+                               op=origin.split(" ")[0], max=high))
+    return out
+
+
+def check(graph: Graph, threads: int | None = None) -> list[Finding]:
+    """Host steps, and large casts and copies of their own, with their share of the estimated time."""
+    large = _large(graph)
+    try:
+        cpu = CpuTarget.of_host(threads or len(os.sched_getaffinity(0)))
+        found = steps(passes.run(graph), cpu)
+    except WhetError as e:
+        return [*large, finding("L201", e.where, e.what, e.why, e.do)]
+    total = sum(s.seconds for s in found) or 1.0
+    out = []
+    for s in found:
+        share = round(s.seconds / total, 4)
+        text = _estimated(share)
+        name, op = node_name(s.node.origin), s.node.origin.split(" ", 1)[0]
+        if s.kind == "host":
+            out.append(_hosted(s.node, name, op, text, share))
+        elif s.region is not None and s.bytes >= OWN_BYTES and share >= OWN_SHARE and (kind := moves(s.region)):
+            code = "L207" if kind == "cast" else "L208"
+            out.append(finding(code, name or s.region.kind, f"a {kind} that moves {size(s.bytes)}", text, op=op,
+                               do="keep neighbours in one type" if kind == "cast" else
+                               "see `whet inspect` for the layout that its neighbours want",
+                               share=share, basis="estimated", bytes=s.bytes))
+    return large + out
+
+
+def _estimated(share: float) -> str:
+    return f"about {share:.0%} of the estimated time"
+
+
+def _hosted(node: Node, name: str, op: str, text: str, share: float) -> Finding:
+    if node.op in HOST - {"onnx"}:
+        return finding("L203", name, f"{op} decides on the host what runs", text, "nothing: its bodies are compiled",
+                       op=op, share=share, basis="estimated")
+    why = reason(node)
+    return finding("L202", name, f"{op} runs on the host by a reference kernel", f"{why}; {text}",
+                   "replace it by operators that whet compiles, or register it as a plugin", op=op,
+                   share=share, basis="estimated")
+
+
+def _large(graph: Graph) -> list[Finding]:
+    ranges = {n: (low, high) for n, (low, _, high) in graph.dims.items()}
+    out = []
+    for v in (*graph.inputs, *(o for n in graph.nodes for o in n.outputs)):
+        if v.data is None and v.dtype is not DType.OBJECT and not names(*v.shape) - ranges.keys():
+            count = _product([upper(d, ranges) for d in v.shape]) * v.dtype.size
+            if count > LARGE_BYTES:
+                origin = v.producer.origin if v.producer is not None else ""
+                out.append(finding("L209", node_name(origin) or v.name, f"a tensor of up to {size(count)}: {v!r}",
+                                   "at the profile's maximum", "bound its dimensions by a profile",
+                                   op=origin.split(" ", 1)[0], bytes=count))
+    return out
+
+
+def _product(dims: Sequence[int]) -> int:
+    out = 1
+    for d in dims:
+        out *= max(0, d)
+    return out
+
+
+def measured(found: Sequence[Finding], model: Any, shapes: Mapping[str, Sequence[Any]] | None,
+             profiles: Sequence[Mapping[str, Any]] | None, feeds: Mapping[str, Any] | None,
+             threads: int | None) -> list[Finding]:
+    """The findings with shares as timed on a plan that is built for it, at the profile's optimum or on `feeds`."""
+    from whet.pipeline import build
+    from whet.tools.timing import time_layers
+
+    with_plan = build(model, shapes=shapes, profiles=profiles, threads=threads, opt_level=1)
+    try:
+        timed = time_layers(with_plan, feeds)
+    finally:
+        with_plan.close()
+    out = []
+    for f in found:
+        found_share = timed.share(f.node) if "share" in f.data else None
+        if found_share is not None:
+            share = round(found_share, 4)
+            text = f.why.replace(_estimated(f.data["share"]), f"{share:.0%} of the measured time")
+            f = replace(f, why=text, data={**f.data, "share": share, "basis": "measured"})
+        out.append(f)
+    return out

@@ -1,0 +1,216 @@
+"""whet lint finds every independent fault of a model in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper
+
+import whet
+from tools.lint_models import FLOAT, errors, found, model, node, weight
+from whet.errors import WhetError
+from whet.frontends import load_model
+from whet.tools import lint_codes
+from whet.tools.lint import RULES, lint, stops
+
+DOCS = Path(__file__).parents[2] / "docs" / "lint.md"
+
+# A fault on a chain of good nodes: x [2, 3, 8, 8] -> conv -> (fault) -> relu; (code, the node's name, the node).
+FAULTS: dict[str, tuple[str, NodeProto]] = {
+    "an unknown operator": ("L101", node("Reluu", "c", "f", "bad")),
+    "too many inputs": ("L102", node("Relu", "c c", "f", "bad")),
+    "too few inputs": ("L102", node("Add", "c", "f", "bad")),
+    "an input left out": ("L102", node("Add", "- c", "f", "bad")),
+    "too many outputs": ("L103", node("Relu", "c", "f f2", "bad")),
+    "a missing attribute": ("L104", node("Concat", "c c", "f", "bad")),
+    "an unknown attribute": ("L105", node("LeakyRelu", "c", "f", "bad", alpah=0.1)),
+    "an attribute of another type": ("L105", node("LeakyRelu", "c", "f", "bad", alpha=1)),
+    "an undefined name": ("L106", node("Add", "c nowhere", "f", "bad")),
+    "a type that the operator does not take": ("L109", node("Sqrt", "i", "f", "bad")),
+    "two types": ("L109", node("Add", "c i", "f", "bad")),
+    "shapes that do not broadcast": ("L110", node("Add", "c v5", "f", "bad")),
+    "channels that differ": ("L110", node("Conv", "c w5", "f", "bad")),
+    "an axis outside": ("L110", node("Softmax", "c", "f", "bad", axis=7)),
+    "a permutation that is none": ("L110", node("Transpose", "c", "f", "bad", perm=[0, 1, 1, 2])),
+    "elements that do not come out even": ("L110", node("Reshape", "c shape", "f", "bad")),
+    "a cycle of one": ("L108", node("Add", "c f", "f", "bad")),
+}
+WEIGHTS = {"w": weight(4, 3, 3, 3), "w5": weight(4, 5, 3, 3), "v5": weight(5), "i": np.arange(8),
+           "shape": np.array([7, 7])}
+
+
+def chain(*faults: NodeProto) -> onnx.ModelProto:
+    """A model with each fault on a branch of its own."""
+    nodes, outputs = [node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1])], []
+    for k, fault in enumerate(faults):
+        own = NodeProto()
+        own.CopyFrom(fault)
+        own.name = f"bad{k}"
+        for names in (own.input, own.output):
+            for i, n in enumerate(names):
+                if n.startswith("f"):
+                    names[i] = f"{n}_{k}"
+        nodes += [own, node("Relu", own.output[0], f"y{k}")]
+        outputs.append(f"y{k}")
+    return model(nodes, {"x": [2, 3, 8, 8]}, outputs, WEIGHTS)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_alone_and_by_its_node(name: str) -> None:
+    code, fault = FAULTS[name]
+    assert errors(found(chain(fault))) == {(code, "bad0")}
+
+
+def test_all_faults_of_a_model_are_found_in_one_pass() -> None:
+    m = chain(*(fault for _, fault in FAULTS.values()))
+    assert errors(found(m)) == {(code, f"bad{k}") for k, (code, _) in enumerate(FAULTS.values())}
+
+
+def test_what_stops_a_build_is_what_lint_calls_an_error() -> None:
+    for code, fault in FAULTS.values():
+        with pytest.raises(WhetError):
+            load_model(chain(fault))
+        assert stops(lint(chain(fault))), code
+    load_model(chain())
+    assert not stops(lint(chain()))
+
+
+def test_faults_one_behind_the_other_are_found() -> None:
+    nodes = [node("Reluu", "x", "a", "first"), node("MatMul", "a w", "b", "second"),
+             node("Gemm", "b w2", "c", "third"), node("Add", "c ids", "d", "fourth"),
+             node("Concat", "d d", "e", "fifth"), node("Sigmoid", "e", "y", "good")]
+    m = model(nodes, {"x": ["n", 6]}, ["y"], {"w": weight(5, 4), "w2": weight(7, 9), "ids": np.arange(9)})
+    assert errors(found(m)) == {("L101", "first"), ("L110", "second"), ("L110", "third"), ("L109", "fourth"),
+                                ("L104", "fifth")}
+
+
+def test_a_cycle_is_told_with_its_path_and_what_follows_is_still_checked() -> None:
+    nodes = [node("Add", "x b", "a", "one"), node("Relu", "a", "b", "two"), node("Add", "b x", "c", "after"),
+             node("Add", "x w", "y", "apart")]
+    by_code = found(model(nodes, {"x": [2, 4]}, ["c", "y"], {"w": weight(3)}))
+    assert errors(by_code) == {("L108", "two"), ("L110", "apart")} or errors(by_code) == {("L108", "one"),
+                                                                                         ("L110", "apart")}
+    assert "one -> two" in by_code["L108"][0].what or "two -> one" in by_code["L108"][0].what
+
+
+def test_two_cycles_are_two_findings() -> None:
+    nodes = [node("Add", "x b", "a"), node("Relu", "a", "b"), node("Add", "x d", "c"), node("Relu", "c", "d")]
+    assert len(found(model(nodes, {"x": [2]}, ["b", "d"]))["L108"]) == 2
+
+
+def test_names_defined_twice_are_found_wherever_they_are() -> None:
+    nodes = [node("Relu", "x", "a", "one"), node("Sigmoid", "x", "a", "two"), node("Tanh", "x", "w", "three")]
+    m = model(nodes, {"x": [4]}, ["a"], {"w": weight(4)})
+    m.graph.input.append(m.graph.input[0])
+    m.graph.initializer.append(m.graph.initializer[0])
+    m.graph.output.append(m.graph.output[0])
+    assert errors(found(m)) == {("L107", n) for n in ("two", "three", "x", "w", "a")}
+
+
+def test_outputs_and_inputs_of_the_graph_are_checked() -> None:
+    m = model([node("Shape", "x", "y")], {"x": [4]}, ["y", "z"])
+    m.graph.input.append(onnx.ValueInfoProto(name="untyped"))
+    assert errors(found(m)) == {("L114", "y"), ("L111", "z"), ("L112", "untyped")}
+
+
+def test_a_misspelt_name_is_suggested() -> None:
+    by_code = found(model([node("Relu", "hidden_states", "a"), node("Relu", "hidden_state", "y")],
+                          {"hidden_states": [4]}, ["y"]))
+    assert "hidden_states" in by_code["L106"][0].do
+
+
+def test_faults_in_bodies_are_found() -> None:
+    def branch(*nodes: NodeProto) -> onnx.GraphProto:
+        return helper.make_graph(list(nodes), "b", [], [helper.make_tensor_value_info("r", FLOAT, None)])
+
+    m = model([node("If", "cond", "y", "choice", then_branch=branch(node("Concat", "x x", "r", "inner")),
+                    else_branch=branch(node("Relu", "x", "r"))), node("Add", "x w", "z", "apart")],
+              {"cond": [1], "x": [4]}, ["y", "z"], {"w": weight(3)}, types={"cond": TensorProto.BOOL})
+    assert errors(found(m)) == {("L104", "inner"), ("L110", "apart")}
+
+
+def test_faults_in_local_functions_are_found() -> None:
+    opset = helper.make_opsetid("", 21)
+    f = helper.make_function("own", "Twice", ["a"], ["b"], [node("Ad", "a a", "b", "inner")], [opset])
+    call = helper.make_node("Twice", ["x"], ["y"], name="call", domain="own")
+    m = model([call, node("Add", "x w", "z", "apart")], {"x": [4]}, ["y", "z"], {"w": weight(3)})
+    m.functions.append(f)
+    m.opset_import.append(helper.make_opsetid("own", 1))
+    by_code = found(m)
+    assert {code for code, _ in errors(by_code)} == {"L101", "L110"}
+    assert "inner" in by_code["L101"][0].node or by_code["L101"][0].op == "Ad"
+
+
+def test_a_new_opset_does_not_hide_other_faults() -> None:
+    m = chain(FAULTS["a missing attribute"][1], FAULTS["two types"][1])
+    m.opset_import[0].version = 999
+    assert errors(found(m)) == {("L113", ""), ("L104", "bad0"), ("L109", "bad1")}
+
+
+def test_an_input_of_unknown_rank_asks_for_a_shape() -> None:
+    m = model([node("Relu", "x", "y")], {"x": None}, ["y"])
+    assert [f.node for f in found(m)["L210"]] == ["x"]
+    assert "L210" not in found(m, shapes={"x": (3,)})
+
+
+def test_dead_ends_are_told_once_each() -> None:
+    nodes = [node("Relu", "x", "y"), node("Exp", "x", "a"), node("Sigmoid", "a", "b", "last"),
+             node("Tanh", "x", "c", "alone")]
+    by_code = found(model(nodes, {"x": [4], "unused": [2]}, ["y"]))
+    assert [f.node for f in by_code["L501"]] == ["unused"]
+    assert {f.node: f.data["count"] for f in by_code["L502"]} == {"last": 2, "alone": 1}
+
+
+def test_dynamic_dimensions_without_a_profile_are_told() -> None:
+    m = model([node("Relu", "x", "y")], {"x": ["batch", "length"]}, ["y"])
+    assert {f.node for f in found(m)["L205"]} == {"batch", "length"}
+    assert "L205" not in found(m, profiles=[{"x": ((1, 1), (2, 8), (4, 16))}])
+    assert {f.node for f in found(m, profiles=[{"batch": (1, 2, 4)}])["L205"]} == {"length"}
+    assert {f.node for f in found(m, shapes={"x": (1, None)})["L205"]} == {"length"}
+
+
+def test_reference_steps_are_told_with_their_share_and_reason() -> None:
+    m = model([node("Det", "x", "d", "determinant"), node("Relu", "d", "y")], {"x": [64, 3, 3]}, ["y"])
+    (f,) = found(m)["L202"]
+    assert f.node == "determinant"
+    assert f.op == "Det"
+    assert f.data["basis"] == "estimated"
+    assert 0.5 < f.data["share"] <= 1
+    assert "no lowering" in f.why
+    assert "estimated" in f.why
+
+
+def test_a_good_model_has_no_findings() -> None:
+    m = model([node("Conv", "x w", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "y")], {"x": [1, 3, 8, 8]}, ["y"],
+              {"w": weight(4, 3, 3, 3)})
+    assert lint(m) == []
+
+
+def test_the_model_is_not_changed() -> None:
+    m = chain(*(fault for _, fault in FAULTS.values()))
+    before = m.SerializeToString(deterministic=True)
+    lint(m)
+    assert m.SerializeToString(deterministic=True) == before
+
+
+def test_the_documentation_lists_every_code_as_the_code_has_it() -> None:
+    assert lint_codes.table().strip() in DOCS.read_text("utf-8")
+    assert all(c == r.code for c, r in RULES.items())
+
+
+def test_every_code_that_the_source_uses_is_in_the_table() -> None:
+    import re
+
+    source = "".join(p.read_text("utf-8") for p in (DOCS.parents[1] / "src/whet/tools").glob("lint*.py"))
+    used = set(re.findall(r'"(L\d{3})"', source))
+    assert used == set(RULES)
+
+
+@pytest.mark.parametrize("broken", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"no model at all"])
+def test_what_is_no_model_is_a_typed_error(broken: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(whet.WhetError):
+        lint(broken(chain().SerializeToString()))
