@@ -13,6 +13,9 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from whet.errors import GraphError, UnsupportedError, WhetError
 from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
     lower_attention,
+    lower_contrib,
+    lower_contrib_attention,
+    lower_contrib_quant,
     lower_math,
     lower_nn,
     lower_quant,
@@ -106,6 +109,7 @@ class _Importer:
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
         self.graph = Graph(self.proto.name or "graph")
         self.builder = Builder(self.graph, tensors)
+        self.builder.learnt = learnt
         self.declared = {v.name: v for v in (*self.proto.value_info, *self.proto.output)}
         weights = {t.name for t in self.proto.initializer}
         declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, learnt)
@@ -261,6 +265,8 @@ def _check_schema(n: NodeProto, domain: str, opset: int | None) -> None:
             raise unknown_operator(n, opset)
         schema = onnx.defs.get_schema(n.op_type, opset, domain)
     except onnx.defs.SchemaError:
+        if (domain, n.op_type) in LOWERINGS:  # ONNX Runtime has a few of its own in ONNX's domain
+            return
         raise unknown_operator(n, opset) from None
     where = f"node {n.name or next((o for o in n.output if o), n.op_type)}"
     if not schema.min_input <= len(n.input) <= schema.max_input:
