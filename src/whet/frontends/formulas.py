@@ -176,3 +176,8 @@ def concat(parts: Iterable[Formula], axis: int) -> Formula:
 def iota(c: Call, size: Dim, dtype: DType = DType.I64) -> Formula:
     """0, 1 ... size - 1."""
     return Formula(c, c.emit("iota", start=0, step=1, size=size, dtype=dtype))
+
+
+def number(c: Call, d: Dim, dtype: DType) -> Formula:
+    """A dimension as a scalar."""
+    return Formula(c, c.cast(c.builder.materialize(c.builder.operand(d)), dtype))

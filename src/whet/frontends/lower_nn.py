@@ -8,6 +8,8 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
+from whet.frontends.formulas import Formula
+from whet.frontends.maxima import max_with_places
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
@@ -218,9 +220,7 @@ def _conv_transpose(c: Call) -> Value:
 
 
 @lowers("MaxPool", "AveragePool", "LpPool")
-def _pool(c: Call) -> Value:
-    if c.wants(1):
-        raise NeedsReferenceError  # the indices of maxima
+def _pool(c: Call) -> Value | list[Value]:
     x = c.x()
     spatial = _spatial(c, x)
     rank = len(spatial)
@@ -237,6 +237,8 @@ def _pool(c: Call) -> Value:
                 pads, count_pads = (0,) * (2 * rank), False
             pads = (*pads[:rank], *(p + e for p, e in zip(pads[rank:], more)))
             count_pads = False
+    if c.wants(1):
+        return max_with_places(c, Formula(c, x), kernel, strides, dilations, pads)
     return c.emit("pool", x, kind=kind, kernel=kernel, strides=strides, dilations=dilations, pads=pads,
                   count_include_pad=count_pads and kind == "average", p=c.attr("p", 2))
 

@@ -19,8 +19,10 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_math,
     lower_nn,
     lower_quant,
+    lower_sampling,
     lower_tensor,
     lower_training,
+    lower_windows,
     partial,
 )
 from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
