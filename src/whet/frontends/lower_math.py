@@ -97,6 +97,12 @@ def _cast_like(c: Call) -> Value:
     return _to(c, c.x(1).dtype)
 
 
+@lowers("BitCast")
+def _bit_cast(c: Call) -> Value:
+    x, to = c.x(), element_type(c.attr("to"), c.origin)
+    return x if x.dtype is to else c.emit("bitcast", x, to=to)
+
+
 def _to(c: Call, to: DType) -> Value:
     x = c.x(0)
     if to.is_host or x.dtype.is_host:

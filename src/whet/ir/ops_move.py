@@ -262,6 +262,14 @@ def _topk_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 # -- generators -------------------------------------------------------------------------------
 
 
+def _bitcast_rule(ins: list[Value], at: Attrs) -> list[Spec]:
+    (x,), to = ins, at["to"]
+    need(isinstance(to, DType) and not to.is_host and not x.dtype.is_host, "bitcast does not take strings")
+    need(x.dtype.bits == to.bits, f"bitcast keeps the number of bits, and {x.dtype.value} has {x.dtype.bits}, "
+                                  f"{to.value} {to.bits}")
+    return [(to, x.shape)]
+
+
 def _iota_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     t = at["dtype"]
     need(isinstance(t, DType) and (t.is_float or t.is_integer), "iota needs a number type")
@@ -308,6 +316,7 @@ MOVES: dict[str, OpDef] = {d.name: d for d in (
           {"axis": 0, "reduction": "none"}),
     RESIZE,
     OpDef("cumsum", (1, 1), _cumsum_rule, _cumsum_ref, {"axis": REQUIRED, "exclusive": False, "reverse": False}),
+    OpDef("bitcast", (1, 1), _bitcast_rule, lambda xs, at: [xs[0].view(at["to"].np)], {"to": REQUIRED}),
     OpDef("topk", (1, 1), _topk_rule, _topk_ref, {"k": REQUIRED, "axis": -1, "largest": True, "sorted": True}),
     OpDef("iota", (0, 0), _iota_rule, _iota_ref, {"start": 0, "step": 1, "size": REQUIRED, "dtype": DType.I64}),
     OpDef("dims", (0, 0), _dims_rule,

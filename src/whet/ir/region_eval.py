@@ -55,7 +55,7 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
             x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
         if i < PRODUCTS.get(region.kind, 0) and region.compute == "bf16" and DType.of(x.dtype).is_float:
             x = x.astype(ml_dtypes.bfloat16)
-        if DType.of(x.dtype).is_float and region.anchor.dtype.is_float:
+        if DType.of(x.dtype).is_float and region.anchor.dtype.is_float and region.kind != "bitcast":
             x = x.astype(region.anchor.dtype.np, copy=False)
         operands.append(x)
     return operands

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
+from whet.targets.cpu.bitcast import BitCast
 from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
 from whet.targets.cpu.pad import Pad
@@ -14,6 +15,7 @@ from whet.targets.cpu.scatter import Scatter
 from whet.targets.cpu.topk import TopK
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "bitcast": (BitCast(),),
     "cumsum": (CumSum(),),
     "dims": (DimValues(),),
     "gather": (Gather(),),

@@ -30,13 +30,15 @@ class Movement(ABC):
     """A tactic without parameters for regions that are an anchor alone, into rows that are contiguous."""
 
     name: str
+    converts = False  # True if the result's type is another than the operand's
 
     def applies(self, region: Region, machine: Isa) -> str:
         """"" if the region is of a form that this kernel takes, else the reason why not."""
         outputs = (region.output, *region.extra_outputs)
         if region.epilogue is not None or region.prologue:
             return f"{region.kind} takes no expressions"
-        if any(t.dtype is not region.anchor.dtype for t in (region.output, *region.inputs[:1])):
+        same = (region.output,) if self.converts else (region.output, *region.inputs[:1])
+        if any(t.dtype is not region.anchor.dtype for t in same):
             return f"{region.kind} does not convert"
         if any(t.dtype.is_host for t in (*outputs, *region.inputs)):
             return "strings are not for kernels"
