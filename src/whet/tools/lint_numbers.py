@@ -14,7 +14,7 @@ from whet.ir import interpret
 from whet.ir.dtypes import DType
 from whet.tools.lint_codes import Finding, Severity, finding
 from whet.tools.lint_graph import Structure, label
-from whet.tools.lint_ranges import Interval, ranges
+from whet.tools.lint_ranges import INTEGERS, Interval, ranges
 from whet.tools.lint_types import Types, dims_of
 from whet.tools.lint_weights import SMALL, Stats, Weight, readers
 
@@ -26,12 +26,7 @@ MASKS = frozenset({"Add", "Sub", "Mul", "Where", "Min", "Max", "Clip", "Pad", "C
                    "Unsqueeze", "Cast", "Trilu", "ScatterND", "Softmax"})
 SUMS = {"ReduceSum": 1, "ReduceMean": 1, "ReduceL1": 1, "GlobalAveragePool": 1, "CumSum": 1, "ReduceSumSquare": 2,
         "ReduceL2": 2}  # operator -> power of what is summed
-LIMITS: dict[int, tuple[float, float]] = {
-    TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProto.INT16: (-32768, 32767),
-    TensorProto.UINT16: (0, 65535), TensorProto.INT32: (-2.0 ** 31, 2.0 ** 31 - 1),
-    TensorProto.UINT32: (0, 2.0 ** 32 - 1),
-    TensorProto.INT64: (-2.0 ** 63, 2.0 ** 63 - 1), TensorProto.UINT64: (0, 2.0 ** 64 - 1),
-    TensorProto.FLOAT16: (-FP16_MAX, FP16_MAX)}
+LIMITS: dict[int, Interval] = {**INTEGERS, TensorProto.FLOAT16: (-FP16_MAX, FP16_MAX)}
 VANISHES = "it is zero in fp16, and no longer guards against a division by zero"
 GUARD = "use at least 1e-7, or keep the node in fp32"
 KEEP = "keep the node in fp32 or bf16"

@@ -14,11 +14,15 @@ from onnx import GraphProto, NodeProto, TensorProto, TypeProto, helper
 
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
+INTEGERS: dict[int, Interval] = {
+    TensorProto.INT8: (-128, 127), TensorProto.UINT8: (0, 255), TensorProto.INT16: (-32768, 32767),
+    TensorProto.UINT16: (0, 65535), TensorProto.INT32: (-2.0 ** 31, 2.0 ** 31 - 1),
+    TensorProto.UINT32: (0, 2.0 ** 32 - 1), TensorProto.INT64: (-2.0 ** 63, 2.0 ** 63 - 1),
+    TensorProto.UINT64: (0, 2.0 ** 64 - 1)}
 SAME = frozenset({
     "Identity", "Reshape", "Transpose", "Slice", "Gather", "GatherND", "GatherElements", "Squeeze", "Unsqueeze",
     "Expand", "Flatten", "Split", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax",
-    "ReduceMin", "ReduceMean", "Tile", "DepthToSpace", "SpaceToDepth", "Cast", "Dropout", "TopK", "Floor", "Ceil",
-    "Round"})
+    "ReduceMin", "ReduceMean", "Tile", "DepthToSpace", "SpaceToDepth", "Cast", "Dropout", "TopK"})
 FIXED: dict[str, Interval] = {
     "Sigmoid": (0, 1), "Tanh": (-1, 1), "Softmax": (0, 1), "HardSigmoid": (0, 1), "Erf": (-1, 1), "Sin": (-1, 1),
     "Cos": (-1, 1), "Softsign": (-1, 1), "LogSoftmax": (-math.inf, 0), "Hardmax": (0, 1)}
@@ -39,7 +43,7 @@ def ranges(graph: GraphProto, types: Mapping[str, TypeProto],
     for n in graph.node:
         found = _node(n, out, constants)
         for o in n.output:
-            low, high = found if o == n.output[0] or n.op_type in ("Split",) else ANY
+            low, high = _held(found if o == n.output[0] or n.op_type == "Split" else ANY, types.get(o))
             if o and (low > -math.inf or high < math.inf):
                 out[o] = (low, high)
             elif o and (bound := _of_type(types.get(o))) is not None:
@@ -47,20 +51,23 @@ def ranges(graph: GraphProto, types: Mapping[str, TypeProto],
     return out
 
 
+def _held(x: Interval, t: TypeProto | None) -> Interval:
+    """The interval, of whole numbers for integers; anything where it leaves an integer type, for that wraps."""
+    limit = INTEGERS.get(t.tensor_type.elem_type) if t is not None else None
+    if limit is None or x == ANY:
+        return x
+    low = math.floor(x[0]) if math.isfinite(x[0]) else x[0]
+    high = math.ceil(x[1]) if math.isfinite(x[1]) else x[1]
+    return (low, high) if low >= limit[0] and high <= limit[1] else ANY
+
+
 def _of_type(t: TypeProto | None) -> Interval | None:
     """What 8- and 16-bit integers and booleans can hold."""
-    match t.tensor_type.elem_type if t is not None else 0:
-        case TensorProto.BOOL:
-            return 0, 1
-        case TensorProto.UINT8:
-            return 0, 255
-        case TensorProto.INT8:
-            return -128, 127
-        case TensorProto.UINT16:
-            return 0, 65535
-        case TensorProto.INT16:
-            return -32768, 32767
-    return None
+    code = t.tensor_type.elem_type if t is not None else 0
+    if code == TensorProto.BOOL:
+        return 0, 1
+    limit = INTEGERS.get(code)
+    return limit if limit is not None and limit[1] < 1 << 16 else None
 
 
 def _node(n: NodeProto, known: Mapping[str, Interval], constants: Mapping[str, np.ndarray]) -> Interval:
@@ -115,7 +122,8 @@ _MONOTONE: dict[str, Callable[[float], float]] = {
     "Relu": lambda x: max(0.0, x), "Exp": lambda x: math.exp(min(x, 700.0)) if x < 700 else math.inf,
     "Softplus": lambda x: x if x > 30 else 0.0 if x < -30 else math.log1p(math.exp(x)),
     "Sqrt": lambda x: math.sqrt(max(x, 0.0)) if x < math.inf else math.inf,
-    "Elu": lambda x: max(x, -1.0)}
+    "Floor": lambda x: math.floor(x) if math.isfinite(x) else x,
+    "Ceil": lambda x: math.ceil(x) if math.isfinite(x) else x, "Round": lambda x: round(x) if math.isfinite(x) else x}
 
 
 def _total(parts: Iterable[float]) -> float:
