@@ -92,6 +92,8 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
     Prefers to replace a name that stands alone (t by p + 1, not p by t - 1), and one that whet made up.
     min(s, 64) equals s where s is at most 64.
     """
+    a, b = _cancelled(a, b)
+
     def rank(pair: tuple[Dim, Dim]) -> tuple[bool, bool]:
         found = names(pair[0])
         return not any(pair[0] == symbol(n) for n in found), not any(n.startswith("dim") for n in found)
@@ -107,6 +109,17 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
             learnt.equal[found[0]] = found[1]
             return True
     return False
+
+
+def _cancelled(a: Dim, b: Dim) -> tuple[Dim, Dim]:
+    """Two dims that are equal where a and b are, without what both have: p and q for p + s and q + s."""
+    sides: list[Dim] = [0, 0]
+    difference = a - b
+    if isinstance(difference, int):
+        return a, b
+    for mono, c in difference.terms:
+        sides[c < 0] += Sym(((mono, abs(c)),)) if mono else abs(c)
+    return sides[0], sides[1]
 
 
 def _bound(x: Dim, y: Dim) -> int | None:
