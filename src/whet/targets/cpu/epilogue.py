@@ -393,7 +393,9 @@ def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mod
     if dst.is_float:
         if not src.is_float:
             return round_to(k, k.cast("sitofp" if src.is_signed else "uitofp", v, want), dst)
-        if v.scalar != want:
+        if src is DType.F64 and dst is DType.F16:
+            v = _to_odd(k, v)
+        elif v.scalar != want:
             v = k.cast("fpext" if want == "double" else "fptrunc", v, want)
         return v if src is dst else round_to(k, v, dst)
     if src.is_float:
@@ -407,3 +409,14 @@ def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mod
     if src.size > dst.size:
         return k.cast("trunc", v, want)
     return k.cast("sext" if src.is_signed else "zext", v, want)
+
+
+def _to_odd(k: Fn, v: Val) -> Val:
+    """f64 as f32, rounded towards zero and the last bit set where that is not exact: what is then rounded to f16 is
+    rounded as if at once (Boldo and Melquiond, "When double rounding is odd")."""
+    near = k.cast("fptrunc", v, "float")
+    back = k.cast("fpext", near, "double")
+    bits = k.bitcast(near, vec("i32", v.lanes))
+    bits = k.select(vmath.fabs(k, back) > vmath.fabs(k, v), bits - 1, bits)
+    inexact = k.cmp("one", back, v)  # not where v is NaN
+    return k.bitcast(k.select(inexact, bits | 1, bits), near.ty)

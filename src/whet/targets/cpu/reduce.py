@@ -79,8 +79,10 @@ class Fold:
         if d.is_float:
             n = k.const(v.scalar, float(count)) if isinstance(count, int) else k.cast("sitofp", count, v.scalar)
             return v / k.coerce(n, v.ty)
-        n = cast(k, k.i64(k.max(count, 1)), DType.I64, d)
-        return k.op("sdiv" if d.is_signed else "udiv", v, k.coerce(n, v.ty))
+        wide = DType.U64 if d is DType.U64 else DType.I64  # the count may be no number of the type
+        total = cast(k, v, d, wide)
+        n = k.coerce(k.i64(k.max(count, 1)), total.ty)
+        return cast(k, k.op("sdiv" if wide.is_signed else "udiv", total, n), wide, d)
 
 
 class Reduce:
