@@ -64,7 +64,8 @@ def _pow(c: Call) -> Value:
     if a.dtype.is_float:
         return c.emit("pow", a, c.cast(b, a.dtype))
     if b.dtype.is_float:
-        return c.cast(c.emit("pow", c.cast(a, b.dtype), b), a.dtype)
+        common = DType.F64 if a.dtype.size >= 4 else b.dtype
+        return c.cast(c.emit("pow", c.cast(a, common), c.cast(b, common)), a.dtype)
     return c.cast(c.emit("pow", c.cast(a, DType.I64), c.cast(b, DType.I64)), a.dtype)
 
 
@@ -273,7 +274,9 @@ def _reduction(before: str, kind: str, after: str) -> Callable[[Call], Value]:
             return _log_sum_exp(c, x, axes, keep)
         if before:
             x = c.emit("mul", x, x) if before == "square" else c.emit(before, x)
-        if axes:
+        if axes and kind == "mean" and x.dtype.is_integer and x.dtype.size < 8:  # the sum may need more bits
+            x = c.cast(c.reduce(c.cast(x, DType.I64), kind, axes, keep), x.dtype)
+        elif axes:
             x = c.reduce(x, kind, axes, keep)
         if after and not x.dtype.is_float:
             return c.cast(c.emit(after, c.cast(x, DType.F64)), x.dtype)
