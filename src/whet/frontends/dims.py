@@ -119,7 +119,7 @@ def _cancelled(a: Dim, b: Dim) -> tuple[Dim, Dim]:
         return a, b
     for mono, c in difference.terms:
         sides[c < 0] += Sym(((mono, abs(c)),)) if mono else abs(c)
-    return sides[0], sides[1]
+    return (a, b) if any(isinstance(x, int) and x == 0 for x in sides) else (sides[0], sides[1])
 
 
 def _bound(x: Dim, y: Dim) -> int | None:
