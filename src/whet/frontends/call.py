@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import onnx
 
 from whet.errors import GraphError, UnsupportedError
+from whet.frontends.dims import Learnt
 from whet.frontends.tensors import Tensors
 from whet.ir.dtypes import DType
-from whet.ir.graph import Graph, Node, Value
+from whet.ir.graph import Check, Graph, Node, Size, Value
 from whet.ir.ops import evaluate
-from whet.ir.symbolic import Dim, Shape, Sym, lower, maximum, minimum, names, product, symbol, upper
+from whet.ir.ops_host import HOST
+from whet.ir.symbolic import Dim, Shape, Sym, lower, maximum, minimum, names, product, substitute, symbol, upper
 
 UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless more is known about it
 FOLD_LIMIT = 1 << 16  # elements; larger constants are folded by the pass, not while importing
@@ -34,7 +36,28 @@ class Partial:
         return self.dims.shape
 
 
-Operand = Value | Partial
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence whose length is known when the plan is built. `element` is the type of its items, all of them."""
+
+    items: tuple[Operand, ...]
+    element: onnx.TypeProto
+    dtype: ClassVar[DType] = DType.OBJECT
+    shape: ClassVar[Shape] = ()
+    data: ClassVar[None] = None
+
+
+@dataclass(frozen=True, eq=False)
+class Absent:
+    """An optional that is known to have no value. `type` is what it would have."""
+
+    type: onnx.TypeProto
+    dtype: ClassVar[DType] = DType.OBJECT
+    shape: ClassVar[Shape] = ()
+    data: ClassVar[None] = None
+
+
+Operand = Value | Partial | Items | Absent
 Lowering = Callable[["Call"], "Operand | Sequence[Operand | None]"]
 LOWERINGS: dict[tuple[str, str], Lowering] = {}
 
@@ -53,12 +76,31 @@ class NeedsReferenceError(Exception):
     """A lowering does not cover this use of its operator: run the node by onnx.reference instead."""
 
 
-class Builder:
-    """Adds nodes to a graph, folding small constants on the way."""
+@dataclass
+class Memo:
+    """What `frontends.scalars` has computed, so that it computes nothing twice."""
 
-    def __init__(self, graph: Graph, tensors: Tensors) -> None:
+    made: dict[Any, tuple[int, Value]] = field(default_factory=dict)  # place of the node, and its result
+    spans: dict[Value, tuple[int, int | None, int]] = field(default_factory=dict)  # least, typical, greatest
+    reads: dict[Value, Dim] = field(default_factory=dict)
+
+
+class Builder:
+    """Adds nodes to a graph, folding small constants on the way.
+
+    types: what is known of values of type OBJECT. outer: the dimensions that the graphs around a body know.
+    prefix: of the names of a body's own dimensions, which tells them from other bodies'.
+    """
+
+    def __init__(self, graph: Graph, tensors: Tensors, types: dict[Value, onnx.TypeProto] | None = None,
+                 outer: frozenset[str] = frozenset(), prefix: str = "") -> None:
         self.graph = graph
         self.tensors = tensors
+        self.learnt = Learnt()
+        self.scalars = Memo()
+        self.types: dict[Value, onnx.TypeProto] = {} if types is None else types
+        self.outer = outer
+        self.prefix = prefix
 
     # -- sizes ---------------------------------------------------------------------------------
 
@@ -82,11 +124,37 @@ class Builder:
         low, high = self.bounds(a - b)
         return a if low >= 0 else b if high <= 0 else maximum(a, b)
 
-    def unknown(self, hint: str, range_: tuple[int, int, int] = UNKNOWN_RANGE) -> Sym:
-        """A new dimension that data will tell: the caller says from which value, in `graph.sizes`."""
-        name = self.graph.fresh("size_" + re.sub(r"\W", "_", hint)).replace(".", "_")
-        self.graph.dims[name] = range_
-        return symbol(name)
+    def unknown(self, hint: str, range_: tuple[int, int, int] = UNKNOWN_RANGE) -> Dim:
+        """A new dimension that data will tell: the caller says from which value, in `graph.sizes` (or calls `learn`).
+
+        What an earlier attempt to import the model found it to be equal to is returned in its stead.
+        """
+        return self._new_size(hint, range_)[1]
+
+    def learn(self, value: Value, at: int, hint: str, range_: tuple[int, int, int] = UNKNOWN_RANGE,
+              axis: bool = False) -> Dim:
+        """The dimension that is element `at` of the integer tensor `value` (where `axis`: its dimension `at`)."""
+        name, d = self._new_size(hint, range_)
+        self.graph.sizes[name] = Size(value, at, axis)
+        if d != symbol(name):
+            self.graph.checks.append(Check(symbol(name), d, hint))
+        return d
+
+    def _new_size(self, hint: str, range_: tuple[int, int, int]) -> tuple[str, Dim]:
+        """(name, what it is equal to: itself, or what is known). Names stay the same between attempts."""
+        base = name = "size_" + re.sub(r"\W", "_", self.prefix + hint)
+        n = 1
+        while name in self.graph.dims or name in self.outer:
+            n += 1
+            name = f"{base}_{n}"
+        low, opt, high = range_
+        high = min(high, self.learnt.most.get(name, high))
+        self.graph.dims[name] = (min(low, high), min(opt, high), high)
+        self.learnt.sizes.setdefault(name, len(self.learnt.sizes))
+        d: Dim = symbol(name)
+        for _ in range(8):  # names may stand for names
+            d = substitute(d, self.learnt.equal)
+        return name, d
 
     # -- values --------------------------------------------------------------------------------
 
@@ -94,6 +162,10 @@ class Builder:
         """x as a value: a constant where it is static, else a `dims` node."""
         if isinstance(x, Value):
             return x
+        if not isinstance(x, Partial):
+            from whet.frontends.sequences import made
+
+            return made(self, x)
         v = self.graph.add("dims", [], {"values": tuple(x.dims.reshape(-1).tolist()), "shape": x.dims.shape},
                            origin="shape arithmetic")
         return v if x.dtype is DType.I64 else self.graph.add("cast", [v], {"to": x.dtype}, origin="shape arithmetic")
@@ -125,7 +197,7 @@ class Builder:
             size = product(shape)
             return isinstance(size, int) and size <= FOLD_LIMIT
 
-        return (node.op != "onnx" and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
+        return (node.op not in HOST and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
                 and all(small(v.shape) for v in node.outputs)
                 and not any(isinstance(d, Sym) for a in node.attrs.values() if isinstance(a, tuple) for d in a))
 
@@ -161,7 +233,7 @@ class Call:
             return None
         x = self.inputs[i]
         assert x is not None
-        if isinstance(x, Partial):
+        if not isinstance(x, Value):
             x = self.builder.materialize(x)
             self.inputs[i] = x
         return x
@@ -174,6 +246,10 @@ class Call:
         """The data of operand i, None if it is not a constant."""
         x = self.inputs[i] if self.has(i) else None
         return x.data if isinstance(x, Value) else None
+
+    def computed(self, i: int) -> bool:
+        """True if operand i is there and no constant: dimensions, or what the model computes."""
+        return self.has(i) and self.const(i) is None
 
     def number(self, i: int, default: float) -> float:
         """A constant scalar operand, `default` if it is absent. UnsupportedError if it is computed."""
@@ -190,10 +266,17 @@ class Call:
         return data
 
     def dims(self, i: int, what: str = "a shape") -> list[Dim]:
-        """Operand i as a list of dimensions. UnsupportedError if it depends on data."""
+        """Operand i as a list of dimensions: numbers >= 0 by their meaning where they are computed while the model
+        runs. `scalars.elements` gives such numbers as they are. NeedsReferenceError if not even their count is known.
+        """
+        from whet.frontends.scalars import Scalars
+
         x = self.inputs[i] if self.has(i) else None
         if isinstance(x, Partial):
             return list(x.dims.reshape(-1))
+        if isinstance(x, Value) and x.data is None:
+            s = Scalars(self)
+            return [s.read(e, f"{self.hint}_{k}") for k, e in enumerate(s.elements(i))]
         return [int(d) for d in self.fixed(i, what).reshape(-1)]
 
     def ints(self, i: int, what: str) -> list[int]:

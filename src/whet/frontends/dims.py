@@ -27,15 +27,20 @@ class Declared:
     """A model's inputs with their types and shapes, and the ranges of the symbolic dimensions in these."""
 
     inputs: list[tuple[str, DType, Shape]] = field(default_factory=list)
+    types: dict[str, onnx.TypeProto] = field(default_factory=dict)  # of inputs that are no tensors of a known rank
     ranges: dict[str, Range] = field(default_factory=dict)
 
 
 @dataclass
 class Learnt:
-    """What lowering a model found out about its symbols: what they equal, and how large they may be."""
+    """What lowering a model found out about its symbols: what they equal, and how large they may be.
+
+    sizes: the names of data-dependent sizes, in the order in which they are learnt.
+    """
 
     equal: dict[str, Dim] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Any]] | None,
@@ -73,7 +78,8 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
                                why=f"the model works up to {learnt.most[symbol_name]}: a table in it has that length")
         if low == high:
             fixed[symbol_name] = low
-    out = Declared([(n, t, settle(s)) for n, t, s in known])
+    out = Declared([(n, t, settle(s)) for n, t, s in known],
+                   {v.name: v.type for v, (_, t, _) in zip(inputs, known) if t is DType.OBJECT})
     for name, _, shape in out.inputs:
         for i, d in enumerate(shape):
             if isinstance(d, int) and d < 0:
@@ -89,14 +95,19 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
 def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
     """Learn under what condition two dimensions that must be equal are so. False if there is no simple one.
 
-    Prefers to replace a name that stands alone (t by p + 1, not p by t - 1), and one that whet made up.
-    min(s, 64) equals s where s is at most 64.
+    Prefers to replace the data-dependent size that is learnt last (nothing may depend on a later one), then a name
+    that stands alone (t by p + 1, not p by t - 1), then one that whet made up. min(s, 64) equals s where s is at
+    most 64.
     """
     a, b = _cancelled(a, b)
 
-    def rank(pair: tuple[Dim, Dim]) -> tuple[bool, bool]:
+    def latest(d: Dim) -> int:
+        return max((learnt.sizes.get(n, -1) for n in names(d)), default=-1)
+
+    def rank(pair: tuple[Dim, Dim]) -> tuple[int, bool, bool]:
         found = names(pair[0])
-        return not any(pair[0] == symbol(n) for n in found), not any(n.startswith("dim") for n in found)
+        return (-latest(pair[0]), not any(pair[0] == symbol(n) for n in found),
+                not any(n.startswith("dim") for n in found))
 
     for x, y in sorted(((a, b), (b, a)), key=rank):
         for name in names(x):
@@ -105,7 +116,7 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
                 learnt.most[name] = bound
                 return True
         found = solve(x, y)
-        if found is not None and found[0] not in learnt.equal:
+        if found is not None and found[0] not in learnt.equal and latest(found[1]) <= latest(symbol(found[0])):
             learnt.equal[found[0]] = found[1]
             return True
     return False
@@ -141,15 +152,19 @@ def _declared(v: onnx.ValueInfoProto, fresh: Any, taken: set[str],
               given: Sequence[Any] | None) -> tuple[str, DType, Shape]:
     where = f"input {v.name}"
     kind = v.type.WhichOneof("value")
+    if kind in ("sequence_type", "optional_type", "map_type"):
+        if given is not None:
+            raise InputError(f"{where} is no tensor", why="shapes= gives it a shape", do="leave it out of shapes=")
+        return v.name, DType.OBJECT, ()
     if kind != "tensor_type":
         raise UnsupportedError(f"an input of {kind or 'unknown'} type", where=where,
-                               why="whet takes tensors as inputs", do="pass the parts as tensors of their own")
+                               why="whet takes dense tensors, sequences and optionals as inputs",
+                               do="pass the parts as tensors of their own")
     t = v.type.tensor_type
     dtype = element_type(t.elem_type, where)
     if not t.HasField("shape"):
         if given is None:
-            raise InputError("an input of unknown rank", where=where, why="the model declares no shape for it",
-                             do=f"give one: shapes={{{v.name!r}: (...)}}")
+            return v.name, DType.OBJECT, ()
         return v.name, dtype, tuple(symbol(_next(fresh, taken)) for _ in given)
     dims: list[Dim] = []
     for d in t.shape.dim:

@@ -9,13 +9,14 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
+from whet.frontends.dynamic_axes import AxesAsData
+from whet.frontends.scalars import Scalar, Scalars
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.ops_base import broadcast
-from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
+from whet.ir.symbolic import Dim, Shape, Sym, product
 
-INT64_MAX = (1 << 63) - 1
 MAX_FILLED = 1 << 36  # bytes of a constant of one value, were it written out
 MAX_RANGE = 1 << 22  # elements of a range of floats, which becomes a constant
 
@@ -63,20 +64,36 @@ def filled(c: Call, scalar: np.ndarray, shape: Sequence[Dim]) -> Value:
 def _range(c: Call) -> Value:
     dtype = c.inputs[0].dtype if c.inputs[0] is not None else DType.I64
     if dtype.is_float:
-        a, b, s = (c.fixed(i, "a range's bound").reshape(-1)[0] for i in range(3))
+        return _range_of_floats(c, dtype)
+    calc = Scalars(c)
+    start, limit, step = (calc.elements(i)[0] for i in range(3))
+    if step == 0:
+        raise GraphError("Range with step 0", where=c.origin, do="export the model again")
+    size = calc.read(calc.steps(calc.sub(limit, start), step), c.hint)
+    if isinstance(step, int):
+        if isinstance(start, int):
+            return c.emit("iota", start=start, step=step, size=size, dtype=dtype)
+        places = c.emit("iota", start=0, step=step, size=size, dtype=DType.I64)
+    else:
+        places = c.emit("mul", c.emit("iota", start=0, step=1, size=size, dtype=DType.I64), calc.value(step))
+    return c.cast(c.emit("add", places, calc.value(start)), dtype)
+
+
+def _range_of_floats(c: Call, dtype: DType) -> Value:
+    """ceil((limit - start) / step) elements; the count is computed in f64, the elements in their own type."""
+    fixed = [c.const(i) for i in range(3)]
+    if all(x is not None for x in fixed):
+        a, b, s = (x.reshape(-1)[0] for x in fixed if x is not None)
         if s == 0 or not 0 <= (float(b) - float(a)) / float(s) <= MAX_RANGE:
             c.unsupported(f"a range from {a} to {b} by {s}", f"ranges of up to {MAX_RANGE} floats are folded")
         return c.builder.graph.const(np.arange(a, b, s, dtype=dtype.np), dtype, hint=c.hint)
-    start, limit = c.dims(0, "a range's start")[0], c.dims(1, "a range's limit")[0]
-    step = c.ints(2, "a range's step")[0]
-    if step == 0:
-        raise GraphError("Range with step 0", where=c.origin, do="export the model again")
-    span = limit - start if step > 0 else start - limit
-    size = c.builder.maximum(ceildiv(span, abs(step)), 0)
-    if not isinstance(start, int):
-        base = c.emit("iota", start=0, step=step, size=size, dtype=DType.I64)
-        return c.cast(c.emit("add", base, c.builder.materialize(c.builder.operand(start))), dtype)
-    return c.emit("iota", start=start, step=step, size=size, dtype=dtype)
+    start, limit, step = (c.reshape(c.x(i), ()) for i in range(3))
+    wide = [c.cast(v, DType.F64) for v in (start, limit, step)]
+    count = c.emit("ceil", c.emit("div", c.emit("sub", wide[1], wide[0]), wide[2]))
+    size = Scalars(c).read(c.cast(c.emit("max", count, c.like(count, 0)), DType.I64), c.hint)
+    work = dtype if dtype in (DType.F32, DType.F64) else DType.F32
+    places = c.emit("iota", start=0, step=1, size=size, dtype=work)
+    return c.cast(c.emit("add", c.emit("mul", places, c.cast(step, work)), c.cast(start, work)), dtype)
 
 
 @lowers("EyeLike")
@@ -91,11 +108,12 @@ def _eye_like(c: Call) -> Value:
 
 @lowers("Trilu")
 def _trilu(c: Call) -> Value:
-    x, k = c.x(0), c.dims(1, "k")[0] if c.has(1) else 0
+    x, calc = c.x(0), Scalars(c)
+    k = calc.elements(1)[0] if c.has(1) else 0
     rows, cols = x.shape[-2:]
     i = c.reshape(c.emit("iota", size=rows, start=0, step=1, dtype=DType.I64), (rows, 1))
     j = c.emit("iota", size=cols, start=0, step=1, dtype=DType.I64)
-    diagonal = c.emit("add", i, c.builder.materialize(c.builder.operand(k)))
+    diagonal = c.emit("add", i, calc.value(k))
     keep = c.emit("ge" if c.attr("upper", 1) else "le", j, diagonal)
     if x.dtype is DType.BOOL:
         return c.emit("and", keep, x)
@@ -121,35 +139,44 @@ def _one_hot(c: Call) -> Value:
 # -- views ------------------------------------------------------------------------------------
 
 
-def resolve(c: Call, x: Value, wanted: Sequence[Dim], allow_zero: bool) -> Shape:
+def resolve(c: Call, x: Value, wanted: Sequence[Scalar], allow_zero: bool) -> Shape:
     """The shape that Reshape's operand asks for: 0 copies a dimension, -1 takes what is left."""
-    shape: list[Dim] = []
-    for i, d in enumerate(wanted):
-        if isinstance(d, int) and d == 0 and not allow_zero:
-            if i >= x.rank:
+    calc = Scalars(c)
+    shape: list[Scalar] = []
+    for i, e in enumerate(wanted):
+        if not allow_zero and (e == 0 if isinstance(e, int) else isinstance(e, Value)):
+            if i < x.rank:
+                e = calc.where(calc.equal(e, 0), x.shape[i], e)
+            elif e == 0:
                 raise GraphError(f"Reshape copies dimension {i} of rank {x.rank}", where=c.origin)
-            d = x.shape[i]
-        shape.append(d)
-    open_ = [i for i, d in enumerate(shape) if isinstance(d, int) and d == -1]
-    if len(open_) > 1 or any(isinstance(d, int) and d < -1 for d in shape):
-        raise GraphError(f"Reshape to {tuple(shape)}", where=c.origin, why="one dimension at most may be -1")
+        shape.append(e)
+    open_ = [i for i, e in enumerate(shape) if isinstance(e, int) and e == -1]
+    if len(open_) > 1 or any(isinstance(e, int) and e < -1 for e in shape):
+        raise GraphError(f"Reshape to {tuple(wanted)}", where=c.origin, why="one dimension at most may be -1")
+    total = product(x.shape)
     if open_:
-        rest = product(d for i, d in enumerate(shape) if i not in open_)
-        total = product(x.shape)
+        rest = calc.product(e for i, e in enumerate(shape) if i not in open_)
         if isinstance(rest, int) and rest == 0:
             shape[open_[0]] = 0
         else:
             if isinstance(rest, int) and isinstance(total, int) and total % rest:
                 raise GraphError(f"Reshape of {x.shape} to {tuple(shape)}", where=c.origin,
                                  why=f"{total} elements are not a multiple of {rest}", do="check the input's shape")
-            shape[open_[0]] = total // rest
-    return tuple(shape)
+            shape[open_[0]] = calc.floordiv(total, rest)
+    elif any(isinstance(e, Value) and calc.span(e).low < 0 for e in shape):  # any of them may be -1
+        rest = calc.product(calc.where(calc.equal(e, -1), 1, e) if isinstance(e, Value) else e for e in shape)
+        left = calc.floordiv(total, rest)
+        shape = [calc.where(calc.equal(e, -1), left, e) if isinstance(e, Value) else e for e in shape]
+    each = max(round((calc.span(total).opt or 1) ** (1 / max(len(shape), 1))), 1)
+    out = tuple(calc.read(e, f"{c.hint}_{i}", each, most=total) for i, e in enumerate(shape))
+    calc.check_product(out, total)
+    return out
 
 
 @lowers("Reshape")
 def _reshape(c: Call) -> Value:
     x = c.x(0)
-    return c.reshape(x, resolve(c, x, c.dims(1), bool(c.attr("allowzero", 0))))
+    return c.reshape(x, resolve(c, x, Scalars(c).elements(1), bool(c.attr("allowzero", 0))))
 
 
 @lowers("Flatten")
@@ -163,10 +190,13 @@ def _flatten(c: Call) -> Value:
 @lowers("Squeeze")
 def _squeeze(c: Call) -> Value:
     x = c.x()
+    if c.computed(1):
+        over = AxesAsData(c, x.rank, 1)
+        return c.reshape(x, over.without(x.shape))
     axes = c.axes(1, x.rank)
     if axes is None:
         if any(isinstance(d, Sym) and c.builder.bounds(d)[0] <= 1 for d in x.shape):
-            c.unsupported("without axes, the rank depends on a symbolic dimension", "export it with axes")
+            raise NeedsReferenceError  # the rank depends on a dimension
         axes = tuple(i for i, d in enumerate(x.shape) if d == 1)
     for a in axes:
         if isinstance(x.shape[a], int) and x.shape[a] != 1:
@@ -177,6 +207,9 @@ def _squeeze(c: Call) -> Value:
 @lowers("Unsqueeze")
 def _unsqueeze(c: Call) -> Value:
     x = c.x()
+    if c.computed(1):
+        over = AxesAsData(c, x.rank, 1, inserted=True)
+        return c.reshape(x, over.inserted(x.shape))
     given = c.ints(1, "axes") if c.has(1) else c.attr("axes")
     rank = x.rank + len(given)
     axes = {c.axis(a, rank) for a in given}
@@ -194,8 +227,17 @@ def _transpose(c: Call) -> Value:
 
 @lowers("Expand")
 def _expand(c: Call) -> Value:
-    x = c.x(0)
-    wanted = c.dims(1)
+    x, calc = c.x(0), Scalars(c)
+    wanted: list[Dim] = []
+    asked = calc.elements(1)
+    for k, e in enumerate(asked):
+        i = k + x.rank - len(asked)
+        d = x.shape[i] if i >= 0 else 1
+        if isinstance(e, Value) and d != 1:  # the dimension itself, or 1
+            calc.check(calc.read(calc.where(calc.equal(e, 1), d, e), f"{c.hint}_{k}", most=d), d, f"dimension {k}")
+            wanted.append(d)
+        else:
+            wanted.append(calc.read(e, f"{c.hint}_{k}"))
     if x.data is not None and x.data.size == 1 and x.dtype is not DType.STRING and x.rank <= len(wanted):
         return filled(c, x.data.reshape(()), wanted)
     return c.expand(x, broadcast([x.shape, tuple(wanted)], "Expand"))
@@ -237,117 +279,10 @@ def _space_to_depth(c: Call) -> Value:
 @lowers("Dropout")
 def _dropout(c: Call) -> list[Operand | None]:
     training = c.opset >= 12 and c.has(2) and (c.const(2) is None or bool(c.number(2, 0)))
-    ratio = c.number(1, 0.5) if c.opset >= 12 else c.attr("ratio", 0.5)
-    if training and ratio != 0:
+    if training and (c.computed(1) or c.number(1, 0.5) != 0):
         raise NeedsReferenceError
     x = c.x()
     return [x, filled(c, np.asarray(True), x.shape)] if c.wants(1) else [x]
-
-
-# -- parts ------------------------------------------------------------------------------------
-
-
-@lowers("Concat")
-def _concat(c: Call) -> Value:
-    axis = c.attr("axis", 1)
-    values = c.operands()
-    axis = c.axis(axis, values[0].rank)
-    kept = [v for v in values if v.rank != values[0].rank or v.shape[axis] != 0] or values[:1]
-    return kept[0] if len(kept) == 1 else c.emit("concat", *kept, axis=axis)
-
-
-@lowers("Split")
-def _split(c: Call) -> list[Value]:
-    x = c.x(0)
-    axis = c.axis(c.attr("axis", 0), x.rank)
-    given: Sequence[Dim] | None = c.dims(1, "split") if c.has(1) else c.attr("split")
-    n = len(c.proto.output)
-    d = x.shape[axis]
-    if not given:
-        if c.opset < 18 and isinstance(d, int) and d % n:
-            raise GraphError(f"Split of {d} into {n} equal parts", where=c.origin)
-        each = ceildiv(d, n)
-        given = [each] * (n - 1) + [d - each * (n - 1)]
-    if len(given) != n:
-        raise GraphError(f"Split: {len(given)} sizes for {n} outputs", where=c.origin)
-    out: list[Value] = []
-    at: Dim = 0
-    for size in given:
-        out.append(c.slice(x, axis, at, size))
-        at = at + size
-    return out
-
-
-@lowers("Slice")
-def _slice(c: Call) -> Value:
-    x = c.x(0)
-    if c.opset < 10:
-        starts, ends = c.attr("starts"), c.attr("ends")
-        axes, steps = c.attr("axes") or list(range(len(starts))), [1] * len(starts)
-    else:
-        starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
-        axes = c.ints(3, "axes") if c.has(3) else list(range(len(starts)))
-        steps = c.ints(4, "steps") if c.has(4) else [1] * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise GraphError("Slice with starts, ends, axes and steps of different lengths", where=c.origin)
-    begin: list[Dim] = [0] * x.rank
-    size: list[Dim] = list(x.shape)
-    stride = [1] * x.rank
-    for s, e, a, k in zip(starts, ends, axes, steps):
-        if k == 0:
-            raise GraphError("Slice with step 0", where=c.origin)
-        a = c.axis(a, x.rank)
-        begin[a], size[a], stride[a] = _extent(c, x.shape[a], s, e, k)
-    if size == list(x.shape) and all(k == 1 for k in stride):
-        return x
-    return c.emit("slice", x, starts=tuple(begin), sizes=tuple(size), steps=tuple(stride))
-
-
-def _extent(c: Call, d: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
-    """(first, size, step) of one sliced dimension.
-
-    ONNX clamps a start to [0, d] for a positive step and to [0, d - 1] for a negative one, unlike NumPy,
-    where a start before the first element makes a backward slice empty.
-    """
-    b = c.builder
-    if d == 0:
-        return 0, 0, step
-
-    def clamped(v: Dim, low: Dim, high: Dim) -> Dim:
-        least, most = b.bounds(v)
-        if isinstance(v, Sym) and least < 0 <= most:
-            c.unsupported(f"a bound {v} that may be negative or not", "fix the dimension with shapes=")
-        if most < 0:
-            v = v + d if not isinstance(v, int) or v > -INT64_MAX else low
-        return b.maximum(b.minimum(v, high), low)
-
-    if step > 0:
-        first, last = clamped(start, 0, d), clamped(end, 0, d)
-        return first, b.maximum(ceildiv(last - first, step), 0), step
-    first = clamped(start, 0, d - 1)
-    last = -1 if isinstance(end, int) and isinstance(d, int) and end < -d else clamped(end, -1, d - 1)
-    return first, b.maximum(ceildiv(first - last, -step), 0), step
-
-
-@lowers("Pad")
-def _pad(c: Call) -> Value:
-    x = c.x(0)
-    value: float = 0
-    if c.opset < 11:
-        given: Sequence[Dim] = c.attr("pads") or c.attr("paddings")
-        value = c.attr("value", 0.0)
-    else:
-        given = c.dims(1, "pads")
-        value = c.number(2, 0)
-    axes = (c.axes(3, x.rank) if c.has(3) else None) or tuple(range(x.rank))
-    if len(given) != 2 * len(axes):
-        raise GraphError(f"Pad: {len(given)} pads for {len(axes)} axes", where=c.origin)
-    pads: list[Dim] = [0] * (2 * x.rank)
-    for k, a in enumerate(axes):
-        pads[a], pads[x.rank + a] = given[k], given[len(axes) + k]
-    if all(isinstance(p, int) and p == 0 for p in pads):
-        return x
-    return c.emit("pad", x, pads=tuple(pads), mode=c.attr("mode", "constant"), value=value)
 
 
 # -- gather and scatter -----------------------------------------------------------------------
@@ -386,48 +321,3 @@ def _scatter_nd(c: Call) -> Value:
 def _scatter_elements(c: Call) -> Value:
     return c.emit("scatter_elements", c.x(0), c.x(1), c.x(2), axis=c.attr("axis", 0),
                   reduction=c.attr("reduction", "none"))
-
-
-# -- resize -----------------------------------------------------------------------------------
-
-
-@lowers("Resize", "Upsample")
-def _resize(c: Call) -> Value:
-    x = c.x(0)
-    mode = c.attr("mode", "nearest")
-    at_scales = 1 if c.proto.op_type == "Upsample" or c.opset < 11 else 2
-    axes = tuple(c.axis(a, x.rank) for a in c.attr("axes") or range(x.rank))
-    sizes: list[Dim] | None = None
-    if c.has(3) and (c.const(3) is None or c.fixed(3, "sizes").size):
-        sizes = c.dims(3, "sizes")
-    elif c.attr("scales") is not None:
-        scales = list(c.attr("scales"))
-    else:
-        scales = [float(s) for s in c.fixed(at_scales, "scales").reshape(-1)]
-    old = c.proto.op_type == "Upsample" or c.opset < 11
-    coordinate = c.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    policy = c.attr("keep_aspect_ratio_policy", "stretch")
-    if c.attr("antialias", 0) or coordinate in ("tf_crop_and_resize", "tf_half_pixel_for_nn") or policy != "stretch":
-        raise NeedsReferenceError
-    shape = list(x.shape)
-    factors: list[float | None] = [None] * x.rank
-    for k, a in enumerate(axes):
-        if sizes is not None:
-            shape[a] = sizes[k]
-        else:
-            factors[a] = scales[k]
-            shape[a] = _scaled(c, x.shape[a], scales[k])
-    return c.emit("resize", x, shape=tuple(shape), scales=tuple(factors), mode="linear" if "linear" in mode else mode,
-                  coordinate=coordinate, rounding=c.attr("nearest_mode", "floor" if old else "round_prefer_floor"),
-                  cubic_coeff_a=c.attr("cubic_coeff_a", -0.75), exclude_outside=bool(c.attr("exclude_outside", 0)))
-
-
-def _scaled(c: Call, d: Dim, scale: float) -> Dim:
-    """floor(d * scale)."""
-    if isinstance(d, int):
-        return int(np.floor(d * np.float32(scale)))
-    for over in range(1, 65):  # a scale is a ratio of small ints where d is not known
-        top = scale * over
-        if abs(top - round(top)) < 1e-6 * over:
-            return d * round(top) // over
-    c.unsupported(f"a scale of {scale} on the dimension {d}", "fix the dimension with shapes=")

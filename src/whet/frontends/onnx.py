@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -18,23 +19,40 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_contrib_quant,
     lower_math,
     lower_nn,
+    lower_parts,
     lower_quant,
+    lower_resize,
     lower_sampling,
     lower_tensor,
     lower_training,
     lower_windows,
     partial,
 )
-from whet.frontends.call import LOWERINGS, Builder, Call, NeedsReferenceError, Operand, Partial, unknown_operator
+from whet.frontends.call import (
+    LOWERINGS,
+    Absent,
+    Builder,
+    Call,
+    Items,
+    NeedsReferenceError,
+    Operand,
+    Partial,
+    unknown_operator,
+)
+from whet.frontends.control import CONTROL, MAX_DEPTH, State
 from whet.frontends.dims import Learnt, declare, settle
 from whet.frontends.order import bodies, free_names, ordered
 from whet.frontends.prepare import prepare
 from whet.frontends.protobuf import Source, read
 from whet.frontends.reference import reference_node
+from whet.frontends.sequences import RULES
 from whet.frontends.tensors import Tensors, element_type
+from whet.frontends.types import of_input
+from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.ir.ops_base import DimConflictError
-from whet.ir.symbolic import Sym
+from whet.ir.ops_host import HOST
+from whet.ir.symbolic import Sym, names
 
 MAX_TERMS = 256  # of one dimension: repeated products would grow without bound
 MAX_LESSONS = 64  # pairs of dimensions found to be equal, each of which starts the import anew
@@ -82,9 +100,10 @@ def _import(source: Source, shapes: Mapping[str, Sequence[Any]] | None, profiles
     tensors = Tensors(source)
     learnt = Learnt()
     unsettled: set[tuple[str, str]] = set()
+    generalized: dict[Any, list[State]] = {}
     for _ in range(MAX_LESSONS):
         try:
-            return _Importer(source, tensors, shapes, profiles, learnt, on_fault, unsettled).run()
+            return _Importer(source, tensors, shapes, profiles, learnt, on_fault, unsettled, generalized).run()
         except DimConflictError as e:
             if not settle(e.a, e.b, learnt):
                 if on_fault is None:
@@ -101,11 +120,15 @@ class _UnknownError(Exception):
 class _Importer:
     def __init__(self, source: Source, tensors: Tensors, shapes: Mapping[str, Sequence[Any]] | None,
                  profiles: Sequence[Mapping[str, Any]] | None, learnt: Learnt, on_fault: OnFault | None = None,
-                 unsettled: set[tuple[str, str]] | None = None) -> None:
+                 unsettled: set[tuple[str, str]] | None = None,
+                 generalized: dict[Any, list[State]] | None = None) -> None:
         self.source = source
         self.on_fault = on_fault
         self.unsettled = unsettled or set()  # pairs of dimensions whose difference is a fault
         self.unknown: set[str] = set()  # names that a fault has left without a value
+        self.generalized = {} if generalized is None else generalized  # what is known of loops' states, by loop
+        self.varying: set[str] = set()  # dimensions that differ between the iterations of a loop
+        self.depth = 0
         self.tensors = tensors
         self.proto = source.proto.graph
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
@@ -118,6 +141,8 @@ class _Importer:
         self.graph.dims = dict(declared.ranges)
         self.graph.reserved = weights | {n for n, _, _ in declared.inputs}
         self.graph.inputs = [Value(n, t, s) for n, t, s in declared.inputs]
+        self.builder.types.update((v, of_input(declared.types[v.name])) for v in self.graph.inputs
+                                  if v.name in declared.types)
 
     def run(self) -> Graph:
         scope: Scope = {}
@@ -140,19 +165,41 @@ class _Importer:
 
     def _checked_output(self, o: onnx.ValueInfoProto, v: Value) -> Value:
         declared = o.type.tensor_type.elem_type
-        if self.on_fault is None and declared and element_type(declared, f"output {o.name}") is not v.dtype:
+        if self.on_fault is not None or not declared or v.dtype is DType.OBJECT:
+            return v
+        if element_type(declared, f"output {o.name}") is not v.dtype:
             raise GraphError(f"output {o.name} is declared {element_type(declared, '').value} and computed as "
                              f"{v.dtype.value}", where=self.source.name, do="export the model again")
         return v
 
     # -- graphs --------------------------------------------------------------------------------
 
-    def subgraph(self, g: GraphProto, scope: Scope, views: Mapping[int, memoryview] | None = None) -> list[Operand]:
-        """Lower a graph's nodes; returns its outputs. `scope` has what its names may refer to."""
-        self._lower_all(g, scope, views)
-        if any(o.name in self.unknown for o in g.output):
-            raise _UnknownError
-        return _results(g, g.output, scope)
+    def inside(self, name: str, label: str) -> _Importer:
+        """An importer into a new graph inside this one. `label` tells the dimensions of bodies apart."""
+        inner = copy.copy(self)
+        inner.graph = self.graph.body(name)
+        inner.builder = Builder(inner.graph, self.tensors, self.builder.types, frozenset(self.graph.dims),
+                                f"{self.builder.prefix}{label}_")
+        inner.builder.learnt = self.builder.learnt
+        inner.on_fault = None
+        return inner
+
+    def subgraph(self, g: GraphProto, scope: Mapping[str, Operand], given: Mapping[str, Operand]) -> list[Operand]:
+        """Lower a graph's nodes; returns its outputs. Its names may refer to `scope`, its own inputs are `given`."""
+        if self.depth >= MAX_DEPTH:
+            raise UnsupportedError(f"control flow nested more than {MAX_DEPTH} deep", where=f"graph {g.name}",
+                                   do="take the inner bodies apart")
+        declared, self.declared = self.declared, {v.name: v for v in (*g.value_info, *g.output)}
+        self.depth += 1
+        try:
+            local: Scope = ChainMap(dict(given), scope)  # type: ignore[arg-type]
+            self._lower_all(g, local, None)
+            if any(o.name in self.unknown for o in g.output):
+                raise _UnknownError
+            return _results(g, g.output, local)
+        finally:
+            self.declared = declared
+            self.depth -= 1
 
     def _lower_all(self, g: GraphProto, scope: Scope, views: Mapping[int, memoryview] | None) -> None:
         if g.sparse_initializer:
@@ -162,7 +209,7 @@ class _Importer:
             data = self.tensors.array(t, (views or {}).get(i))
             name = t.name if views is not None else self.graph.fresh(t.name or "c")
             scope[t.name] = Value(name, element_type(t.data_type, t.name), data.shape, data)
-        for n in ordered(g, scope):
+        for n in ordered(g, scope, scope.maps[0] if isinstance(scope, ChainMap) else scope):
             if self.on_fault is None:
                 self.node(n, scope)
             else:
@@ -202,36 +249,57 @@ class _Importer:
             if name:
                 if x is None:
                     raise UnsupportedError(f"{n.op_type} with its output {name!r}", where=call.origin)
-                if any(_terms(d) > MAX_TERMS for d in (x.shape if isinstance(x, Value) else x.dims.reshape(-1))):
+                if any(_terms(d) > MAX_TERMS for d in (x.dims.reshape(-1) if isinstance(x, Partial) else x.shape)):
                     raise UnsupportedError(f"{n.op_type}: a size is too complicated an expression", where=call.origin,
                                            why=f"it has over {MAX_TERMS} factors", do="fix dimensions with shapes=")
                 scope[name] = x
 
     def _lower(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None]:
-        n = call.proto
-        if n.op_type == "If" and not domain:
-            taken = _decided(call)
-            if taken is not None:
-                return self.subgraph(taken, ChainMap({}, scope))
-        if n.op_type in partial.ALWAYS or any(isinstance(x, Partial) for x in call.inputs):
+        before = len(self.graph.nodes)
+        try:
+            found = self._compiled(call, domain, scope)
+            if found is not None and not self._stray(before):
+                return found
+        except NeedsReferenceError:
+            pass
+        except DimConflictError as e:
+            if self.varying.isdisjoint(names(e.a, e.b)):  # else they are equal in some iterations only
+                e.where = e.where or call.origin
+                raise
+        except GraphError as e:
+            e.where = e.where or call.origin
+            raise
+        except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
+            raise GraphError(f"the operands of {call.proto.op_type} do not fit it", where=call.origin, why=str(e),
+                             do="check the model with onnx.checker, or export it again") from e
+        del self.graph.nodes[before:]
+        return reference_node(call, self.opsets, self.declared)
+
+    def _compiled(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None] | None:
+        """The node's results by whet's own operators, None where the reference has to run it."""
+        op = call.proto.op_type
+        if not domain and op in CONTROL:
+            return CONTROL[op](self, call, scope)
+        if not domain and op in RULES:
+            result = RULES[op](call)
+            if result is not None:
+                return [result]
+        kinds = {x.dtype for x in call.inputs if x is not None}
+        if DType.OBJECT in kinds or (DType.STRING in kinds and op not in partial.ALWAYS):
+            return None
+        if op in partial.ALWAYS or any(isinstance(x, Partial) for x in call.inputs):
             folded = partial.fold(call)
             if folded is not None:
                 return folded
-        lowering = LOWERINGS.get((domain, n.op_type))
-        if lowering is not None:
-            before = len(self.graph.nodes)
-            try:
-                result = lowering(call)
-                return [result] if isinstance(result, (Value, Partial)) else result
-            except NeedsReferenceError:
-                del self.graph.nodes[before:]
-            except GraphError as e:
-                e.where = e.where or call.origin
-                raise
-            except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
-                raise GraphError(f"the operands of {n.op_type} do not fit it", where=call.origin, why=str(e),
-                                 do="check the model with onnx.checker, or export it again") from e
-        return reference_node(call, self.opsets, scope, self.declared)
+        lowering = LOWERINGS.get((domain, op))
+        if lowering is None:
+            return None
+        made = lowering(call)
+        return [made] if isinstance(made, (Value, Partial, Items, Absent)) else made
+
+    def _stray(self, first: int) -> bool:
+        """True if a node from this one on makes strings, which no kernel can."""
+        return any(o.dtype.is_host for n in self.graph.nodes[first:] if n.op not in HOST for o in n.outputs)
 
 
 def _results(g: GraphProto, outputs: Iterable[onnx.ValueInfoProto], scope: Scope) -> list[Operand]:
@@ -241,14 +309,6 @@ def _results(g: GraphProto, outputs: Iterable[onnx.ValueInfoProto], scope: Scope
         raise GraphError(f"no node computes the output {missing[0]!r}", where=f"graph {g.name}",
                          do="export the model again")
     return [scope[o.name] for o in outputs]
-
-
-def _decided(call: Call) -> GraphProto | None:
-    """The branch that an If with a constant condition takes, else None."""
-    condition = call.const(0)
-    if condition is None:
-        return None
-    return call.attr("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
 
 
 def _terms(d: Any) -> int:

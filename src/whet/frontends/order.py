@@ -28,13 +28,16 @@ def bodies(n: NodeProto) -> list[GraphProto]:
     return [g for a in n.attribute for g in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)]
 
 
-def ordered(g: GraphProto, scope: Mapping[str, Any]) -> list[NodeProto]:
-    """The nodes in an order in which they can run. GraphError for cycles, undefined and redefined names."""
+def ordered(g: GraphProto, scope: Mapping[str, Any], own: Mapping[str, Any]) -> list[NodeProto]:
+    """The nodes in an order in which they can run. GraphError for cycles, undefined and redefined names.
+
+    scope: what names may refer to. own: those of them that are the graph's own; nodes may hide the others.
+    """
     producer: dict[str, int] = {}
     nodes = list(g.node)
     for k, n in enumerate(nodes):
         for o in n.output:
-            if o and (o in producer or o in scope):
+            if o and (o in producer or o in own):
                 raise GraphError(f"{o!r} is computed twice", where=f"node {n.name or o}",
                                  why="each name may have one source", do="export the model again")
             if o:

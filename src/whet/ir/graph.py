@@ -244,7 +244,9 @@ class Graph:
                     continue
                 if i == 0:
                     state[id(n)] = 1
-                deps = [v.producer for v in (*n.inputs, *self.learnt(n)) if v is not None and v.producer is not None]
+                deps = [v.producer for v in n.inputs if v is not None and v.producer is not None]
+                # A node that tells its own results' dimensions does not wait for itself.
+                deps += [v.producer for v in self.learnt(n) if v.producer not in (None, n)]
                 while i < len(deps) and (id(deps[i]) in done or id(deps[i]) not in members):
                     i += 1
                 if i < len(deps):
@@ -265,9 +267,9 @@ class Graph:
         """Drop the nodes whose outputs nobody reads, and the data-dependent sizes that nothing needs; returns how
         many nodes."""
         there = {id(v) for v in self.inputs} | {id(o) for n in self.nodes for o in n.outputs}
-        self.sizes = {n: s for n, s in self.sizes.items() if s.value.is_const or id(s.value) in there}
-        told = self.sizes.keys() | {n for v in self.inputs for n in names(*v.shape)}
-        self.checks = [c for c in self.checks if names(c.a, c.b) <= told]
+        gone = {n for n, s in self.sizes.items() if not s.value.is_const and id(s.value) not in there}
+        self.sizes = {n: s for n, s in self.sizes.items() if n not in gone}
+        self.checks = [c for c in self.checks if gone.isdisjoint(names(c.a, c.b))]
         wanted = names(*(d for v in self.outputs for d in v.shape), *(d for c in self.checks for d in (c.a, c.b)))
         live = {id(v) for v in self.outputs} | {id(self.sizes[n].value) for n in wanted if n in self.sizes}
         kept: list[Node] = []
