@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable
 
 from whet.frontends.call import Call, NeedsReferenceError, lowers
+from whet.frontends.dynamic_axes import AxesAsData
+from whet.frontends.scalars import Scalars
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
-from whet.ir.symbolic import product
+from whet.ir.symbolic import Dim, product
 
 # -- one to one -------------------------------------------------------------------------------
 
@@ -249,7 +251,7 @@ def _swish(c: Call) -> Value:
 
 def _axes(c: Call, rank: int) -> tuple[int, ...] | None:
     """Axes of a reduction, None where it is the identity (no axes, and noop_with_empty_axes)."""
-    axes = c.axes(1, rank)
+    axes = () if c.computed(1) else c.axes(1, rank)  # computed ones have been seen to be none
     if axes:
         return axes
     return None if c.attr("noop_with_empty_axes", 0) else tuple(range(rank))
@@ -264,20 +266,24 @@ def _log_sum_exp(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
 
 
 def _reduction(before: str, kind: str, after: str) -> Callable[[Call], Value]:
-    def lower(c: Call) -> Value:
-        x, keep = c.x(), bool(c.attr("keepdims", 1))
-        axes = _axes(c, x.rank)
-        if axes is None:
-            axes = ()
-            keep = True
+    def reduced(c: Call, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
         if kind == "logsumexp":
             return _log_sum_exp(c, x, axes, keep)
+        if axes and kind == "mean" and x.dtype.is_integer and x.dtype.size < 8:  # the sum may need more bits
+            return c.cast(c.reduce(c.cast(x, DType.I64), kind, axes, keep), x.dtype)
+        return c.reduce(x, kind, axes, keep) if axes else x
+
+    def lower(c: Call) -> Value:
+        x, keep = c.x(), bool(c.attr("keepdims", 1))
         if before:
             x = c.emit("mul", x, x) if before == "square" else c.emit(before, x)
-        if axes and kind == "mean" and x.dtype.is_integer and x.dtype.size < 8:  # the sum may need more bits
-            x = c.cast(c.reduce(c.cast(x, DType.I64), kind, axes, keep), x.dtype)
-        elif axes:
-            x = c.reduce(x, kind, axes, keep)
+        if c.computed(1) and c.x(1).shape != (0,):
+            if kind == "mean" and not x.dtype.is_float and c.x(1).shape != (1,):
+                raise NeedsReferenceError  # each axis would be rounded
+            x = AxesAsData(c, x.rank, 1).reduce(x, lambda v: reduced(c, v, (1,), True), keep)
+        else:
+            axes = _axes(c, x.rank)
+            x = reduced(c, x, axes or (), keep or axes is None)
         if after and not x.dtype.is_float:
             return c.cast(c.emit(after, c.cast(x, DType.F64)), x.dtype)
         return c.emit(after, x) if after else x
@@ -334,15 +340,24 @@ def _hardmax(c: Call) -> Value:
 
 @lowers("CumSum")
 def _cumsum(c: Call) -> Value:
-    axis = c.ints(1, "axis")[0]
-    return c.emit("cumsum", c.x(), axis=axis, exclusive=bool(c.attr("exclusive", 0)),
-                  reverse=bool(c.attr("reverse", 0)))
+    x = c.x()
+
+    def along(v: Value, axis: int) -> Value:
+        return c.emit("cumsum", v, axis=axis, exclusive=bool(c.attr("exclusive", 0)),
+                      reverse=bool(c.attr("reverse", 0)))
+
+    if c.computed(1):
+        return c.reshape(AxesAsData(c, x.rank, 1).each(x, lambda v: along(v, 1)), x.shape)
+    return along(x, c.ints(1, "axis")[0])
 
 
 @lowers("TopK")
 def _topk(c: Call) -> list[Value]:
-    k = c.dims(1, "k")[0] if c.opset >= 10 else c.attr("k")
-    node = c.builder.emit_node("topk", [c.x()], {
-        "k": k, "axis": c.attr("axis", -1), "largest": bool(c.attr("largest", 1)),
+    x, calc = c.x(), Scalars(c)
+    axis = c.axis(c.attr("axis", -1), x.rank)
+    k: Dim = c.attr("k") if c.opset < 10 else calc.read(calc.elements(1)[0], c.hint, most=x.shape[axis])
+    calc.check(k, x.shape[axis], "k of the axis", most=True)
+    node = c.builder.emit_node("topk", [x], {
+        "k": k, "axis": axis, "largest": bool(c.attr("largest", 1)),
         "sorted": bool(c.attr("sorted", 1))}, c.origin, c.hint)
     return list(node.outputs)
