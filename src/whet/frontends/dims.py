@@ -41,7 +41,6 @@ class Learnt:
     equal: dict[str, Dim] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Any]] | None,
@@ -100,6 +99,8 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
     that stands alone (t by p + 1, not p by t - 1), then one that whet made up. min(s, 64) equals s where s is at
     most 64.
     """
+    a, b = _cancelled(a, b)
+
     def latest(d: Dim) -> int:
         return max((learnt.sizes.get(n, -1) for n in names(d)), default=-1)
 
@@ -119,6 +120,17 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
             learnt.equal[found[0]] = found[1]
             return True
     return False
+
+
+def _cancelled(a: Dim, b: Dim) -> tuple[Dim, Dim]:
+    """Two dims that are equal where a and b are, without what both have: p and q for p + s and q + s."""
+    sides: list[Dim] = [0, 0]
+    difference = a - b
+    if isinstance(difference, int):
+        return a, b
+    for mono, c in difference.terms:
+        sides[c < 0] += Sym(((mono, abs(c)),)) if mono else abs(c)
+    return (a, b) if any(isinstance(x, int) and x == 0 for x in sides) else (sides[0], sides[1])
 
 
 def _bound(x: Dim, y: Dim) -> int | None:

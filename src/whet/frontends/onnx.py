@@ -20,9 +20,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_math,
     lower_nn,
     lower_parts,
-    lower_parts,
     lower_quant,
-    lower_resize,
     lower_resize,
     lower_sampling,
     lower_tensor,
@@ -136,7 +134,6 @@ class _Importer:
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
         self.graph = Graph(self.proto.name or "graph")
         self.builder = Builder(self.graph, tensors)
-        self.builder.learnt = learnt
         self.builder.learnt = learnt
         self.declared = {v.name: v for v in (*self.proto.value_info, *self.proto.output)}
         weights = {t.name for t in self.proto.initializer}
