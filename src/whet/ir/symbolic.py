@@ -276,22 +276,34 @@ def _split(a: Dim, b: int) -> tuple[Dim, Dim]:
 
 
 def _divide_exact(a: Dim, b: Dim) -> Dim | None:
-    """a / b where b is one monomial that divides every term of a."""
-    bt = _terms(b)
-    if len(bt) != 1:
-        return 1 if a == b else None
-    (bm, bc), = bt.items()
+    """a / b as a polynomial, or None where b does not divide a: long division by the leading terms."""
+    divisor, rest = _terms(b), _terms(a)
+    if not divisor:
+        return None
+    lead = max(divisor, key=_degree)
     out: dict[Monomial, int] = {}
-    for m, c in _terms(a).items():
-        rest = list(m)
-        for atom in bm:
-            if atom not in rest:
+    while rest:
+        top = max(rest, key=_degree)
+        left = list(top)
+        for atom in lead:
+            if atom not in left:
                 return None
-            rest.remove(atom)
-        if c % bc:
+            left.remove(atom)
+        if rest[top] % divisor[lead]:
             return None
-        out[tuple(rest)] = c // bc
+        factor, c = tuple(left), rest[top] // divisor[lead]
+        out[factor] = c
+        for m, d in divisor.items():
+            key = tuple(sorted(factor + m, key=repr))
+            rest[key] = rest.get(key, 0) - c * d
+            if not rest[key]:
+                del rest[key]
     return _make(out)
+
+
+def _degree(m: Monomial) -> tuple[int, tuple[str, ...]]:
+    """Graded order of monomials: products keep it, so that the leading term of a product is that of its factors."""
+    return len(m), tuple(map(repr, m))
 
 
 def _floordiv(a: Dim, b: Dim) -> Dim:
