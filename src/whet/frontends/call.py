@@ -166,9 +166,21 @@ class Builder:
             from whet.frontends.sequences import made
 
             return made(self, x)
+        told = self._told(x)
+        if told is not None:
+            return told
         v = self.graph.add("dims", [], {"values": tuple(x.dims.reshape(-1).tolist()), "shape": x.dims.shape},
                            origin="shape arithmetic")
         return v if x.dtype is DType.I64 else self.graph.add("cast", [v], {"to": x.dtype}, origin="shape arithmetic")
+
+    def _told(self, x: Partial) -> Value | None:
+        """The value that the only element of x is learnt from, where it has the same type and shape."""
+        d = x.dims.reshape(-1)[0] if x.dims.size == 1 else None
+        for name in names(d) if isinstance(d, Sym) and d in map(symbol, names(d)) else ():
+            s = self.graph.sizes.get(name)
+            if s is not None and not s.axis and s.value.dtype is x.dtype and s.value.shape == x.shape:
+                return s.value
+        return None
 
     def operand(self, dims: Any, dtype: DType = DType.I64) -> Operand:
         """An array of Dims as a constant where all are ints, else as a Partial."""

@@ -25,6 +25,7 @@ from whet.ir.graph import Graph, Node, Value, dims_in
 from whet.ir.ops_base import DimConflictError, Spec
 from whet.ir.symbolic import Dim, Sym, names
 
+MAX_TRIPS = (0, 1, 1 << 31)  # of a loop: the range of its counter
 MAX_DEPTH = 64  # of control flow inside control flow
 
 Scope = Mapping[str, Operand]
@@ -230,9 +231,9 @@ class State:
 
 @dataclass
 class Turn:
-    """One iteration, as the body sees it."""
+    """One iteration, as the body sees it. Its number is a dimension: what is sliced by it has a known size."""
 
-    iteration: Value
+    iteration: Operand
     condition: Value
     states: list[Value]
     slices: list[Value]
@@ -265,7 +266,10 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
                 *(s.formal(b, "slice", importer.varying) for s in slices)]
 
     def fill(inner: Importer, outside: Captures, given: list[Value]) -> Sequence[Operand]:
-        return plan.turn(inner, outside, Turn(given[0], given[1], given[2:2 + n], given[2 + n:]))
+        number = inner.builder.learn(given[0], 0, "iteration", MAX_TRIPS)
+        importer.varying.update(names(number))
+        return plan.turn(inner, outside, Turn(Partial(np.asarray(number, object), DType.I64), given[1], given[2:2 + n],
+                                              given[2 + n:]))
 
     while True:
         general = sum(s.shape.count(None) + (s.dtype is DType.OBJECT) for s in states)
@@ -399,7 +403,7 @@ def _scan(importer: Importer, call: Call, scope: Scope, g: GraphProto, states: l
         out = inner.subgraph(g, outside, _named(g, [*now.states, *now.slices]))
         if length is not None:
             b = inner.builder
-            active = b.emit("lt", now.iteration, b.emit("cast", outside.value(length), to=DType.I64))
+            active = b.emit("lt", b.materialize(now.iteration), b.emit("cast", outside.value(length), to=DType.I64))
             values = [b.materialize(x) for x in out]
             instead = [*now.states, *(b.graph.const(np.zeros((), v.dtype.np), v.dtype) for v in values[n:])]
             out = [b.emit("where", active, v, w) for v, w in zip(values, instead)]
