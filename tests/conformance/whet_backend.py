@@ -84,9 +84,15 @@ def cases(home: str) -> dict[str, unittest.TestCase]:
         warnings.simplefilter("ignore")  # the suite computes its expectations with overflows and divisions by zero
         import onnx.backend.test
 
-        classes = onnx.backend.test.BackendTest(WhetBackend, __name__).test_cases.values()
+        classes = onnx.backend.test.BackendTest(WhetBackend, __name__, tolerances()).test_cases.values()
     return {name.removesuffix("_cpu"): cls(name) for cls in classes for name in dir(cls)
             if name.startswith("test_") and name.endswith("_cpu")}
+
+
+def tolerances() -> dict[str, dict[str, float]]:
+    """{case: rtol, atol} where the suite's do not do."""
+    return {name: {k: v for k, v in row.items() if k != "reason"}
+            for name, row in tomllib.loads(EXCEPTIONS.read_text())["tolerances"].items()}
 
 
 def exceptions() -> dict[str, str]:

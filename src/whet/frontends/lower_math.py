@@ -13,6 +13,8 @@ from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.symbolic import Dim, product
 
+PER_CHANNEL = ("whet", "PReluPerChannel")  # what PRelu of a model before opset 7 is renamed to
+
 # -- one to one -------------------------------------------------------------------------------
 
 _SAME = {
@@ -162,6 +164,15 @@ def _leaky_relu(c: Call) -> Value:
 def _prelu(c: Call) -> Value:
     x = c.x(0)
     return c.emit("where", c.emit("lt", x, c.like(x, 0)), c.emit("mul", x, c.x(1)), x)
+
+
+@lowers(PER_CHANNEL[1], domain=PER_CHANNEL[0])
+def _prelu_per_channel(c: Call) -> Value:
+    """PRelu before opset 7: one slope for all, or one per channel."""
+    x, slope = c.x(0), c.x(1)
+    if slope.rank == 1 and slope.shape[0] != 1:
+        slope = c.reshape(slope, (slope.shape[0], *(1,) * max(x.rank - 2, 0)))
+    return c.emit("where", c.emit("lt", x, c.like(x, 0)), c.emit("mul", x, slope), x)
 
 
 def _exp_minus_1(c: Call, x: Value) -> Value:
@@ -338,12 +349,12 @@ def _hardmax(c: Call) -> Value:
     return _flattened(c, one)
 
 
-@lowers("CumSum")
-def _cumsum(c: Call) -> Value:
+@lowers("CumSum", "CumProd")
+def _scan(c: Call) -> Value:
     x = c.x()
 
     def along(v: Value, axis: int) -> Value:
-        return c.emit("cumsum", v, axis=axis, exclusive=bool(c.attr("exclusive", 0)),
+        return c.emit(c.proto.op_type.lower(), v, axis=axis, exclusive=bool(c.attr("exclusive", 0)),
                       reverse=bool(c.attr("reverse", 0)))
 
     if c.computed(1):

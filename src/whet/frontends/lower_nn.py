@@ -8,11 +8,11 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
-from whet.frontends.formulas import Formula
+from whet.frontends.formulas import Formula, formula
 from whet.frontends.maxima import max_with_places
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
-from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
+from whet.ir.symbolic import Dim, Shape, Sym, ceildiv
 
 # -- products ---------------------------------------------------------------------------------
 
@@ -52,67 +52,6 @@ def _gemm(c: Call) -> Value:
         bias = c.x(2)
         y = c.emit("add", y, bias if beta == 1.0 else c.emit("mul", bias, c.like(bias, beta)))
     return y
-
-
-def _letters(text: str, rank: int, c: Call) -> list[str]:
-    """One einsum operand's indices; an ellipsis becomes the numbers of the dimensions that it stands for."""
-    head, dots, tail = text.partition("...")
-    n = rank - len(head) - len(tail)
-    if (n != 0 and not dots) or n < 0:
-        raise GraphError(f"einsum: {text!r} does not fit rank {rank}", where=c.origin, do="check the equation")
-    return [*head, *(f"{i - n}" for i in range(n)), *tail]
-
-
-@lowers("Einsum")
-def _einsum(c: Call) -> Value:
-    """Contracts operands two at a time: transpose, reshape, matmul, transpose."""
-    equation = c.attr("equation").replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    values = c.operands()
-    texts = left.split(",")
-    if len(texts) != len(values):
-        raise GraphError(f"einsum: {equation!r} is for {len(texts)} operands", where=c.origin, do="check the equation")
-    terms = [_letters(t, v.rank, c) for t, v in zip(texts, values)]
-    flat = [l for t in terms for l in t]
-    dots = sorted({l for l in flat if l.lstrip("-").isdigit()}, key=int)
-    if arrow:
-        head, has_dots, tail = right.partition("...")
-        out = [*head, *(dots if has_dots else []), *tail]
-    else:
-        out = dots + sorted(l for l in set(flat) - set(dots) if flat.count(l) == 1)
-    if any(len(set(t)) < len(t) for t in terms) or not set(out) <= set(flat) or len(set(out)) < len(out):
-        raise NeedsReferenceError  # diagonals
-    x, have = values[0], terms[0]
-    for k in range(1, len(values)):
-        later = {l for t in terms[k + 1:] for l in t} | set(out)
-        x, have = _contract(c, x, have, values[k], terms[k], later)
-    summed = tuple(i for i, l in enumerate(have) if l not in out)
-    if summed:
-        x, have = c.reduce(x, "sum", summed, keepdims=False), [l for l in have if l in out]
-    return c.transpose(x, (have.index(l) for l in out))
-
-
-def _contract(c: Call, a: Value, ia: list[str], b: Value, ib: list[str], later: set[str]) -> tuple[Value, list[str]]:
-    """The product of two operands, summed over the indices that nothing needs later."""
-    lone = tuple(i for i, l in enumerate(ia) if l not in ib and l not in later)
-    if lone:
-        a, ia = c.reduce(a, "sum", lone, keepdims=False), [l for i, l in enumerate(ia) if i not in lone]
-    lone = tuple(i for i, l in enumerate(ib) if l not in ia and l not in later)
-    if lone:
-        b, ib = c.reduce(b, "sum", lone, keepdims=False), [l for i, l in enumerate(ib) if i not in lone]
-    batch = [l for l in ia if l in ib and l in later]
-    inner = [l for l in ia if l in ib and l not in later]
-    rows, cols = [l for l in ia if l not in ib], [l for l in ib if l not in ia]
-    if any(a.shape[ia.index(l)] != b.shape[ib.index(l)] and 1 in (a.shape[ia.index(l)], b.shape[ib.index(l)])
-           for l in batch + inner):
-        raise NeedsReferenceError  # broadcast indices
-    a = c.transpose(a, (ia.index(l) for l in batch + rows + inner))
-    b = c.transpose(b, (ib.index(l) for l in batch + inner + cols))
-    nb, nr, ni = len(batch), len(rows), len(inner)
-    lead, m, n = a.shape[:nb], a.shape[nb:nb + nr], b.shape[nb + ni:]
-    k = product(a.shape[nb + nr:])
-    y = c.emit("matmul", c.reshape(a, (*lead, product(m), k)), c.reshape(b, (*lead, k, product(n))))
-    return c.reshape(y, (*lead, *m, *n)), batch + rows + cols
 
 
 # -- windows ----------------------------------------------------------------------------------
@@ -277,14 +216,32 @@ def _per_channel(c: Call, v: Value, rank: int) -> Value:
     return c.reshape(v, (v.shape[0], *(1,) * max(rank - 2, 0)))
 
 
+def _batch_norm_training(c: Call) -> list[Value | None]:
+    """Normalized by the batch's own statistics; running ones are `momentum` of the old and the rest of the batch's.
+    Before opset 14 the batch's statistics are outputs, too."""
+    x, scale, bias, mean, var = (formula(c, i) for i in range(5))
+    axes, momentum = [i for i in range(x.rank) if i != 1], c.attr("momentum", 0.9)
+    wide = x if x.dtype is DType.F64 else x.to(DType.F32)
+    at = (1, x.shape[1], *(1,) * (x.rank - 2))
+    batch_mean = wide.reduce("mean", axes)
+    d = wide - batch_mean.reshape(*at)
+    batch_var = (d * d).reduce("mean", axes)
+    factor = scale.to(wide.dtype) / (batch_var + c.attr("epsilon", 1e-5)).sqrt()
+    y = (d * factor.reshape(*at) + bias.to(wide.dtype).reshape(*at)).to(x.dtype)
+    new = [old * momentum + batch.to(old.dtype) * (1 - momentum)
+           for old, batch in ((mean, batch_mean), (var, batch_var))]
+    saved = [s.to(mean.dtype).value for s in (batch_mean, batch_var)] if c.opset < 14 else []
+    return [y.value, *(v.value for v in new), *saved]
+
+
 @lowers("BatchNormalization")
-def _batch_norm(c: Call) -> Value:
-    if c.attr("training_mode", 0) or any(c.wants(i) for i in range(1, 5)):
-        raise NeedsReferenceError
+def _batch_norm(c: Call) -> Value | list[Value | None]:
     x, scale, bias, mean, var = (c.x(i) for i in range(5))
-    epsilon, data = c.attr("epsilon", 1e-5), [v.data for v in (scale, bias, mean, var)]
     if x.rank < 2:
         raise NeedsReferenceError
+    if c.attr("training_mode", 0) or any(c.wants(i) for i in range(1, 5)):
+        return _batch_norm_training(c)
+    epsilon, data = c.attr("epsilon", 1e-5), [v.data for v in (scale, bias, mean, var)]
     if all(d is not None for d in data):
         s, b, m, v = (np.asarray(d, np.float64) for d in data)
         with np.errstate(all="ignore"):

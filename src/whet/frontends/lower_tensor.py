@@ -10,6 +10,7 @@ import numpy as np
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
 from whet.frontends.dynamic_axes import AxesAsData
+from whet.frontends.formulas import formula, iota
 from whet.frontends.scalars import Scalar, Scalars
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
@@ -321,3 +322,15 @@ def _scatter_nd(c: Call) -> Value:
 def _scatter_elements(c: Call) -> Value:
     return c.emit("scatter_elements", c.x(0), c.x(1), c.x(2), axis=c.attr("axis", 0),
                   reduction=c.attr("reduction", "none"))
+
+
+@lowers("ReverseSequence")
+def _reverse_sequence(c: Call) -> Value:
+    x, lengths = formula(c, 0), formula(c, 1)
+    batch, time = c.axis(c.attr("batch_axis", 1), x.rank), c.axis(c.attr("time_axis", 0), x.rank)
+    lengths = lengths.to(DType.I64).reshape(lengths.shape[0], 1)
+    t = iota(c, x.shape[time]).reshape(1, x.shape[time])
+    places = (t < lengths).where(lengths - 1 - t, t)
+    order = [batch, time, *(i for i in range(x.rank) if i not in (batch, time))]
+    y = x.transpose(*order).apply("gather_nd", places.reshape(*places.shape, 1), batch_dims=1)
+    return y.transpose(*(order.index(i) for i in range(x.rank))).value

@@ -12,6 +12,7 @@ import onnx.version_converter
 
 from whet.errors import GraphError, UnsupportedError
 from whet.frontends.call import LOWERINGS
+from whet.frontends.lower_math import PER_CHANNEL
 from whet.frontends.protobuf import Source
 
 OLDEST_NATIVE = 7  # since then operands broadcast as in NumPy
@@ -118,4 +119,7 @@ def _converted(source: Source, opset: int) -> Source:
     changed = _renewed(replace(source, proto=whole, views={}),
                        lambda m: onnx.version_converter.convert_version(m, CONVERTED_TO),
                        f"opset {opset} cannot be converted to {CONVERTED_TO}")
+    for n in changed.proto.graph.node:  # the converter leaves slopes as they are, which now broadcast otherwise
+        if n.op_type == "PRelu" and n.domain in ("", "ai.onnx"):
+            n.domain, n.op_type = PER_CHANNEL
     return changed

@@ -238,6 +238,16 @@ def _cumsum_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.flip(y, axis)) if at["reverse"] else y]
 
 
+def _cumprod_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
+    x, axis = in_f32(xs[0]), at["axis"]
+    x = np.flip(x, axis) if at["reverse"] else x
+    with np.errstate(all="ignore"):
+        y = np.cumprod(x, axis=axis, dtype=x.dtype)
+    if at["exclusive"] and x.shape[axis]:
+        y = np.concatenate([np.ones_like(np.take(y, [0], axis)), np.take(y, np.arange(x.shape[axis] - 1), axis)], axis)
+    return [np.ascontiguousarray(np.flip(y, axis)) if at["reverse"] else y]
+
+
 def _topk_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     x = ins[0]
     need(x.dtype.is_float or x.dtype.is_integer, f"topk does not take {x.dtype.value}")
@@ -317,6 +327,7 @@ MOVES: dict[str, OpDef] = {d.name: d for d in (
     RESIZE,
     OpDef("cumsum", (1, 1), _cumsum_rule, _cumsum_ref, {"axis": REQUIRED, "exclusive": False, "reverse": False}),
     OpDef("bitcast", (1, 1), _bitcast_rule, lambda xs, at: [xs[0].view(at["to"].np)], {"to": REQUIRED}),
+    OpDef("cumprod", (1, 1), _cumsum_rule, _cumprod_ref, {"axis": REQUIRED, "exclusive": False, "reverse": False}),
     OpDef("topk", (1, 1), _topk_rule, _topk_ref, {"k": REQUIRED, "axis": -1, "largest": True, "sorted": True}),
     OpDef("iota", (0, 0), _iota_rule, _iota_ref, {"start": 0, "step": 1, "size": REQUIRED, "dtype": DType.I64}),
     OpDef("dims", (0, 0), _dims_rule,

@@ -68,7 +68,7 @@ def _needs_exact(graph: Graph) -> set[Value]:
                 exact |= {v for v in n.inputs if v is not None}
             continue
         sensitive = any(_is_sensitive(e) for e in (region.epilogue, *region.prologue.values()) if e is not None)
-        sensitive |= region.kind in ("cumsum", "topk", "arg")
+        sensitive |= region.kind in ("cumsum", "cumprod", "topk", "arg")
         if (sensitive or any(o in exact for o in n.outputs)) and not _is_layer(region):
             exact |= {v for v in n.inputs if v is not None}
             if sensitive:

@@ -23,8 +23,8 @@ def sink(graph: Graph) -> None:
     rules: dict[str, list[Rule]] = {
         "transpose": [transpose_of_transpose, transpose_of_ones], "reshape": [below_reshape],
         "concat": [below_concat], "reduce": [below_reduce], "arg": [below_reduce], "softmax": [below_axis],
-        "cumsum": [below_axis], "slice": [below_per_dim], "pad": [below_pad], "expand": [below_per_dim],
-        "resize": [below_resize], "matmul": [into_weights],
+        "cumsum": [below_axis], "cumprod": [below_axis], "slice": [below_per_dim], "pad": [below_pad],
+        "expand": [below_per_dim], "resize": [below_resize], "matmul": [into_weights],
     }
     for op in POINTWISE:
         rules.setdefault(op, []).append(below_pointwise)

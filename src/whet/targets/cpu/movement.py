@@ -10,12 +10,13 @@ from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
 from whet.targets.cpu.pad import Pad
 from whet.targets.cpu.resize import Resize
-from whet.targets.cpu.scan import CumSum
+from whet.targets.cpu.scan import CumProd, CumSum
 from whet.targets.cpu.scatter import Scatter
 from whet.targets.cpu.topk import TopK
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "bitcast": (BitCast(),),
+    "cumprod": (CumProd(),),
     "cumsum": (CumSum(),),
     "dims": (DimValues(),),
     "gather": (Gather(),),

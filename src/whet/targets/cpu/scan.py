@@ -1,4 +1,4 @@
-"""Running sums: vectors run along a dimension that is not summed, where there is one."""
+"""Running sums and products: vectors run along a dimension that is not summed, where there is one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _VECTORS = 4  # side by side, so that additions do not wait for each other
 
 
 class CumSum(Movement):
-    """Sums in the order of the elements, of 16-bit floats in float32; integers wrap."""
+    """Sums (or products) in the order of the elements, of 16-bit floats in float32; integers wrap."""
 
     name = "cumsum"
+    product = False
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         k = Fn(NAME, machine)
@@ -33,17 +34,18 @@ class CumSum(Movement):
         unit = nest.extents and all(isinstance(s, int) and s == 1 for s in inner.values())
         lanes = machine.width // (4 if compute_type(dtype) == "float" else dtype.size) if unit else 1
         n = args.dim(out.shape[axis])
-        zero = k.const(vec(compute_type(dtype), lanes), 0)
-        start = k.const(zero.ty, -0.0) if zero.is_float else zero  # -0 + x is x, for -0 too
+        empty = k.const(vec(compute_type(dtype), lanes), int(self.product))
+        start = empty if self.product or not empty.is_float else k.const(empty.ty, -0.0)  # -0 + x is x, for -0 too
 
         def columns(src: Val, dst: Val, vectors: int, mask: Val | None) -> None:
-            totals = [k.var(zero.ty, start) for _ in range(vectors)]
+            totals = [k.var(empty.ty, start) for _ in range(vectors)]
             for i in k.range(0, n):
                 at = n - 1 - i if attrs["reverse"] else i
                 for j, total in enumerate(totals):
                     before, c = total.get(), j * lanes * dtype.size
-                    total.set(before + load_value(k, dtype, src + at * steps[0] + c, lanes, mask))
-                    v = k.select(k.i64(i).eq(0), zero, before) if attrs["exclusive"] else total.get()
+                    each = load_value(k, dtype, src + at * steps[0] + c, lanes, mask)
+                    total.set(before * each if self.product else before + each)
+                    v = k.select(k.i64(i).eq(0), empty, before) if attrs["exclusive"] else total.get()
                     store_value(k, v, dtype, dst + at * steps[OUT] + c, mask)
 
         tiles = Tiles(k, args, region, nest.extents, max(1, optimum(region, out.shape[axis])) * dtype.size)
@@ -61,4 +63,11 @@ class CumSum(Movement):
                 at(c, 1, None)
             for c in k.range(whole, c1, lanes) if lanes > 1 else ():
                 at(c, 1, k.tail_mask(c1 - c, lanes))
-        return Implementation((Step(finish(k, "cumsum"), args.table, tiles.count),))
+        return Implementation((Step(finish(k, self.name), args.table, tiles.count),))
+
+
+class CumProd(CumSum):
+    """Products instead of sums."""
+
+    name = "cumprod"
+    product = True

@@ -1,0 +1,97 @@
+"""Lowerings of Fourier transforms: products with constant twiddle factors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from whet.frontends.call import Call, NeedsReferenceError, lowers
+from whet.frontends.formulas import Formula, formula
+from whet.ir.graph import Value
+
+MAX_TWIDDLES = 1 << 24  # elements of the constant matrix; longer transforms run as reference nodes
+
+
+def twiddles(taken: int, length: int, parts: int, inverse: bool, onesided: bool) -> np.ndarray:
+    """The transform of [taken, parts] (1: real, 2: real and imaginary) as a matrix [taken * parts, bins * 2].
+
+    length:   of the transform, taken <= length. onesided: the first length // 2 + 1 bins; inverse and onesided:
+              from these bins to `length` real numbers, [taken * 2, length].
+    Angles are reduced modulo `length` as integers, so that they are exact.
+    """
+    if inverse and onesided:
+        i, k = np.arange(min(taken, length // 2 + 1))[:, None], np.arange(length)
+        angle = 2 * np.pi * (i * k % length) / length
+        twice = np.where((i == 0) | (2 * i == length), 1, 2) / length  # bins that have no mirror image
+        out = np.zeros((taken, 2, length))
+        out[:len(i), 0], out[:len(i), 1] = twice * np.cos(angle), -twice * np.sin(angle)
+        return out.reshape(taken * 2, length)
+    i, k = np.arange(taken)[:, None], np.arange(length // 2 + 1 if onesided else length)
+    angle = (2 if inverse else -2) * np.pi * (i * k % length) / length
+    out = np.empty((taken, 2, len(k), 2))
+    out[:, 0, :, 0] = out[:, 1, :, 1] = np.cos(angle)
+    out[:, 0, :, 1], out[:, 1, :, 0] = np.sin(angle), -np.sin(angle)
+    return out[:, :parts].reshape(taken * parts, len(k) * 2) / (length if inverse else 1)
+
+
+@lowers("DFT")
+def _dft(c: Call) -> Value:
+    """Along an axis that is known, or along each and then the one that turns out to be meant (opset 20)."""
+    x = formula(c, 0)
+    if c.opset < 20 or not c.computed(2):
+        axis = c.attr("axis", 1) if c.opset < 20 else c.ints(2, "axis")[0] if c.has(2) else -2
+        return _along(c, x, c.axis(axis, x.rank)).value
+    if c.attr("onesided", 0) or c.has(1):
+        raise NeedsReferenceError  # the shape depends on the axis
+    given = formula(c, 2).reshape()
+    y = _along(c, x, 0)
+    for k in range(1, x.rank - 1):
+        y = (given.eq(k) | given.eq(k - x.rank)).where(_along(c, x, k), y)
+    return y.value
+
+
+def _along(c: Call, x: Formula, axis: int) -> Formula:
+    """The transform along one axis that the node's other operands and attributes ask for."""
+    inverse, onesided = bool(c.attr("inverse", 0)), bool(c.attr("onesided", 0))
+    n, parts = x.shape[axis], x.shape[-1]
+    if not isinstance(n, int) or parts not in (1, 2) or c.computed(1) or not x.dtype.is_float:
+        raise NeedsReferenceError
+    assert isinstance(parts, int)
+    length = c.ints(1, "dft_length")[0] if c.has(1) else 2 * (n - 1) if inverse and onesided else n
+    if inverse and onesided and parts == 1:
+        raise NeedsReferenceError
+    taken = min(n, length)
+    if length < 1 or taken * parts * length * 2 > MAX_TWIDDLES:
+        raise NeedsReferenceError
+    matrix = twiddles(taken, length, parts, inverse, onesided)
+    order = [i for i in range(x.rank - 1) if i != axis]
+    y = x.slice(axis, 0, taken).transpose(*order, axis, x.rank - 1)
+    y = y.reshape(*(y.shape[:-2] or (1,)), taken * parts).apply("matmul", c.constant(matrix, x.dtype))
+    width = 1 if inverse and onesided else 2
+    y = y.reshape(*(x.shape[i] for i in order), matrix.shape[1] // width, width)
+    back = [*order, axis, x.rank - 1]
+    return y.transpose(*(back.index(i) for i in range(x.rank)))
+
+
+@lowers("STFT")
+def _stft(c: Call) -> Value:
+    """A strided convolution whose kernels are the windowed twiddle factors."""
+    x = formula(c, 0)
+    if c.computed(1) or c.computed(3) or not x.dtype.is_float:
+        raise NeedsReferenceError
+    step = c.ints(1, "frame_step")[0]
+    x = x if x.rank == 3 else x.reshape(*x.shape, 1)
+    batch, _, parts = x.shape
+    window = formula(c, 2) if c.has(2) else None
+    length = c.ints(3, "frame_length")[0] if c.has(3) else window.shape[0] if window is not None else x.shape[1]
+    onesided = bool(c.attr("onesided", 1))
+    if (not isinstance(length, int) or not isinstance(parts, int) or length * parts * length * 2 > MAX_TWIDDLES
+            or (window is not None and window.shape != (length,)) or step < 1):
+        raise NeedsReferenceError
+    matrix = twiddles(length, length, parts, False, onesided)
+    kernels = Formula(c, c.constant(matrix.reshape(length, parts, -1).transpose(2, 1, 0), x.dtype))
+    if window is not None:
+        kernels = kernels * window.to(x.dtype).reshape(1, 1, length)
+    y = Formula(c, c.emit("conv", x.transpose(0, 2, 1).value, kernels.value, strides=(step,), dilations=(1,),
+                          pads=(0, 0), group=1))
+    frames = y.shape[2]
+    return y.transpose(0, 2, 1).reshape(batch, frames, matrix.shape[1] // 2, 2).value
