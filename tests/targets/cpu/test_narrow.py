@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx.reference.ops.op_cast import cast_to
+from test_epilogue import emit
+from test_epilogue import run as run_expr
 
 from whet.frontends.tensors import TO_ONNX
 from whet.ir.casts import ROUND_MODES, cast
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Leaf
-from whet.targets.cpu.compile import Jit
+from whet.targets.cpu.compile import Jit, to_assembly
 from whet.targets.cpu.epilogue import emit_expr, load_value, store_value
-from whet.targets.cpu.isa import AVX2, Isa, host
+from whet.targets.cpu.isa import AVX2, NEON, Isa, host
 from whet.targets.cpu.llvm import Fn, Val
 
 TYPES = [d for d in DType if not d.is_host]
@@ -138,3 +140,27 @@ def test_the_reference_agrees_with_onnx(src: DType) -> None:
         assert same(cast(x, dst, saturate, mode)[kept], want[kept]), f"to {dst.value} {attrs}"
         agreed += 1
     assert agreed
+
+
+@pytest.mark.parametrize("isa", [pytest.param(host(), id="host"), pytest.param(AVX2, id="avx2")])
+@pytest.mark.parametrize("src", [DType.F32, DType.F64, DType.F16, DType.BF16], ids=lambda d: d.value)
+def test_floats_beyond_an_integer_saturate(src: DType, isa: Isa) -> None:
+    rng = np.random.default_rng(0)
+    for dst in (d for d in TYPES if d.is_integer):
+        limits = np.iinfo(dst.np)
+        near = np.outer([limits.min, limits.max],
+                        [1, 1 - 1e-6, 1 + 1e-6, 1 - 2**-24, 1 + 2**-23, 1 - 2**-53, 1 + 2**-52])
+        plain = [np.nan, np.inf, -np.inf, 0, -0.0, 0.5, -0.5, 0.99, -0.99, -1, 1e30, -1e30, 127.5, -128.5]
+        with np.errstate(all="ignore"):
+            x = np.concatenate([plain, near.ravel(), rng.uniform(1.2 * limits.min - 3, 1.2 * limits.max, 300)])
+            x = x.astype(src.np)
+        want = [0 if v != v else limits.max if v >= limits.max else limits.min if v <= limits.min else int(v)
+                for v in x.astype(np.float64)]
+        got = run_expr(isa, Expr((Leaf(0, src), Apply("cast", (0,), dst, (("to", dst),)))), [x])
+        np.testing.assert_array_equal(got, np.array(want, object).astype(dst.np), err_msg=dst.value)
+
+
+def test_every_cast_compiles_for_neon() -> None:
+    for narrow, other in itertools.product(STORAGE, (DType.F32, DType.I64)):
+        for a, b in ((narrow, other), (other, narrow)):
+            assert to_assembly(emit(NEON, Expr((Leaf(0, a), Apply("cast", (0,), b, (("to", b),)))), 4), NEON)

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf
@@ -399,9 +401,7 @@ def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mod
             v = k.cast("fpext" if want == "double" else "fptrunc", v, want)
         return v if src is dst else round_to(k, v, dst)
     if src.is_float:
-        ty = vec(want, v.lanes)
-        name = "llvm.fptosi.sat" if dst.is_signed else "llvm.fptoui.sat"
-        return k.call(f"{name}.{_mangle(ty)}.{_mangle(v.ty)}", ty, [v])
+        return _to_integer(k, v, dst)
     if src is DType.BOOL:
         return k.cast("zext", v, want)
     if src.size == dst.size:
@@ -409,6 +409,24 @@ def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mod
     if src.size > dst.size:
         return k.cast("trunc", v, want)
     return k.cast("sext" if src.is_signed else "zext", v, want)
+
+
+def _to_integer(k: Fn, v: Val, dst: DType) -> Val:
+    """Truncated towards zero; out of range saturated, NaN 0. (LLVM takes its own saturating conversion of vectors
+    apart, lane by lane.)"""
+    limits, real = np.iinfo(dst.np), np.float32 if v.scalar == "float" else np.float64
+    low, top = float(limits.min), real(limits.max)
+    if int(top) > limits.max:  # the greatest float in range
+        top = np.nextafter(top, real(0))
+    x = k.select(v > low, v, k.const(v.ty, low))
+    x = k.select(x < float(top), x, k.const(v.ty, float(top)))
+    if limits.min < 0:
+        x = k.select(vmath.is_nan(k, v), 0.0, x)
+    wide = max(dst.size, 4)
+    y = k.cast("fptosi" if dst.is_signed or dst.size < 4 else "fptoui", x, f"i{8 * wide}")
+    if int(top) != limits.max:
+        y = k.select(v > float(top), int(limits.max), y)
+    return y if dst.size == wide else k.cast("trunc", y, dst.llvm)
 
 
 def _to_odd(k: Fn, v: Val) -> Val:

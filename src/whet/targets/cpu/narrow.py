@@ -13,7 +13,7 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.targets.cpu import vmath
-from whet.targets.cpu.llvm import Fn, Val, _mangle, vec
+from whet.targets.cpu.llvm import Fn, Val, vec
 
 _ABS, _INF, _NAN = 0x7FFFFFFF, 0x7F800000, 0x7FC00000  # of f32
 
@@ -64,9 +64,7 @@ def encode(k: Fn, v: Val, source: DType, dtype: DType, saturate: bool = True, ro
     if dtype in FORMATS:
         return _encode(k, v, FORMATS[dtype], saturate)
     if source.is_float:
-        ty = vec("i32", v.lanes)
-        whole = k.call(f"llvm.fptosi.sat.{_mangle(ty)}.{_mangle(v.ty)}", ty, [v])
-        v = k.select(vmath.fabs(k, v) < 2.0**31, whole, k.const(ty, 0))
+        v = k.cast("fptosi", k.select(vmath.fabs(k, v) < 2.0**31, v, 0.0), "i32")
     if v.scalar == "i1":
         v = k.cast("zext", v, "i8")
     elif v.scalar != "i8":
