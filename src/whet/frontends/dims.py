@@ -14,7 +14,7 @@ import onnx
 from whet.errors import InputError, ProfileError, UnsupportedError
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
-from whet.ir.symbolic import Dim, Shape, Sym, minimum, names, parse, substitute, symbol
+from whet.ir.symbolic import Dim, Shape, Sym, is_static, minimum, names, parse, substitute, symbol
 
 Range = tuple[int, int, int]
 
@@ -29,6 +29,7 @@ class Declared:
     inputs: list[tuple[str, DType, Shape]] = field(default_factory=list)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)  # of inputs that are no tensors of a known rank
     ranges: dict[str, Range] = field(default_factory=dict)
+    contents: dict[str, tuple[Range, ...]] = field(default_factory=dict)  # of the elements of inputs that are sizes
 
 
 @dataclass
@@ -48,7 +49,8 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
     """The inputs' shapes after `shapes` and `profiles`, and a range for each symbol that is left.
 
     shapes:     {input: dims}; an int fixes a dimension everywhere it occurs, a str names it, None leaves it.
-    profiles:   at most one {name: (min, opt, max)}: for an input three shapes, for a symbol three ints.
+    profiles:   at most one {name: (min, opt, max)}: for an input three shapes, for a symbol three ints; for an integer
+                vector or scalar of fixed shape, whose elements are used as sizes, three times its elements.
     learnt:     symbols known to equal another dimension, or to have a greatest value.
 
     A symbol without a profile gets BATCH_DEFAULT or LENGTH_DEFAULT; one whose range is one value
@@ -71,7 +73,8 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
             shape = tuple(substitute(d, fixed) for d in shape)
         return shape
 
-    ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles)
+    contents = _contents({n: settle(s) for n, t, s in known if t.is_integer}, profiles)
+    ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles, contents)
     for symbol_name, (low, _, high) in ranges.items():
         if high > learnt.most.get(symbol_name, high):
             raise ProfileError(f"dimension {symbol_name} ranges to {high}", do="give a profile within it",
@@ -80,6 +83,7 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
             fixed[symbol_name] = low
     out = Declared([(n, t, settle(s)) for n, t, s in known],
                    {v.name: v.type for v, (_, t, _) in zip(inputs, known) if t is DType.OBJECT})
+    out.contents = contents
     for name, _, shape in out.inputs:
         for i, d in enumerate(shape):
             if isinstance(d, int) and d < 0:
@@ -228,7 +232,32 @@ def solve(have: Dim, want: Dim) -> tuple[str, Dim] | None:
     return (name, rest) if slope == 1 else None
 
 
-def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]] | None) -> dict[str, Range]:
+def _contents(shapes: Mapping[str, Shape],
+              profiles: Sequence[Mapping[str, Any]] | None) -> dict[str, tuple[Range, ...]]:
+    """Ranges that the profile gives the elements of integer inputs (which are used as sizes), not their shapes: for
+    a scalar three ints, for a vector of fixed length n three times n ints that are not its shape."""
+    out: dict[str, tuple[Range, ...]] = {}
+    for name, bounds in (profiles[0] if profiles else {}).items():
+        shape = shapes.get(name)
+        if shape is None or len(shape) > 1 or not is_static(shape):
+            continue
+        rows: Sequence[Any] = _bounds(name, bounds)
+        if all(isinstance(r, (tuple, list)) and tuple(r) == shape for r in rows):
+            continue
+        if not shape:
+            rows = [[r] if isinstance(r, int) else r for r in rows]
+        n = shape[0] if shape else 1
+        if not all(isinstance(r, (tuple, list)) and len(r) == n for r in rows):
+            raise ProfileError(f"the profile of {name!r} is {bounds!r}", where=f"input {name}",
+                               why=f"the input has {n} numbers",
+                               do="give (min, opt, max), each with a number for every element (one for a scalar)")
+        out[name] = tuple(_ordered((r[0], r[1], r[2]), f"input {name}", negative=True) for r in zip(*rows))
+    return out
+
+
+def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]] | None,
+              contents: Mapping[str, Any]) -> dict[str, Range]:
+    """Ranges that the profile gives to symbols."""
     if not profiles:
         return {}
     if len(profiles) > 1:
@@ -243,6 +272,8 @@ def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]]
                                do="give it one range for all inputs")
 
     for name, bounds in profiles[0].items():
+        if name in contents:
+            continue
         low, opt, high = _bounds(name, bounds)
         if name in shapes:
             for i, d in enumerate(shapes[name]):
@@ -264,9 +295,12 @@ def _bounds(name: str, bounds: Any) -> tuple[Any, Any, Any]:
     return low, opt, high
 
 
-def _ordered(r: tuple[Any, Any, Any], where: str) -> Range:
-    if not all(isinstance(x, int) and not isinstance(x, bool) for x in r) or not 0 <= r[0] <= r[1] <= r[2] < 1 << 40:
-        raise ProfileError(f"the range {r} is not min <= opt <= max", where=where, do="give three ints >= 0 in order")
+def _ordered(r: tuple[Any, Any, Any], where: str, negative: bool = False) -> Range:
+    least = -(1 << 40) if negative else 0
+    ints = all(isinstance(x, int) and not isinstance(x, bool) for x in r)
+    if not ints or not least <= r[0] <= r[1] <= r[2] < 1 << 40:
+        raise ProfileError(f"the range {r} is not min <= opt <= max", where=where,
+                           do=f"give three ints {'' if negative else '>= 0 '}in order")
     return r
 
 

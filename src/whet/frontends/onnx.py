@@ -17,6 +17,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_contrib,
     lower_contrib_attention,
     lower_contrib_quant,
+    lower_dynamic,
     lower_linalg,
     lower_math,
     lower_nn,
@@ -70,7 +71,8 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Mappin
 
     shapes:   {input: dims}: an int fixes a dimension (everywhere that its name occurs), a str names it,
               None leaves it as it is.
-    profiles: at most one {name: (min, opt, max)}; for an input three shapes, for a symbol three ints.
+    profiles: at most one {name: (min, opt, max)}; for an input three shapes, for a symbol three ints, for an integer
+              vector or scalar of fixed shape that is used as sizes three times its elements.
               Without one, the first dimension of an input ranges over 1 to 8 (tuned for 1), other
               symbolic dimensions over 1 to 512 (tuned for 128). A range of one value fixes the dimension.
 
@@ -141,6 +143,7 @@ class _Importer:
         weights = {t.name for t in self.proto.initializer}
         declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, learnt)
         self.graph.dims = dict(declared.ranges)
+        self.graph.contents = declared.contents
         self.graph.reserved = weights | {n for n, _, _ in declared.inputs}
         self.graph.inputs = [Value(n, t, s) for n, t, s in declared.inputs]
         self.builder.types.update((v, of_input(declared.types[v.name])) for v in self.graph.inputs
