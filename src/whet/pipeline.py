@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from whet import passes
 from whet.errors import InputError, PlanFormatError, UnsupportedError
 from whet.frontends import load_model, model_hash
-from whet.ir.graph import Graph
 from whet.ir.region import Region, region_from_json
 from whet.ir.work import flops
-from whet.lowering import Schedule, schedule
-from whet.lowering.assemble import assemble, spec
+from whet.lowering import Outline, complete, outline
+from whet.lowering.assemble import Assembly, Weights
 from whet.plan import Plan, PlanData
+from whet.plan.data import NativeStep
+from whet.plan.program import Host, If, Loop, Program
 from whet.targets.base import Implementation
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.target import CpuTarget
@@ -58,7 +59,9 @@ def build(
     force_precision: use the precision even where this CPU only emulates it.
     threads:        that the plan is tuned for; default: the cores this process may use.
     shapes:         {input: shape} fixes an input's dimensions.
-    profiles:       [{input: (min, opt, max)}] for dynamic dimensions; one profile.
+    profiles:       [{input: (min, opt, max)}, ...] for dynamic dimensions: each is tuned at its opt, and a run takes
+                    the first that has its shapes. Instead of an input a dimension's name; for an input whose values
+                    are a shape, the values.
     timing_cache:   file (read and added to) or object; default: the user's cache.
     opt_level:      0 (trust the cost model) to 5 (measure everything).
     dump:           folder for the graph after each pass.
@@ -75,7 +78,7 @@ def build(
 
     progress("reading the model", 0, 0)
     source = _source(model, example_inputs)
-    graph = load_model(source, shapes=shapes, profiles=profiles)
+    graphs = [load_model(source, shapes=shapes, profiles=[p] if p else None) for p in profiles or [{}]]
 
     progress("optimizing the graph", 0, 0)
     # Emulated bf16 converts to fp32 and multiplies there: never faster, so it is not chosen by itself.
@@ -84,13 +87,17 @@ def build(
     note = "" if native or "bf16" not in allowed else (
         "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
-    graph = passes.run(graph, compute=compute, dump=Path(dump) if dump else None)
-
-    plan = schedule(graph, cpu.accepts)
-    tuned = _tune(plan, cpu, cache, opt_level, progress)
+    weights = Weights()
+    outlines = []
+    for i, graph in enumerate(graphs):
+        dumped = Path(dump) / (f"profile{i + 1}" if len(graphs) > 1 else "") if dump else None
+        graph = passes.run(graph, compute=compute, dump=dumped)
+        outlines.append(outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else ""))
+    tuned = _tune([l.region for o in outlines for l in o.launches], cpu, cache, opt_level, progress)
 
     progress("compiling and writing the plan", 0, 0)
-    return Plan.from_data(_plan_data(graph, plan, tuned, cpu, compute, allowed, source, note))
+    name = graphs[0].name
+    return Plan.from_data(_plan_data(name, outlines, weights, tuned, cpu, compute, allowed, source, note))
 
 
 def regenerate(plan: Plan) -> Plan:
@@ -111,11 +118,11 @@ def regenerate(plan: Plan) -> Plan:
     return plan.with_code(linked.code, linked.symbols)
 
 
-def _recipe(jobs: Sequence[tuple[Region, Choice] | None], cpu: CpuTarget) -> bytes:
+def _recipe(jobs: Sequence[tuple[Region, Choice]], cpu: CpuTarget) -> bytes:
     """What `regenerate` needs: the regions, their tactics, and the instruction set."""
     isa = {**dataclasses.asdict(cpu.isa), "features": sorted(cpu.isa.features)}
     launches = [{"region": r.describe(), "tactic": c.tactic, "params": c.params}
-                for r, c in (j for j in jobs if j is not None)]
+                for r, c in jobs]
     return json.dumps({"isa": isa, "launches": launches}, sort_keys=True).encode()
 
 
@@ -146,47 +153,55 @@ def _source(model: Any, example_inputs: Any) -> Any:
     return model
 
 
-def _tune(plan: Schedule, cpu: CpuTarget, cache: TimingCache, opt_level: int, progress: Progress) -> Tuned:
-    regions = [l.region for l in plan.launches if l.region is not None]
-    return tune(regions, cpu, cache, opt_level,
-                lambda p: progress(f"tuning {p.region}", p.done, p.total))
+def _tune(regions: Sequence[Region], cpu: CpuTarget, cache: TimingCache, opt_level: int, progress: Progress) -> Tuned:
+    return tune(list(regions), cpu, cache, opt_level, lambda p: progress(f"tuning {p.region}", p.done, p.total))
 
 
-def _plan_data(graph: Graph, plan: Schedule, tuned: Tuned, cpu: CpuTarget, compute: str, allowed: set[str],
-               source: Any, note: str = "") -> PlanData:
+def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: Tuned, cpu: CpuTarget, compute: str,
+               allowed: set[str], source: Any, note: str = "") -> PlanData:
     import numpy
     import onnx
 
     import whet
 
-    jobs: list[tuple[Region, Choice] | None] = [
-        (l.region, tuned.choices[l.region.signature()]) if l.region is not None else None for l in plan.launches]
-    made: list[Implementation | None] = [
-        cpu.implement(j[0], j[1].tactic, j[1].params) if j is not None else None for j in jobs]
-    objects = compile_all([m for m in made if m is not None], cpu, tuned.objects)
-    body = assemble(plan.launches, made, graph.dims)
-    linked = cpu.link(objects)
-    layers = [{"name": l.origin, "kind": l.region.kind, "precision": l.region.compute if l.region else "",
-               "tactic": j[1].tactic, "params": j[1].params, "flops": flops(l.region)}
-              if l.region is not None and j is not None else {"name": l.origin, "kind": "host", "tactic": "reference"}
-              for l, j in zip(plan.launches, jobs)]
-    counts = {"native": sum(j is not None for j in jobs), "library": 0, "view": plan.views,
-              "reference": sum(j is None for j in jobs), "host": 0}
+    jobs: list[tuple[Region, Choice]] = []
+    made: list[Implementation] = []
+    programs: list[Program] = []
+    steps: list[NativeStep] = []
+    bodies: list[Assembly] = []
+    for o in outlines:
+        mine = [(l.region, tuned.choices[l.region.signature()]) for l in o.launches]
+        implemented = [cpu.implement(r, c.tactic, c.params) for r, c in mine]
+        program, native, assembled = complete(o, implemented, weights, len(steps))
+        programs.append(program)
+        jobs += mine
+        made += implemented
+        steps += native
+        bodies += assembled
+    linked = cpu.link(compile_all(made, cpu, tuned.objects))
+    first = outlines[0]
+    host = [s for b in programs[0].blocks for s in b.steps]
+    reference = [s for s in host if isinstance(s, Host) and s.kind == "onnx"]
+    layers = [{"name": l.origin, "kind": r.kind, "precision": r.compute, "tactic": c.tactic, "params": c.params,
+               "flops": flops(r)} for l, (r, c) in zip(first.launches, jobs)]
+    layers += [{"name": s.label, "kind": "host", "tactic": "reference"} for s in reference]
+    counts = {"native": len(first.launches), "library": 0, "view": first.views, "reference": len(reference),
+              "host": sum(isinstance(s, Host) for s in host) - len(reference),
+              "control": sum(isinstance(s, (If, Loop)) for s in host)}
     info = {
-        "model": {"name": graph.name, "sha256": model_hash(source) if source is not None else ""},
+        "model": {"name": name, "sha256": model_hash(source) if source is not None else ""},
         "whet": whet.__version__,
         "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
         "precision": {"allowed": sorted(allowed), "compute": compute, "note": note},
-        "steps": counts, "copies": plan.copies, "layers": layers,
-        "memory": {"arena": body.arena_bytes, "sum_of_temporaries": body.arena_sum,
-                   "weights": sum(w.nbytes for w in body.weights.values())},
+        "steps": counts, "copies": first.copies, "layers": layers,
+        "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
+                   "sum_of_temporaries": sum(b.arena_sum for b in bodies),
+                   "weights": sum(w.nbytes for w in weights.arrays.values())},
     }
-    evidence = [{"kind": j[0].kind, "how": j[1].how, "seconds": j[1].seconds} for j in jobs if j is not None]
-    names = graph.output_names or [v.name for v in graph.outputs]
+    evidence = [{"kind": r.kind, "how": c.how, "seconds": c.seconds} for r, c in jobs]
+    blobs = {name: raw for o in outlines for name, raw in o.blobs.items()}
     return PlanData(
-        inputs=[spec(v) for v in graph.inputs], outputs=[spec(v, n) for v, n in zip(graph.outputs, names)],
-        dims=graph.dims, steps=body.steps, weights=body.weights, code=linked.code, symbols=linked.symbols,
-        arena_bytes=body.arena_bytes, scratch_bytes=body.scratch_bytes, threads=cpu.threads, arch=cpu.isa.arch,
-        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info,
-        blobs={**body.blobs, RECIPE: _recipe(jobs, cpu)},
+        programs=programs, steps=steps, weights=weights.arrays, code=linked.code, symbols=linked.symbols,
+        scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=cpu.threads, arch=cpu.isa.arch,
+        isa=cpu.isa.name, features=sorted(cpu.isa.features), info=info, blobs={**blobs, RECIPE: _recipe(jobs, cpu)},
         trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})

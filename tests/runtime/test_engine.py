@@ -19,17 +19,7 @@ from tiny_plans import BATCH, ISA, chain, expected
 
 from whet.errors import InputError, PlanError, ProfileError
 from whet.plan import Plan
-from whet.plan.data import (
-    ArenaArg,
-    HostStep,
-    HostTensor,
-    InputArg,
-    IntArg,
-    NativeStep,
-    OutputArg,
-    TensorSpec,
-    WeightArg,
-)
+from whet.plan.program import Tensor
 from whet.runtime import Engine, Pointer, load_data
 
 
@@ -210,9 +200,8 @@ def test_a_shape_outside_the_profile_names_dimension_and_range(engine: Engine, r
 
 
 def test_inputs_must_agree_on_a_dimension() -> None:
-    data = chain()
-    data.inputs = [*data.inputs, TensorSpec("z", "float32", (BATCH, [[2, ["batch"]]]))]
-    with load_data(data) as e:
+    inputs = [Tensor("x", "float32", [BATCH, 5]), Tensor("z", "float32", [BATCH, [[2, ["batch"]]]])]
+    with load_data(chain(inputs=inputs)) as e:
         z = np.zeros((4, 8), np.float32)
         assert np.array_equal(e({"x": sample(4), "z": z})["y"], expected(sample(4)))
         for wrong in (z[:3], z[:, :7]):
@@ -221,9 +210,7 @@ def test_inputs_must_agree_on_a_dimension() -> None:
 
 
 def test_an_empty_tensor_runs() -> None:
-    data = chain()
-    data.dims = {"batch": (0, 4, 64)}
-    with load_data(data) as e:
+    with load_data(chain(dims={"batch": (0, 4, 64)})) as e:
         assert e({"x": np.zeros((0, 5), np.float32)})["y"].shape == (0, 5)
 
 
@@ -295,36 +282,6 @@ def test_an_arena_larger_than_memory_is_a_plan_error() -> None:
     with load_data(chain(arena_bytes=1 << 46)) as e:
         with pytest.raises(PlanError, match="no memory"):
             e({"x": sample(4)})
-
-
-def host_plan() -> object:
-    """x -> native -> (onnx) transpose and back times -1 -> native."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "neg",
-                              [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", 5])],
-                              [helper.make_tensor_value_info("b", TensorProto.FLOAT, ["n", 5])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    onnx.checker.check_model(model)
-    w, n = WeightArg("w"), IntArg(5)
-
-    def tensor(offset: int) -> HostTensor:
-        return HostTensor("float32", (BATCH, 5), ArenaArg(offset))
-
-    data = chain(blobs={"neg": model.SerializeToString()})
-    data.steps = [NativeStep("scale", (InputArg(0), w, ArenaArg(0), n), BATCH, 1, "one"),
-                  HostStep("onnx", "neg", (tensor(0),), (tensor(1280),), "neg"),
-                  NativeStep("scale", (ArenaArg(1280), w, OutputArg(0), n), BATCH, 1, "two")]
-    return data
-
-
-def test_host_steps_run_between_native_ones() -> None:
-    with load_data(host_plan()) as e:  # type: ignore[arg-type]
-        for rows in (1, 64, 3):
-            x = sample(rows)
-            assert np.array_equal(e({"x": x})["y"], expected(-expected(x, 1), 1))
-        assert [t.label for t in e.context().timed({"x": x})[1]] == ["one", "two"]
 
 
 def test_the_memory_of_a_context_is_given_back(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from whet.plan import PlanData
 from whet.plan.data import ArenaArg, NativeStep
+from whet.plan.program import straight
 from whet.runtime.engine import load_data
 from whet.targets.base import Kernel
 from whet.targets.cpu import limits
@@ -63,8 +64,9 @@ def _copy(target: CpuTarget, seconds: float) -> float:
 def _least(target: CpuTarget, kernel: Kernel, steps: Sequence[NativeStep], arena: int, seconds: float) -> float:
     """Least seconds of a run of the steps."""
     linked = target.link(target.compile(limits.as_implementation(kernel, 1)))
-    data = PlanData([], [], {}, steps, {}, linked.code, linked.symbols, arena, kernel.scratch_bytes, target.threads,
-                    target.isa.arch, target.isa.name, sorted(target.isa.features))
+    data = PlanData([straight([], [], {}, [s.label for s in steps], arena)], steps, {}, linked.code, linked.symbols,
+                    kernel.scratch_bytes, target.threads, target.isa.arch, target.isa.name,
+                    sorted(target.isa.features))
     with load_data(data, target.threads) as engine, engine.context() as context:
         run = context.runner([], [])
         run()

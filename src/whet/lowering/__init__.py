@@ -1,10 +1,12 @@
 """From a graph of regions to launches: where every value lives, and what runs in which order.
 
-`schedule(graph, accepts)` resolves views and gives each value its storage; `plan_memory` packs the
-temporaries into one arena.
+`outline` cuts a graph into native segments and host steps, `schedule` gives each value of a segment its storage,
+`plan_memory` packs its temporaries into one arena, `complete` writes steps and weights.
 """
 
 from whet.lowering.memory import Lifetime, plan_memory
+from whet.lowering.program import Outline, complete, outline
 from whet.lowering.storage import Buffer, Launch, Schedule, Storage, schedule
 
-__all__ = ["Buffer", "Launch", "Lifetime", "Schedule", "Storage", "plan_memory", "schedule"]
+__all__ = ["Buffer", "Launch", "Lifetime", "Outline", "Schedule", "Storage", "complete", "outline", "plan_memory",
+           "schedule"]

@@ -1,4 +1,4 @@
-"""From launches and their implementations to the steps, weights and arena of a plan."""
+"""From a segment's launches and their implementations to its steps, weights and arena."""
 
 from __future__ import annotations
 
@@ -13,62 +13,75 @@ from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.symbolic import Dim, lower, to_json, upper
-from whet.lowering.memory import ALIGN, Lifetime, plan_memory
+from whet.lowering.memory import ALIGN, Lifetime, plan_memory, plan_symbolic
 from whet.lowering.storage import Buffer, Launch, Storage
 from whet.plan.data import (
     ArenaArg,
     Arg,
-    HostStep,
-    HostTensor,
     InputArg,
     IntArg,
     NativeStep,
     OutputArg,
     Place,
-    TensorSpec,
     WeightArg,
 )
+from whet.plan.program import Tensor
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
+
+MOST_STATIC = 8 << 30  # bytes of address space that a profile's maximum may reserve; it is touched as far as needed
 
 
 @dataclass
 class Assembly:
-    """What the launches become. `arena_sum` is what the temporaries would take without sharing."""
+    """What the launches become. `arena` (bytes) is symbolic where it is planned when sizes are known; `arena_sum` is
+    what the temporaries would take without sharing."""
 
-    steps: list[NativeStep | HostStep] = field(default_factory=list)
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    arena_bytes: int = 0
+    steps: list[NativeStep] = field(default_factory=list)
+    arena: Dim = 0
     arena_sum: int = 0
     scratch_bytes: int = 0
 
 
-def assemble(launches: Sequence[Launch], implementations: Sequence[Implementation | None],
-             dims: Mapping[str, tuple[int, int, int]]) -> Assembly:
-    """Place temporaries and constants, and write every kernel's arguments.
+class Weights:
+    """The constants of a plan, each content once."""
 
-    `implementations[i]` is None where launch i is a host step. `dims` is the profile.
-    """
-    return _Assembler(launches, implementations, dims).run()
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        self._known: dict[int, str] = {}  # by id of the array: hashed once
+
+    def add(self, a: np.ndarray) -> str:
+        """The name of a constant of these contents."""
+        known = self._known.get(id(a))
+        if known:
+            return known
+        a = np.ascontiguousarray(a).reshape(np.shape(a))
+        digest = hashlib.sha256(repr((a.dtype.str, a.shape)).encode())
+        digest.update(a.reshape(-1).view(np.uint8).data)
+        name = "w" + digest.hexdigest()[:24]
+        kept = self.arrays.setdefault(name, a)
+        self._known[id(kept)] = name
+        return name
+
+
+def assemble(launches: Sequence[Launch], implementations: Sequence[Implementation],
+             dims: Mapping[str, tuple[int, int, int]], weights: Weights) -> Assembly:
+    """Place temporaries and constants, and write every kernel's arguments. `dims` is the profile."""
+    return _Assembler(launches, implementations, dims, weights).run()
 
 
 class _Assembler:
-    def __init__(self, launches: Sequence[Launch], implementations: Sequence[Implementation | None],
-                 dims: Mapping[str, tuple[int, int, int]]) -> None:
-        self.launches, self.implementations, self.dims = launches, implementations, dims
+    def __init__(self, launches: Sequence[Launch], implementations: Sequence[Implementation],
+                 dims: Mapping[str, tuple[int, int, int]], weights: Weights) -> None:
+        self.launches, self.implementations, self.weights = launches, implementations, weights
         self.ranges = {n: (lo, hi) for n, (lo, _, hi) in dims.items()}
         self.out = Assembly()
-        self.place: dict[Buffer, int] = {}
-        self.work: dict[int, int] = {}
-        self.constants: dict[int, str] = {}  # by id of the array: hashed once
+        self.place: dict[Buffer, Dim] = {}
+        self.work: dict[int, Dim] = {}
 
     def run(self) -> Assembly:
         self._plan()
         for i, (launch, made) in enumerate(zip(self.launches, self.implementations)):
-            if made is None:
-                self._host(i, launch)
-            else:
-                self._native(i, launch, made)
+            self._native(i, launch, made)
         return self.out
 
     # -- memory ------------------------------------------------------------------------------------
@@ -86,12 +99,16 @@ class _Assembler:
             while owner in merged:
                 owner = merged[owner]
             spans[owner][1] = max(spans[owner][1], spans[b][1])
-        items = [Lifetime(self._bytes(b), *spans[b]) for b in owners]
-        works = [(i, upper(m.workspace, self.ranges)) for i, m in enumerate(self.implementations)
-                 if m is not None and m.workspace != 0]
-        items += [Lifetime(size, i, i) for i, size in works]
-        offsets, self.out.arena_bytes = plan_memory(items)
-        self.out.arena_sum = sum(-(-it.size // ALIGN) * ALIGN for it in items) + sum(self._bytes(b) for b in merged)
+        works = [(i, m.workspace) for i, m in enumerate(self.implementations) if m.workspace != 0]
+        sizes = [*(b.elements * b.dtype.size for b in owners), *(size for _, size in works)]
+        items = [Lifetime(max(0, upper(size, self.ranges)), first, last) for size, (first, last) in
+                 zip(sizes, [*(tuple(spans[b]) for b in owners), *((i, i) for i, _ in works)])]
+        offsets: Sequence[Dim]
+        offsets, self.out.arena = plan_memory(items)
+        if self.out.arena > MOST_STATIC:
+            offsets, self.out.arena = plan_symbolic(sizes, items)
+        self.out.arena_sum = sum(-(-it.size // ALIGN) * ALIGN for it in items) + sum(
+            max(0, upper(b.elements, self.ranges)) * b.dtype.size for b in merged)
         self.place = dict(zip(owners, offsets))
         for b in merged:
             owner = merged[b]
@@ -105,7 +122,7 @@ class _Assembler:
         operand is not read afterwards."""
         merged: dict[Buffer, Buffer] = {}
         for i, launch in enumerate(self.launches):
-            if launch.region is None or launch.region.kind != "pointwise":
+            if launch.region.kind != "pointwise":
                 continue
             out = launch.outputs[0]
             if out.buffer.kind != "temp" or spans[out.buffer][0] != i:
@@ -120,13 +137,10 @@ class _Assembler:
                     break
         return merged
 
-    def _bytes(self, b: Buffer) -> int:
-        return max(0, upper(b.elements, self.ranges)) * b.dtype.size
-
     # -- steps -------------------------------------------------------------------------------------
 
     def _native(self, i: int, launch: Launch, made: Implementation) -> None:
-        packed = [self._constant(p.make(*(self._const_array(launch, s) for s in p.sources))) for p in made.packs]
+        packed = [self.weights.add(p.make(*(self._const_array(launch, s) for s in p.sources))) for p in made.packs]
 
         def arg(a: Any) -> Arg:
             match a:
@@ -147,18 +161,6 @@ class _Assembler:
             self.out.steps.append(NativeStep(step.kernel.symbol, tuple(arg(a) for a in step.args), to_json(step.tiles),
                                              step.grain, launch.origin))
 
-    def _host(self, i: int, launch: Launch) -> None:
-        node = launch.node
-        payload = f"host{i}"
-        self.out.blobs[payload] = node.attrs["proto"]
-        inputs = [v for v in node.inputs if v is not None]
-        self.out.steps.append(HostStep(
-            "onnx", payload, tuple(self._host_tensor(v, s) for v, s in zip(inputs, launch.inputs)),
-            tuple(self._host_tensor(v, s) for v, s in zip(node.outputs, launch.outputs)), launch.origin))
-
-    def _host_tensor(self, v: Value, s: Storage) -> HostTensor:
-        return HostTensor(dtype_name(v.dtype), tuple(to_json(d) for d in v.shape), self._at(s))
-
     def _at(self, s: Storage) -> Place:
         b = s.buffer
         offset = to_json(s.offset * b.dtype.size)
@@ -170,11 +172,10 @@ class _Assembler:
             case "output":
                 return OutputArg(b.index, offset)
         assert b.data is not None
-        return WeightArg(self._constant(b.data), offset)
+        return WeightArg(self.weights.add(b.data), offset)
 
     def _const_array(self, launch: Launch, k: int) -> np.ndarray:
         s = launch.inputs[k]
-        assert launch.region is not None
         t = launch.region.inputs[k]
         if s.buffer.data is None:
             raise InternalError("a kernel packs an operand that is not constant", where=launch.origin)
@@ -183,27 +184,15 @@ class _Assembler:
         return np.lib.stride_tricks.as_strided(
             data[_int(s.offset):], shape, [_int(x) * data.itemsize for x in s.strides], writeable=False)
 
-    def _constant(self, a: np.ndarray) -> str:
-        known = self.constants.get(id(a))
-        if known:
-            return known
-        a = np.ascontiguousarray(a)
-        digest = hashlib.sha256(repr((a.dtype.str, a.shape)).encode())
-        digest.update(a.reshape(-1).view(np.uint8).data)
-        name = "w" + digest.hexdigest()[:24]
-        kept = self.out.weights.setdefault(name, a)
-        self.constants[id(kept)] = name
-        return name
-
 
 def dtype_name(t: DType) -> str:
-    """The plan's name of an element type (NumPy's, or `bfloat16`)."""
-    return t.np.name if t is not DType.STRING else "string"
+    """The plan's name of an element type (NumPy's, `bfloat16`..., `string`, `object`)."""
+    return t.np.name if not t.is_host else t.value
 
 
-def spec(v: Value, name: str | None = None) -> TensorSpec:
-    """An input's or output's description for the plan."""
-    return TensorSpec(name or v.name, dtype_name(v.dtype), tuple(to_json(d) for d in v.shape))
+def spec(v: Value, name: str | None = None) -> Tensor:
+    """A value's description for the plan."""
+    return Tensor(name or v.name, dtype_name(v.dtype), [to_json(d) for d in v.shape])
 
 
 def _int(d: Dim) -> int:

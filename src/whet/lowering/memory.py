@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whet.ir.symbolic import Dim, Sym, ceildiv
+
 ALIGN = 64  # a cache line, and the widest vector
 
 
@@ -43,3 +45,26 @@ def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
         total = max(total, offsets[i] + size)
         placed.append(i)
     return offsets, total
+
+
+def plan_symbolic(sizes: Sequence[Dim], items: Sequence[Lifetime]) -> tuple[list[Dim], Dim]:
+    """Offsets and the arena's size as dims, for temporaries whose sizes have no useful bound.
+
+    A temporary takes the place of one of the same size that is no longer needed, else a new place at the end.
+    `items` give the lifetimes.
+    """
+    offsets: list[Dim] = [0] * len(items)
+    free: dict[Dim, list[tuple[int, Dim]]] = {}  # by size: (last use, offset)
+    end: Dim = 0
+    for i in sorted(range(len(items)), key=lambda j: (items[j].first, j)):
+        places = free.setdefault(sizes[i], [])
+        reused = next((p for p in places if p[0] < items[i].first), None)
+        if reused is not None:
+            places.remove(reused)
+            offsets[i] = reused[1]
+        else:
+            offsets[i] = end
+            whole = sizes[i] % ALIGN == 0 if isinstance(sizes[i], Sym) else False
+            end = end + (sizes[i] if whole else ceildiv(sizes[i], ALIGN) * ALIGN)
+        places.append((items[i].last, offsets[i]))
+    return offsets, end

@@ -46,12 +46,12 @@ class Storage:
 
 @dataclass
 class Launch:
-    """One thing to run: a region on the target, or a node on the host."""
+    """One region to run on the target."""
 
     node: Node
     inputs: list[Storage]
     outputs: list[Storage]
-    region: Region | None = None  # None: a host step
+    region: Region
 
     @property
     def origin(self) -> str:
@@ -100,10 +100,8 @@ class _Scheduler:
                 self._view(node)
             elif node.op == "concat":
                 self._concat(node)
-            elif node.op == "region":
-                self._region(node)
             else:
-                self._host(node)
+                self._region(node)
         for i, v in enumerate(self.graph.outputs):
             want = self.outputs[i]
             if self._storage(v) != want:
@@ -211,18 +209,6 @@ class _Scheduler:
                 self.at[v] = self._copy(v, s, f, node.origin)
             return
         self._launch(Launch(node, ins, outs, region), node.outputs)
-
-    def _host(self, node: Node) -> None:
-        ins = []
-        for v in node.inputs:
-            if v is None:
-                continue
-            s = self._storage(v)
-            if s.strides != dense_strides(v.shape):
-                s = self._copy(v, s, self._dense(v, self._temp(v)), node.origin)
-            ins.append(s)
-        outs = [self._dense(v, self._temp(v)) for v in node.outputs]
-        self._launch(Launch(node, ins, outs), node.outputs)
 
     # -- pieces ------------------------------------------------------------------------------------
 

@@ -13,20 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from whet.plan.program import Program
+
 DimJson = int | list[Any]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of the plan. `dtype` is NumPy's name (`float32`, `int64`, `bool`...) or `bfloat16`.
-
-    Dimensions of inputs are ints or plain names wherever a name must be learnt from the input;
-    any other expression is checked against the shape that comes.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[DimJson, ...]
 
 
 # ---- arguments of a step -----------------------------------------------------------------------
@@ -57,7 +46,7 @@ class WeightArg:
 
 @dataclass(frozen=True)
 class InputArg:
-    """An address in input `index` of the caller."""
+    """An address in input `index` of the segment."""
 
     index: int
     offset: DimJson = 0
@@ -65,7 +54,7 @@ class InputArg:
 
 @dataclass(frozen=True)
 class OutputArg:
-    """An address in output `index` of the caller."""
+    """An address in output `index` of the segment."""
 
     index: int
     offset: DimJson = 0
@@ -90,43 +79,17 @@ class NativeStep:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class HostTensor:
-    """A dense tensor that a host step reads or writes."""
-
-    dtype: str
-    shape: tuple[DimJson, ...]
-    place: Place
-
-
-@dataclass(frozen=True)
-class HostStep:
-    """A step run by Python between native ones.
-
-    `kind` `onnx`: blob `payload` of the plan is a serialized `onnx.ModelProto` whose graph inputs are,
-    in order, `inputs`, and whose graph outputs are `outputs`; run by `onnx.reference`.
-    """
-
-    kind: str
-    payload: str
-    inputs: tuple[HostTensor, ...]
-    outputs: tuple[HostTensor, ...]
-    label: str = ""
-
-
 @dataclass
 class PlanData:
     """Everything that goes into a plan file. Equal data gives an equal file, but for `trailer`.
 
     Attributes:
-        inputs, outputs: in the model's order; argument indices refer to these.
-        dims: the optimization profile, `name -> (min, opt, max)`, inclusive.
-        steps: in order of execution.
+        programs: one for each optimization profile, in the order in which they are tried.
+        steps: the native steps of all segments; arguments refer to the inputs and outputs of their segment.
         weights: arrays by name (any dtype; stored C-contiguous, 64-byte aligned, in this order).
         code: position-independent machine code linked by `targets.cpu.link`, driver included.
         symbols: offset in `code` of every kernel that a step names, and of the driver's entries
             (`whet_pool_create`, `whet_pool_destroy`, `whet_run`).
-        arena_bytes: bytes of arena per context, enough for every shape of the profile.
         scratch_bytes: per thread.
         threads: that the plan was tuned for.
         arch: `platform.machine()` of the target, `x86_64` or `aarch64`.
@@ -137,14 +100,11 @@ class PlanData:
         trailer: JSON outside the hash: dates, tuning evidence.
     """
 
-    inputs: Sequence[TensorSpec]
-    outputs: Sequence[TensorSpec]
-    dims: Mapping[str, tuple[int, int, int]]
-    steps: Sequence[NativeStep | HostStep]
+    programs: Sequence[Program]
+    steps: Sequence[NativeStep]
     weights: Mapping[str, np.ndarray]
     code: bytes
     symbols: Mapping[str, int]
-    arena_bytes: int
     scratch_bytes: int
     threads: int
     arch: str

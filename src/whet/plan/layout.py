@@ -51,22 +51,20 @@ RUNTIME = np.dtype([(n, "<u8") for n in (
     "arena_bytes", "scratch_bytes", "threads", "flags", "create", "destroy", "run", "n_inputs", "n_outputs",
     "reserved")])
 FLAG_AMX: Final = 1  # the code uses AMX tiles: pass it on to whet_pool_create
-FLAG_STATIC: Final = 2  # no expressions, no host steps
+FLAG_STATIC: Final = 2  # one native stretch over the plan's own inputs and outputs, without expressions
 
 # One record per input, then one per output, in the order that arguments refer to. `bytes`: NONE64 where it
 # depends on dimensions.
 IO = np.dtype([("bytes", "<u8"), ("item_bytes", "<u4"), ("reserved", "<u4")])
 NONE64: Final = 0xFFFFFFFFFFFFFFFF
 
-# One record per step. Native: `entry` is the kernel's offset in the code section, its arguments are
-# ARGS[first_arg : first_arg + n_args], tiles is a value with expr. Host: `entry` is the number of the host
-# step in the manifest, the rest is 0.
-STEP = np.dtype([("kind", "<u4"), ("expr", "<u4"), ("entry", "<u8"), ("first_arg", "<u8"), ("n_args", "<u8"),
+# One record per native step, those of a segment next to each other: `entry` is the kernel's offset in the code section,
+# its arguments are ARGS[first_arg : first_arg + n_args], tiles is a value with expr.
+STEP = np.dtype([("reserved", "<u4"), ("expr", "<u4"), ("entry", "<u8"), ("first_arg", "<u8"), ("n_args", "<u8"),
                  ("value", "<i8"), ("grain", "<i8")])
-STEP_NATIVE, STEP_HOST = 0, 1
 
 # One record per argument slot: the integer, or the address base + value with the base of `kind`: 0, the arena,
-# the weights section, input `index`, output `index`.
+# the weights section, input `index`, output `index` of the segment.
 ARG = np.dtype([("kind", "<u4"), ("index", "<u4"), ("value", "<i8"), ("expr", "<u4"), ("reserved", "<u4")])
 ARG_INT, ARG_ARENA, ARG_WEIGHT, ARG_INPUT, ARG_OUTPUT = range(5)
 

@@ -9,35 +9,9 @@ import numpy as np
 
 from whet.errors import PlanFormatError, PlanVersionError
 from whet.plan import layout
+from whet.plan.program import Program, Tensor
 
-SCHEMA = 1
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """An input or output. `shape` holds dims (`plan.dims`)."""
-
-    name: str
-    dtype: str
-    shape: list[Any]
-
-
-class HostOperand(msgspec.Struct, frozen=True):
-    """A tensor of a host step: `kind` and `index` as in `layout.ARG`, `offset` a dim in bytes."""
-
-    dtype: str
-    shape: list[Any]
-    kind: int
-    index: int
-    offset: Any
-
-
-class Host(msgspec.Struct, frozen=True):
-    """A host step; `payload` names a blob."""
-
-    kind: str
-    payload: str
-    inputs: list[HostOperand]
-    outputs: list[HostOperand]
+SCHEMA = 2
 
 
 class Weight(msgspec.Struct, frozen=True):
@@ -67,19 +41,31 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a plan is, for the runtime (shapes, host steps, constants) and for people (`info`)."""
+    """What a plan is, for the runtime (programs, constants) and for people (`info`)."""
 
     schema: int
     target: Target
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    dims: dict[str, tuple[int, int, int]]
-    labels: list[str]  # one per step
+    programs: list[Program]
     kernels: dict[str, int]
-    host: list[Host]
     weights: list[Weight]
     blobs: dict[str, Blob]
     info: dict[str, Any]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The plan's inputs, as in its first profile."""
+        return self.programs[0].inputs
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The plan's outputs, as in its first profile."""
+        return self.programs[0].outputs
+
+    @property
+    def dims(self) -> dict[str, tuple[int, int, int]]:
+        """The first profile, of the dimensions that the inputs tell."""
+        learnt = self.programs[0].learnt
+        return {n: r for n, r in self.programs[0].dims.items() if n not in learnt}
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -129,8 +115,13 @@ _EXTRA = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8
           "float4_e2m1fn", "int4", "uint4", "int2", "uint2")
 
 
+HOST_TYPES = ("string", "object")  # what no kernel holds
+
+
 def np_dtype(name: str) -> np.dtype:
     """The NumPy type of a plan's type name. PlanFormatError for a name that is not one."""
+    if name in HOST_TYPES:
+        return np.dtype(object)
     if name in _NUMPY:
         return np.dtype(name)
     if name in _EXTRA:
@@ -140,3 +131,13 @@ def np_dtype(name: str) -> np.dtype:
             return np.dtype(getattr(ml_dtypes, name))
     raise PlanFormatError(f"the plan has a tensor of type {name!r:.40}", why="this whet has no such element type",
                           do="use the whet that wrote it, or build the plan anew")
+
+
+def static_bytes(t: Tensor) -> int:
+    """A tensor's size in memory, `layout.NONE64` where that depends on dimensions or it is no tensor."""
+    size = np_dtype(t.dtype).itemsize
+    for n in t.shape:
+        if not isinstance(n, int):
+            return layout.NONE64
+        size *= n
+    return size if t.dtype not in HOST_TYPES else layout.NONE64

@@ -16,6 +16,7 @@ from whet.errors import OutputError, PlanError, PlanFormatError
 from whet.plan import dims, layout, reader, writer
 from whet.plan.data import PlanData
 from whet.plan.manifest import Manifest, Trailer, encode
+from whet.plan.program import Host, If, Loop
 
 
 class Plan:
@@ -77,8 +78,7 @@ class Plan:
             moved[offset] = symbols[name]
         steps = c.steps.copy()
         for row in steps:
-            if row["kind"] == layout.STEP_NATIVE:
-                row["entry"] = moved[int(row["entry"])]
+            row["entry"] = moved[int(row["entry"])]
         runtime = np.frombuffer(self.section(layout.RUNTIME_S), layout.RUNTIME).copy()
         for entry in ("create", "destroy", "run"):
             runtime[entry] = moved[int(runtime[entry][0])]
@@ -156,13 +156,19 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """For people and reports: counts, sizes in bytes, shapes, and everything in `info`."""
         c, m = self.contents, self.manifest
-        native = int((c.steps["kind"] == layout.STEP_NATIVE).sum())
-        counts = {"native": native, "library": 0, "view": 0, "reference": len(m.host), "host": 0}
+        first = m.programs[0]
+        native = sum(s.count for s in first.segments)
+        kinds = [s for b in first.blocks for s in b.steps]
+        reference = sum(isinstance(s, Host) and s.kind == "onnx" for s in kinds)
+        counts = {"native": native, "library": 0, "view": 0, "reference": reference,
+                  "host": sum(isinstance(s, Host) for s in kinds) - reference,
+                  "control": sum(isinstance(s, (If, Loop)) for s in kinds)}
         return {
             "hash": self.hash, "bytes": self.nbytes, "threads": c.runtime["threads"],
             "target": {"arch": m.target.arch, "isa": m.target.isa, "features": list(m.target.features)},
             "inputs": [_describe(t) for t in m.inputs], "outputs": [_describe(t) for t in m.outputs],
             "profile": {n: {"min": lo, "opt": best, "max": hi} for n, (lo, best, hi) in m.dims.items()},
+            "profiles": len(m.programs),
             "launches": native,
             "code_bytes": c.sections[layout.CODE][1], "weight_bytes": c.sections[layout.WEIGHTS][1],
             "arena_bytes": c.runtime["arena_bytes"], "scratch_bytes": c.runtime["scratch_bytes"],

@@ -12,8 +12,8 @@ import numpy as np
 
 from whet import abi
 from whet.errors import PlanFormatError, PlanVersionError
-from whet.plan import dims, hashing, layout
-from whet.plan.manifest import Manifest, Trailer, decode, np_dtype
+from whet.plan import dims, hashing, layout, programs
+from whet.plan.manifest import Manifest, Trailer, decode, static_bytes
 
 _AGAIN = "build the plan anew, or copy it anew from where it came"
 
@@ -69,7 +69,9 @@ def read(fd: int, *, verify: bool = True) -> Contents:
 
     described: Manifest = decode(_small(raw(layout.MANIFEST)), Manifest, "manifest")
     runtime = _runtime(raw(layout.RUNTIME_S), sections)
-    expressions = _expressions(raw(layout.EXPRESSIONS), described)
+    if not described.programs:
+        raise _bad("it has no program")
+    expressions = _expressions(raw(layout.EXPRESSIONS), {n for p in described.programs for n in p.dims})
     steps, args = _rows(raw(layout.STEPS_S), layout.STEP, "steps"), _rows(raw(layout.ARGS_S), layout.ARG, "args")
     out = Contents(sections, root, body, described, trailer, runtime, steps, args, expressions)
     _check_manifest(out)
@@ -148,37 +150,19 @@ def _runtime(raw: bytes, sections: dict[int, tuple[int, int]]) -> dict[str, int]
     return runtime
 
 
-def _expressions(raw: bytes, described: Manifest) -> list[Any]:
+def _expressions(raw: bytes, known: set[str]) -> list[Any]:
     try:
         out = msgspec.json.decode(_small(raw), type=list[Any])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as e:
         raise _bad(f"its expressions: {e}") from e
     for d in out:
-        _check_dim(d, described)
+        if wrong := dims.check(d, known):
+            raise _bad(wrong)
     return out
-
-
-def _check_dim(d: Any, described: Manifest) -> None:
-    if wrong := dims.check(d, described.dims):
-        raise _bad(wrong)
 
 
 def _check_manifest(c: Contents) -> None:
     m = c.manifest
-    for name, (low, best, high) in m.dims.items():
-        if not 0 <= low <= best <= high < layout.MAX_BYTES:
-            raise _bad(f"the profile of the dimension {name!r:.60}: {low}, {best}, {high}")
-    for group in (m.inputs, m.outputs):
-        if len({t.name for t in group}) != len(group):
-            raise _bad("two inputs or two outputs have the same name")
-        for t in group:
-            _check_tensor(t.dtype, t.shape, c)
-    bound = {n for t in m.inputs for d in t.shape if (n := dims.plain_name(d))}
-    bound |= {n for n, (low, _, high) in m.dims.items() if low == high}
-    used = set().union(*(dims.names(d) for t in (*m.inputs, *m.outputs) for d in t.shape),
-                       *(dims.names(e) for e in c.expressions))
-    if used - bound:
-        raise _bad(f"no input tells the dimension {min(used - bound)!r:.60}")
     weights = c.sections[layout.WEIGHTS][1]
     for w in m.weights:
         if w.offset < 0 or w.bytes < 0 or w.offset + w.bytes > weights or w.offset % layout.ALIGN:
@@ -192,57 +176,45 @@ def _check_manifest(c: Contents) -> None:
         raise _bad("a kernel lies outside the code")
     if not {c.runtime[n] for n in ("create", "destroy", "run")} <= set(m.kernels.values()):
         raise _bad("an entry of the driver is not in the table of entries")
-    for h in m.host:
-        if h.payload not in m.blobs:
-            raise _bad(f"a host step without its payload {h.payload!r:.60}")
-        for o in (*h.inputs, *h.outputs):
-            _check_tensor(o.dtype, o.shape, c)
-            _check_dim(o.offset, m)
-            limit = {layout.ARG_ARENA: 1, layout.ARG_WEIGHT: 1, layout.ARG_INPUT: len(m.inputs),
-                     layout.ARG_OUTPUT: len(m.outputs)}.get(o.kind, 0)
-            if not 0 <= o.index < limit:
-                raise _bad("a host step's tensor lies nowhere")
-
-
-def _check_tensor(dtype: str, shape: list[Any], c: Contents) -> None:
-    size = np_dtype(dtype).itemsize
-    if len(shape) > 64:
-        raise _bad("a tensor has more than 64 dimensions")
-    for d in shape:
-        _check_dim(d, c.manifest)
-        if isinstance(d, int):
-            size *= d
-            if d < 0 or size > layout.MAX_BYTES:
-                raise _bad(f"a tensor of the shape {shape!r:.80}")
+    names = {w.name for w in m.weights}
+    for p in m.programs:
+        if wrong := programs.check(p, blobs=set(m.blobs), weights=names, steps=len(c.steps)):
+            raise _bad(wrong)
+        if [t.name for t in p.inputs] != [t.name for t in m.inputs] or len(p.outputs) != len(m.outputs):
+            raise _bad("its programs have different inputs or outputs")
 
 
 def _check_steps(c: Contents) -> None:
     """Every number in the tables of steps and arguments is within what it refers to."""
     steps, args = c.steps, c.args
-    if len(c.manifest.labels) != len(steps):
-        raise _bad("it has more or fewer labels than steps")
-    native = steps["kind"] == layout.STEP_NATIVE
-    host = steps["kind"] == layout.STEP_HOST
     n_args, code, n_expr = len(args), c.sections[layout.CODE][1], len(c.expressions)
-    _need(native | host, "a step of an unknown kind")
-    _need(~native | (steps["entry"] < code), "a step's kernel lies outside the code")
-    _need(~native | np.isin(steps["entry"], np.array(list(c.manifest.kernels.values()), np.uint64)),
+    _need(steps["reserved"] == 0, "a step of an unknown kind")
+    _need(steps["entry"] < code, "a step's kernel lies outside the code")
+    _need(np.isin(steps["entry"], np.array(list(c.manifest.kernels.values()), np.uint64)),
           "a step's entry is not one of the kernels")
-    _need(~host | (steps["entry"] < len(c.manifest.host)), "a host step that is not there")
     _need((steps["first_arg"] <= n_args) & (steps["n_args"] <= n_args), "a step's arguments lie outside their table")
     _need(steps["first_arg"] + steps["n_args"] <= n_args, "a step's arguments lie outside their table")
     _need((steps["expr"] == layout.NONE) | (steps["expr"] < n_expr), "an expression that is not there")
-    _need(~native | (steps["grain"] >= 1), "a step's grain is not positive")
+    _need(steps["grain"] >= 1, "a step's grain is not positive")
     _need((steps["value"] >= 0) & (steps["value"] <= layout.MAX_TILES) | (steps["expr"] != layout.NONE),
           "a step has too many tiles")
     kind, index, value = args["kind"], args["index"], args["value"]
     fixed = args["expr"] == layout.NONE
     _need(kind <= layout.ARG_OUTPUT, "an argument of an unknown kind")
     _need(fixed | (args["expr"] < n_expr), "an expression that is not there")
-    _need((kind != layout.ARG_INPUT) | (index < len(c.manifest.inputs)), "an input that is not there")
-    _need((kind != layout.ARG_OUTPUT) | (index < len(c.manifest.outputs)), "an output that is not there")
-    for k, size in ((layout.ARG_ARENA, c.runtime["arena_bytes"]), (layout.ARG_WEIGHT, c.sections[layout.WEIGHTS][1])):
-        _need((kind != k) | ~fixed | (value >= 0) & (value <= size), "an address outside the plan's memory")
+    weights = c.sections[layout.WEIGHTS][1]
+    _need((kind != layout.ARG_WEIGHT) | ~fixed | (value >= 0) & (value <= weights), "an address outside the weights")
+    for p in c.manifest.programs:
+        for seg in p.segments:
+            rows = steps[seg.first : seg.first + seg.count]
+            for first, n in zip(rows["first_arg"].tolist(), rows["n_args"].tolist()):
+                part = slice(first, first + n)
+                _need((kind[part] != layout.ARG_INPUT) | (index[part] < len(seg.inputs)), "an input that is not there")
+                _need((kind[part] != layout.ARG_OUTPUT) | (index[part] < len(seg.outputs)),
+                      "an output that is not there")
+                if isinstance(seg.arena, int):
+                    inside = (value[part] >= 0) & (value[part] <= seg.arena)
+                    _need((kind[part] != layout.ARG_ARENA) | ~fixed[part] | inside, "an address outside its arena")
 
 
 def _need(ok: np.ndarray, why: str) -> None:
@@ -256,8 +228,5 @@ def _check_io(c: Contents, io: np.ndarray) -> None:
             or len(io) != len(specs):
         raise _bad("its inputs and outputs are counted in two ways")
     for row, t in zip(io, specs):
-        size = np_dtype(t.dtype).itemsize
-        for d in t.shape:
-            size = size * d if isinstance(d, int) and size != layout.NONE64 else layout.NONE64
-        if row["bytes"] != size:
+        if row["bytes"] != static_bytes(t):
             raise _bad(f"the size of {t.name!r:.60} is told in two ways")

@@ -21,14 +21,10 @@ from whet.plan.data import (
     ArenaArg,
     Arg,
     DimJson,
-    HostStep,
-    HostTensor,
     InputArg,
     IntArg,
-    NativeStep,
     OutputArg,
     PlanData,
-    TensorSpec,
     WeightArg,
 )
 
@@ -140,7 +136,7 @@ class _Sections:
         self.expression_list: list[DimJson] = []
         self.weights: dict[str, manifest.Weight] = {}
         self.args: list[tuple[int, int, int, int, int]] = []
-        self.host: list[manifest.Host] = []
+        self.names = {n for p in data.programs for n in p.dims}
 
     def parts(self) -> list[tuple[int, list[Any]]]:
         """(section id, pieces) in the file's order."""
@@ -151,9 +147,8 @@ class _Sections:
         described = manifest.Manifest(
             manifest.SCHEMA,
             manifest.Target("linux", self.data.arch, self.data.isa, sorted(self.data.features)),
-            [_tensor(t) for t in self.data.inputs], [_tensor(t) for t in self.data.outputs],
-            dict(self.data.dims), [s.label for s in self.data.steps], dict(self.data.symbols), self.host,
-            list(self.weights.values()), blobs, dict(self.data.info))
+            list(self.data.programs), dict(self.data.symbols), list(self.weights.values()), blobs,
+            dict(self.data.info))
         return [(layout.MANIFEST, [manifest.encode(described)]),
                 (layout.RUNTIME_S, [self._runtime()]),
                 (layout.IO_S, [self._io()]),
@@ -166,24 +161,22 @@ class _Sections:
 
     def _runtime(self) -> bytes:
         d = self.data
-        static = not self.expression_list and not self.host
+        first = d.programs[0]
+        static = not self.expression_list and len(d.programs) == 1 and first.plain
+        arenas = [s.arena for p in d.programs for s in p.segments if isinstance(s.arena, int)]
         r = np.zeros(1, layout.RUNTIME)
-        r["arena_bytes"], r["scratch_bytes"], r["threads"] = d.arena_bytes, d.scratch_bytes, d.threads
+        r["arena_bytes"], r["scratch_bytes"], r["threads"] = max(arenas, default=0), d.scratch_bytes, d.threads
         r["flags"] = (layout.FLAG_AMX if any(f.startswith("amx") for f in d.features) else 0) \
             | (layout.FLAG_STATIC if static else 0)
         for name, symbol in (("create", abi.ENTRY_CREATE), ("destroy", abi.ENTRY_DESTROY), ("run", abi.ENTRY_RUN)):
             r[name] = self._symbol(symbol)
-        r["n_inputs"], r["n_outputs"] = len(d.inputs), len(d.outputs)
+        r["n_inputs"], r["n_outputs"] = len(first.inputs), len(first.outputs)
         return r.tobytes()
 
     def _io(self) -> bytes:
         rows = []
-        for t in (*self.data.inputs, *self.data.outputs):
-            item = manifest.np_dtype(t.dtype).itemsize
-            size = item
-            for n in t.shape:
-                size = size * n if isinstance(n, int) and size != layout.NONE64 else layout.NONE64
-            rows.append((size, item, 0))
+        for t in (*self.data.programs[0].inputs, *self.data.programs[0].outputs):
+            rows.append((manifest.static_bytes(t), manifest.np_dtype(t.dtype).itemsize, 0))
         return np.array(rows, layout.IO).tobytes()
 
     def _weights(self) -> list[Any]:
@@ -208,24 +201,11 @@ class _Sections:
     def _steps(self) -> bytes:
         rows = []
         for step in self.data.steps:
-            match step:
-                case NativeStep():
-                    first = len(self.args)
-                    self.args += [(*self._arg(a), 0) for a in step.args]
-                    value, expr = self._value(step.tiles)
-                    rows.append((layout.STEP_NATIVE, expr, self._symbol(step.symbol), first, len(step.args), value,
-                                 step.grain))
-                case HostStep():
-                    rows.append((layout.STEP_HOST, layout.NONE, len(self.host), 0, 0, 0, 0))
-                    self.host.append(manifest.Host(step.kind, step.payload, [self._operand(t) for t in step.inputs],
-                                                   [self._operand(t) for t in step.outputs]))
+            first = len(self.args)
+            self.args += [(*self._arg(a), 0) for a in step.args]
+            value, expr = self._value(step.tiles)
+            rows.append((0, expr, self._symbol(step.symbol), first, len(step.args), value, step.grain))
         return np.array(rows, layout.STEP).tobytes()
-
-    def _operand(self, t: HostTensor) -> manifest.HostOperand:
-        kind, index, base, _ = self._arg(_at_zero(t.place))
-        offset = t.place.offset
-        shift: DimJson = offset + base if isinstance(offset, int) else [*offset, [base, []]] if base else offset
-        return manifest.HostOperand(t.dtype, list(t.shape), kind, index, shift)
 
     def _arg(self, a: Arg) -> tuple[int, int, int, int]:
         match a:
@@ -247,7 +227,7 @@ class _Sections:
     def _value(self, d: DimJson) -> tuple[int, int]:
         if isinstance(d, int):
             return d, layout.NONE
-        if wrong := dims.check(d, self.data.dims):
+        if wrong := dims.check(d, self.names):
             raise InternalError(f"a symbolic integer of the plan is wrong: {wrong}")
         key = repr(d)
         if key not in self.expressions:
@@ -259,23 +239,3 @@ class _Sections:
         if name not in self.data.symbols:
             raise InternalError(f"the plan's code has no symbol {name}")
         return self.data.symbols[name]
-
-
-def _at_zero(place: Any) -> Arg:
-    match place:
-        case ArenaArg():
-            return ArenaArg(0)
-        case WeightArg(name):
-            return WeightArg(name, 0)
-        case InputArg(index):
-            return InputArg(index, 0)
-        case OutputArg(index):
-            return OutputArg(index, 0)
-    raise InternalError(f"a host tensor at no known place: {place!r}")
-
-
-def _tensor(t: TensorSpec) -> manifest.Tensor:
-    return manifest.Tensor(t.name, t.dtype, list(t.shape))
-
-
-

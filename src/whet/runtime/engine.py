@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import InputError, ProfileError
+from whet.errors import InputError, PlanError, ProfileError
 from whet.plan import Plan, PlanData, dims, fingerprint, layout, signing
-from whet.plan.manifest import Tensor, np_dtype
-from whet.runtime.binding import Binding, HostCall, Tables
-from whet.runtime.feeds import Borrowed, address_of, borrow, borrow_output
-from whet.runtime.host import prepare
+from whet.plan.manifest import HOST_TYPES, np_dtype
+from whet.plan.program import Tensor
+from whet.runtime.binding import Binding, evaluate
+from whet.runtime.feeds import Borrowed, address_of, borrow, borrow_object, borrow_output
 from whet.runtime.memory import Memory
 from whet.runtime.pool import Pool
+from whet.runtime.program import Loaded, Times
 
 Feeds = Mapping[str, Any]
 KEPT_BINDINGS = 8  # shapes that a context remembers
@@ -61,15 +63,15 @@ class Engine:
             raise InputError(f"threads={threads}", why=f"the plan was built for {built}",
                              do=f"give 1 to {built}, or build the plan with threads={threads}")
         self.plan = plan
-        self._tables = Tables(plan.contents)
-        m = plan.manifest
-        host_labels = [l for l, k in zip(m.labels, plan.contents.steps["kind"]) if k == layout.STEP_HOST]
-        self._host = [prepare(h.kind, plan.blob(h.payload), l) for h, l in zip(m.host, host_labels)]
-        self._fixed = {n: low for n, (low, _, high) in m.dims.items() if low == high}
+        named = {name for p in plan.manifest.programs for b in p.blocks for _, name in b.constants}
+        constants = {name: plan.weight(name) for name in sorted(named)}
+        self._programs = [Loaded(plan, p, constants) for p in plan.manifest.programs]
         self._pool = Pool(plan, threads)
         self._idle: list[Context] = []
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self._closed = False
+        # Bytes of activations that a context may take for sizes that depend on data.
+        self.memory_limit = int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.8)
 
     def __call__(self, feeds: Feeds, out: Feeds | None = None) -> dict[str, Any]:
         """Run once: `{input name: array}` to `{output name: fresh array}` (or those given in `out`).
@@ -105,8 +107,13 @@ class Engine:
 
     @property
     def profile(self) -> dict[str, tuple[int, int, int]]:
-        """`{dimension: (min, opt, max)}`."""
-        return dict(self.plan.manifest.dims)
+        """`{dimension: (min, opt, max)}`: the first profile."""
+        return self.profiles[0]
+
+    @property
+    def profiles(self) -> list[dict[str, tuple[int, int, int]]]:
+        """`{dimension: (min, opt, max)}` of each profile, in the order in which they are tried."""
+        return [{n: r for n, r in p.program.dims.items() if n not in p.program.learnt} for p in self._programs]
 
     @property
     def threads(self) -> int:
@@ -115,7 +122,7 @@ class Engine:
 
     @property
     def arena_bytes(self) -> int:
-        """Activations of one context at the profile's maximum."""
+        """Activations of one context at the profiles' maximum (without what data-dependent sizes need)."""
         return self.plan.contents.runtime["arena_bytes"]
 
     @property
@@ -159,14 +166,16 @@ class Context:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         pool = engine._pool
-        static = all(low == high for low, _, high in engine.plan.manifest.dims.values())
+        static = all(low == high for p in engine._programs for low, _, high in p.program.dims.values())
         # Huge pages only where all of the arena will be touched: a wide profile uses little of it at its minimum.
         self._arena: Memory | None = Memory.anonymous(engine.arena_bytes, huge=static)
         self._scratch = Memory.anonymous(pool.scratch_bytes)
-        self._bindings: OrderedDict[tuple[tuple[int, ...], ...], Binding] = OrderedDict()
-        self._current: Binding | None = None
+        self._bindings: dict[tuple[int, int], OrderedDict[tuple[int, ...], Binding]] = {}
+        self._environments: OrderedDict[tuple[tuple[int, ...], ...], tuple[int, dict[str, int]]] = OrderedDict()
+        self._current: Binding | None = None  # of a plain program, for the shapes of the last call
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+        self._times: dict[tuple[int, int], tuple[list[str], np.ndarray]] | None = None  # while timing
         self._call, self._pool_address = pool.run, pool.address
 
     # -- running -------------------------------------------------------------------------------------
@@ -198,10 +207,7 @@ class Context:
             for t in b.outputs:
                 results[t.name] = y = np.empty(t.shape, t.dtype)
                 io[t.index] = address_of(y)
-            if b.single is not None:
-                self._call(self._pool_address, b.address, 0, b.single)
-            else:
-                self._walk(b)
+            self._call(self._pool_address, b.address, 0, b.count)
             return results
 
     def submit(self, feeds: Feeds, out: Feeds | None = None) -> Future[dict[str, Any]]:
@@ -221,38 +227,46 @@ class Context:
             specs = self.engine.plan.manifest
             feeds = {t.name: x for t, x in zip(specs.inputs, inputs, strict=True)}
             borrowed = self._borrow(feeds)
-            b = self._bind(borrowed)
+            which, env = self._environment(borrowed)
+            lock, call, pool = self._lock, self._call, self._pool_address
+            if not self.engine._programs[which].plain:
+                out = {t.name: y for t, y in zip(specs.outputs, outputs, strict=True)}
+
+                def walk(keep: object = self) -> None:
+                    with lock:
+                        self._open()
+                        self._execute(borrowed, out)
+
+                return walk
+            b = self._bind(which, 0, env)
             written = [borrow_output(y, t.dtype, t.shape, f"the output {t.name!r}")
                        for t, y in zip(b.outputs, outputs, strict=True)]
             addresses = np.array([x.address for x in (*borrowed, *written)], np.int64)
-            lock, call, pool = self._lock, self._call, self._pool_address
-            address, io, single = b.address, b.io, b.single
+            address, io, count = b.address, b.io, b.count
 
-            def go(keep: object = (borrowed, written, self)) -> None:
+            def go(keep: object = (borrowed, written, self, b)) -> None:
                 with lock:
                     self._open()
                     io[:] = addresses
-                    if single is not None:
-                        call(pool, address, 0, single)
-                    else:
-                        self._walk(b)
+                    call(pool, address, 0, count)
 
             return go
 
     def timed(self, feeds: Feeds) -> tuple[dict[str, Any], list[StepTime]]:
-        """Run once, and tell how long each native step took (until its last tile was done)."""
+        """Run once, and tell how long each native step (until its last tile was done) and each host step took.
+
+        What a loop's body does is counted once for all its iterations.
+        """
         with self._lock:
-            borrowed = self._borrow(feeds)
-            b = self._bind(borrowed)
-            b.timing(True)
+            self._times = {}
+            host: Times = {}
             try:
-                results = self._execute(b, borrowed, None)
-                ends = b.times.copy()
+                results = self._execute(self._borrow(feeds), None, host)
+                native = self._times
             finally:
-                b.timing(False)
-            labels = self.engine._tables.labels
-            starts = np.concatenate([ends[-1:], ends[:-2]]) if labels else ends[:0]
-            return results, [StepTime(l, max(0, int(e - s)) * 1e-9) for l, s, e in zip(labels, starts, ends)]
+                self._times = None
+            out = [StepTime(l, s) for labels, seconds in native.values() for l, s in zip(labels, seconds.tolist())]
+            return results, [*out, *(StepTime(label, s) for label, s in host.values())]
 
     def close(self) -> None:
         """Give the activations back, after the run in progress. The context cannot be used any more."""
@@ -262,8 +276,11 @@ class Context:
             if self._arena is None:
                 return
             self._current = None
-            for m in (self._arena, self._scratch, *(b.memory for b in self._bindings.values())):
-                m.close()
+            self._arena.close()
+            self._scratch.close()
+            for kept in self._bindings.values():
+                for b in kept.values():
+                    b.close()
             self._bindings.clear()
             self._arena = None
 
@@ -281,18 +298,29 @@ class Context:
         return self._arena
 
     def _general(self, feeds: Feeds, out: Feeds | None) -> dict[str, Any]:
-        borrowed = self._borrow(feeds)
-        return self._execute(self._bind(borrowed), borrowed, out)
+        return self._execute(self._borrow(feeds), out)
 
-    def _execute(self, b: Binding, borrowed: list[Borrowed], out: Feeds | None) -> dict[str, Any]:
+    def _execute(self, borrowed: list[Borrowed], out: Feeds | None, times: Times | None = None) -> dict[str, Any]:
+        self._open()
+        out = out or {}
+        specs = self.engine.plan.manifest
+        names = [t.name for t in specs.outputs]
+        if not out.keys() <= set(names):
+            raise InputError(f"out has {sorted(out.keys() - set(names))}", why=f"the plan's outputs are {names}",
+                             do="leave the others out")
+        which, env = self._environment(borrowed)
+        loaded = self.engine._programs[which]
+        spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(specs.inputs, borrowed) if x.address]
+        if not loaded.plain:
+            def native(segment: int, values: Sequence[Any], env: Mapping[str, int]) -> list[np.ndarray]:
+                return self._native(which, segment, values, env)
+
+            made = loaded.run([x.value for x in borrowed], env, native, times)
+            return {n: _into(out[n], y, n, spans) if n in out else y for n, y in zip(names, made)}
+        b = self._current = self._bind(which, 0, env)
+        results: dict[str, Any] = {}
         for t, x in zip(b.inputs, borrowed):
             b.io[t.index] = x.address
-        results: dict[str, Any] = {}
-        out = out or {}
-        if not out.keys() <= {t.name for t in b.outputs}:
-            raise InputError(f"out has {sorted(out.keys() - {t.name for t in b.outputs})}",
-                             why=f"the plan's outputs are {[t.name for t in b.outputs]}", do="leave the others out")
-        spans = [(x.address, x.address + t.nbytes, t.name) for t, x in zip(b.inputs, borrowed)]
         keep = []
         for t in b.outputs:
             if t.name in out:
@@ -304,15 +332,42 @@ class Context:
             else:
                 results[t.name] = fresh = np.empty(t.shape, t.dtype)
                 b.io[t.index] = address_of(fresh)
-        self._walk(b)
+        self._run(which, 0, b)
         return results
 
-    def _walk(self, b: Binding) -> None:
-        for c in b.calls:
-            if isinstance(c, HostCall):
-                b.run_host(c)
-            else:
-                self._call(self._pool_address, b.address, c[0], c[1])
+    def _native(self, which: int, segment: int, values: Sequence[Any], env: Mapping[str, int]) -> list[np.ndarray]:
+        """Run a segment on arrays of the program."""
+        b = self._bind(which, segment, env)
+        keep = []
+        for t, x in zip(b.inputs, values, strict=True):
+            given = borrow(x, t.dtype, t.name)
+            if given.shape != t.shape:
+                raise InputError(f"the value {t.name!r} has the shape {list(given.shape)}",
+                                 why=f"what reads it was built for {list(t.shape)}", do="check the inputs' values")
+            keep.append(given)
+            b.io[t.index] = given.address
+        results = []
+        for t in b.outputs:
+            results.append(np.empty(t.shape, t.dtype))
+            b.io[t.index] = address_of(results[-1])
+        self._run(which, segment, b)
+        return results
+
+    def _run(self, which: int, segment: int, b: Binding) -> None:
+        if self._times is None:
+            self._call(self._pool_address, b.address, 0, b.count)
+            return
+        b.timing(True)
+        try:
+            self._call(self._pool_address, b.address, 0, b.count)
+            ends = b.times.copy()
+        finally:
+            b.timing(False)
+        starts = np.concatenate([ends[-1:], ends[:-2]]) if b.count else ends[:0]
+        seconds = np.maximum(ends[: b.count] - starts, 0) * 1e-9
+        labels = self.engine._programs[which].program.segments[segment].labels
+        before = self._times.get((which, segment))
+        self._times[which, segment] = (labels, seconds if before is None else before[1] + seconds)
 
     def _borrow(self, feeds: Feeds) -> list[Borrowed]:
         specs = self.engine.plan.manifest.inputs
@@ -322,49 +377,102 @@ class Context:
             why = "; ".join([*([f"missing: {', '.join(missing)}"] if missing else []),
                              *([f"not an input: {', '.join(extra)}"] if extra else [])])
             raise InputError("these are not the plan's inputs", why=why, do=f"give {self.engine.accepts()}")
-        return [borrow(feeds[t.name], np_dtype(t.dtype), f"the input {t.name!r}") for t in specs]
+        return [borrow(feeds[t.name], np_dtype(t.dtype), f"the input {t.name!r}") if t.dtype not in HOST_TYPES
+                else borrow_object(feeds[t.name], t.dtype, f"the input {t.name!r}") for t in specs]
 
-    def _bind(self, borrowed: list[Borrowed]) -> Binding:
-        """The binding for these shapes: a remembered one, or a new one."""
-        key = tuple(x.shape for x in borrowed)
-        b = self._bindings.get(key)
-        if b is None:
-            env = self._environment(key)
-            engine = self.engine
-            b = Binding(engine._tables, env, code=engine._pool.code.address, weights=engine._pool.weights.address,
-                        arena=self._open(), scratch=self._scratch.address, threads=engine.threads, host=engine._host)
-            self._bindings[key] = b
-            if len(self._bindings) > KEPT_BINDINGS:
-                self._bindings.popitem(last=False)
-        else:
-            self._bindings.move_to_end(key)
-        self._open()
-        self._current = b
+    def _bind(self, which: int, segment: int, env: Mapping[str, int]) -> Binding:
+        """The binding of a segment for these dimensions: a remembered one, or a new one."""
+        engine = self.engine
+        tables = engine._programs[which].tables[segment]
+        kept = self._bindings.setdefault((which, segment), OrderedDict())
+        key = tuple(env[n] for n in tables.segment.dims)
+        b = kept.get(key)
+        if b is not None:
+            kept.move_to_end(key)
+            return b
+        arena = self._open()
+        if not isinstance(tables.segment.arena, int):  # its size depends on data
+            size = evaluate(tables.segment.arena, env)
+            if size > engine.memory_limit:
+                raise PlanError(f"the activations would take {size >> 20} MiB for {_named(tables.segment.dims, env)}",
+                                why=f"the limit is {engine.memory_limit >> 20} MiB",
+                                do="give smaller inputs, or set engine.memory_limit")
+            if size > arena.size:
+                arena = Memory.anonymous(size)
+        b = Binding(tables, env, code=engine._pool.code.address, weights=engine._pool.weights.address,
+                    arena=arena, scratch=self._scratch.address, threads=engine.threads)
+        kept[key] = b
+        if len(kept) > KEPT_BINDINGS:
+            kept.popitem(last=False)
         return b
 
-    def _environment(self, shapes: tuple[tuple[int, ...], ...]) -> dict[str, int]:
-        """Dimensions from the inputs' shapes, checked against each other and the profile."""
-        specs, profile = self.engine.plan.manifest.inputs, self.engine.plan.manifest.dims
-        env = dict(self.engine._fixed)
-        told: dict[str, str] = {}
-        for t, shape in zip(specs, shapes):
-            if len(shape) != len(t.shape):
-                raise _wrong_shape(t, shape, self.engine)
-            for d, n in zip(t.shape, shape):
-                name = dims.plain_name(d)
-                if name is None or name in told:
-                    continue
-                low, _, high = profile[name]
-                if not low <= n <= high:
-                    raise ProfileError(f"the dimension {name} is {n}", where=f"the input {t.name!r}, {list(shape)}",
-                                       why=f"the plan's profile allows {low} to {high}",
-                                       do="build the plan with a profile that has it")
-                env[name], told[name] = n, t.name
-        for t, shape in zip(specs, shapes):
-            for d, n in zip(t.shape, shape):
-                if dims.evaluate(d, env) != n:
-                    raise _wrong_shape(t, shape, self.engine, env)
-        return env
+    def _environment(self, borrowed: list[Borrowed]) -> tuple[int, dict[str, int]]:
+        """The first profile that takes these shapes, and the dimensions that they tell."""
+        shapes = tuple(x.shape for x in borrowed)
+        known = self._environments.get(shapes)
+        if known is not None:
+            self._environments.move_to_end(shapes)
+            return known
+        refused: list[ProfileError] = []
+        programs = self.engine._programs
+        for i, loaded in enumerate(programs):
+            try:
+                env = environment(loaded, shapes, self.engine, f"profile {i + 1} of {len(programs)}")
+            except ProfileError as e:
+                refused.append(e)
+                continue
+            self._environments[shapes] = (i, env)
+            if len(self._environments) > KEPT_BINDINGS:
+                self._environments.popitem(last=False)
+            return i, env
+        if len(refused) > 1:
+            refused[0].why = "; ".join(f"{e.what}: {e.why}" for e in refused)
+            refused[0].what = "these shapes are in none of the plan's profiles"
+        raise refused[0]
+
+
+def environment(loaded: Loaded, shapes: Sequence[tuple[int, ...]], engine: Engine, name: str) -> dict[str, int]:
+    """Dimensions from the inputs' shapes, checked against each other and the profile, which messages call `name`."""
+    specs, profile = loaded.program.inputs, loaded.program.dims
+    env = dict(loaded.fixed)
+    told: set[str] = set()
+    tensors = [(t, shape) for t, shape in zip(specs, shapes) if t.dtype != "object"]
+    for t, shape in tensors:
+        if len(shape) != len(t.shape):
+            raise _wrong_shape(t, shape, engine)
+        for d, n in zip(t.shape, shape):
+            plain = dims.plain_name(d)
+            if plain is None or plain in told:
+                continue
+            low, _, high = profile[plain]
+            if not low <= n <= high:
+                raise ProfileError(f"the dimension {plain} is {n}", where=f"the input {t.name!r}, {list(shape)}",
+                                   why=f"{name} allows {low} to {high}",
+                                   do="build the plan with a profile that has it")
+            env[plain] = n
+            told.add(plain)
+    for t, shape in tensors:
+        if len(engine._programs) > 1 and any(isinstance(d, int) and d != n for d, n in zip(t.shape, shape)):
+            raise ProfileError(f"the input {t.name!r} has the shape {list(shape)}",
+                               why=f"{name} takes {_brackets(_shape(t))}", do=f"give {engine.accepts()}")
+        for d, n in zip(t.shape, shape):
+            if dims.names(d) <= env.keys() and dims.evaluate(d, env) != n:
+                raise _wrong_shape(t, shape, engine, env)
+    return env
+
+
+def _into(out: Any, y: Any, name: str, spans: list[tuple[int, int, str]]) -> Any:
+    """The result copied into what the caller gave for it."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind == "O":
+        raise InputError(f"the output {name!r} is no tensor that can be written to memory", do="leave it out of `out`")
+    place = borrow_output(out, y.dtype, y.shape, f"the output {name!r}")
+    _no_overlap(spans, place.address, y.nbytes, name)
+    ctypes.memmove(place.address, y.ctypes.data, y.nbytes)
+    return out
+
+
+def _named(names: Sequence[str], env: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} = {env[n]}" for n in names)
 
 
 def _wrong_shape(t: Tensor, shape: tuple[int, ...], engine: Engine, env: Mapping[str, int] | None = None) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,26 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """A tensor for the length of a run; `owner` keeps its memory."""
+    """A value for the length of a run; `owner` keeps its memory. No tensor: address 0, the value in `owner`."""
 
     address: int
     shape: tuple[int, ...]
     owner: Any
+    dtype: np.dtype | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype is not None else 0)
+
+    @property
+    def value(self) -> Any:
+        """As an array (over the same memory), or whatever it is."""
+        if self.dtype is None or isinstance(self.owner, np.ndarray):
+            return self.owner
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        return np.ndarray(self.shape, self.dtype, memoryview((ctypes.c_char * self.nbytes).from_address(self.address)))
 
 
 def _data_offset() -> int:
@@ -60,7 +76,7 @@ def borrow(x: Any, dtype: np.dtype, what: str) -> Borrowed:
     """
     if isinstance(x, Pointer):
         _same_type(np.dtype(x.dtype) if not isinstance(x.dtype, str) else _named(x.dtype, what), dtype, what)
-        return Borrowed(x.address, tuple(x.shape), None)
+        return Borrowed(x.address, tuple(x.shape), None, dtype)
     if not isinstance(x, np.ndarray):
         if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
             return _dlpack(x, dtype, what)
@@ -71,7 +87,25 @@ def borrow(x: Any, dtype: np.dtype, what: str) -> Borrowed:
         x = np.ascontiguousarray(x).reshape(shape)
         if not x.flags.aligned:
             x = x.copy()
-    return Borrowed(address_of(x), x.shape, x)
+    return Borrowed(address_of(x), x.shape, x, dtype)
+
+
+def borrow_object(x: Any, kind: str, what: str) -> Borrowed:
+    """x as a value that no kernel takes: strings as an array of objects, a sequence as a list of arrays, an optional.
+
+    InputError for a tensor of anything but strings where `kind` is `string`.
+    """
+    if kind == "string":
+        a = np.asarray(x)
+        if a.dtype.kind not in "OSUT":
+            raise InputError(f"{what} has the type {a.dtype}", why="the plan takes strings", do="give an array of str")
+        a = a.astype(object)
+        return Borrowed(0, a.shape, a)
+    if isinstance(x, (list, tuple)):
+        x = [np.asarray(e) if e is not None and not isinstance(e, list) else e for e in x]
+    elif x is not None:
+        x = np.asarray(x)
+    return Borrowed(0, (), x)
 
 
 def borrow_output(x: Any, dtype: np.dtype, shape: tuple[int, ...], what: str) -> Borrowed:
@@ -81,7 +115,7 @@ def borrow_output(x: Any, dtype: np.dtype, shape: tuple[int, ...], what: str) ->
         if not x.flags.carray:
             raise InputError(f"{what} cannot be written to this array",
                              why="it is not contiguous, aligned and writable", do="give a fresh array")
-        b = Borrowed(address_of(x), x.shape, x)
+        b = Borrowed(address_of(x), x.shape, x, dtype)
     elif isinstance(x, Pointer) or hasattr(x, "__dlpack__"):
         b = borrow(x, dtype, what)
         if isinstance(b.owner, np.ndarray):  # a copy
@@ -161,13 +195,13 @@ def _dlpack(x: Any, dtype: np.dtype, what: str) -> Borrowed:
     shape = tuple(t.shape[i] for i in range(t.ndim))
     address = (t.data or 0) + t.byte_offset
     if not t.strides or dense(shape, [t.strides[i] for i in range(t.ndim)]):
-        return Borrowed(address, shape, (x, capsule))
+        return Borrowed(address, shape, (x, capsule), dtype)
     strides = tuple(t.strides[i] * dtype.itemsize for i in range(t.ndim))
     low = sum(s * (n - 1) for s, n in zip(strides, shape) if s < 0)
     high = sum(s * (n - 1) for s, n in zip(strides, shape) if s > 0) + dtype.itemsize
     raw = (ctypes.c_char * (high - low)).from_address(address + low)
     copied = np.ndarray(shape, dtype, raw, -low, strides).copy()
-    return Borrowed(address_of(copied), shape, copied)
+    return Borrowed(address_of(copied), shape, copied, dtype)
 
 
 def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:

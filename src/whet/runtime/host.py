@@ -1,27 +1,31 @@
-"""Host steps: what a plan runs in Python between its native stretches."""
+"""Host steps: what a plan runs in Python between its native stretches.
+
+Values are arrays, lists of arrays (sequences), None (an optional without value), arrays of strings.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from whet.errors import MissingExtraError, PlanFormatError, WhetError
 
-Views = Sequence[np.ndarray]
-HostFunction = Callable[[Views, Views], None]
+HostFunction = Callable[[Sequence[Any]], list[Any]]
 
 
 def prepare(kind: str, payload: bytes, label: str) -> HostFunction:
-    """A function (input views, output views to fill) for a host step.
+    """The function of a host step: its operands' values to its results'.
 
     PlanFormatError: an unknown kind or a damaged payload. MissingExtraError: the package it needs.
     """
-    if kind != "onnx":
+    made = KINDS.get(kind)
+    if made is None:
         raise PlanFormatError(f"a host step of the unknown kind {kind!r:.40}", where=label,
                               do="use the whet that wrote the plan, or build it anew")
-    return _Reference(payload, label)
+    return made(payload, label)
 
 
 class _Reference:
@@ -43,27 +47,42 @@ class _Reference:
         self.names = [i.name for i in model.graph.input]
         self.outputs = [o.name for o in model.graph.output]
 
-    def __call__(self, inputs: Views, outputs: Views) -> None:
+    def __call__(self, operands: Sequence[Any]) -> list[Any]:
         try:
             # Copies, for some reference kernels change their operands.
-            results = self.evaluator.run(self.outputs, {n: np.array(a) for n, a in zip(self.names, inputs)})
+            feeds = {n: x.copy() if isinstance(x, np.ndarray) else list(x) if isinstance(x, list) else x
+                     for n, x in zip(self.names, operands)}
+            return list(self.evaluator.run(self.outputs, feeds))
         except Exception as e:
-            raise WhetError("a step that runs by onnx.reference failed", where=self.label, why=str(e)) from e
-        for out, got in zip(outputs, results):
-            _store(out, np.asarray(got), self.label)
+            raise WhetError("a step that runs by onnx.reference failed", where=self.label,
+                            why=f"{type(e).__name__}: {e}") from e
 
 
-def _store(out: np.ndarray, got: np.ndarray, label: str) -> None:
-    if got.shape != out.shape:
-        raise WhetError("a step that runs by onnx.reference gave another shape than was planned", where=label,
-                        why=f"{list(got.shape)} instead of {list(out.shape)}")
-    if got.dtype != out.dtype and got.dtype.itemsize == out.dtype.itemsize and got.dtype.kind in "Vu":
-        got = got.view(out.dtype)  # element types that the reference keeps as bit patterns
-    out[...] = got
+class _Strings:
+    """A constant array of strings: the shape and the values as JSON."""
+
+    def __init__(self, payload: bytes, label: str) -> None:
+        try:
+            stored = json.loads(payload)
+            values = [str(v) for v in stored["values"]]
+            self.array = np.array(values, object).reshape([int(d) for d in stored["shape"]])
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
+            raise PlanFormatError("a constant of strings in the plan is damaged", where=label, why=str(e)) from e
+
+    def __call__(self, operands: Sequence[Any]) -> list[Any]:
+        return [self.array.copy()]
 
 
-def view(address: int, size: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """An array over memory that outlives it."""
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, memoryview((ctypes.c_char * size).from_address(address)))
+KINDS: dict[str, Callable[[bytes, str], HostFunction]] = {"onnx": _Reference, "strings": _Strings}
+
+
+def typed(x: Any, dtype: np.dtype, label: str) -> np.ndarray:
+    """A host step's result as an array of the type that was planned."""
+    got = np.asarray(x)
+    if got.dtype == dtype:
+        return got
+    if dtype.kind == "O" or got.dtype.kind in "OSUT":
+        return got.astype(object)
+    if got.dtype.itemsize == dtype.itemsize and got.dtype.kind in "Vu":
+        return got.view(dtype)  # element types that the reference keeps as bit patterns
+    return got.astype(dtype)

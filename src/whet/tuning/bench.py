@@ -11,10 +11,11 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Node, Value
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import evaluate
-from whet.lowering.assemble import assemble, spec
+from whet.ir.symbolic import evaluate, to_json
+from whet.lowering.assemble import Weights, assemble, spec
 from whet.lowering.storage import Buffer, Launch, Storage
 from whet.plan.data import PlanData
+from whet.plan.program import straight
 from whet.targets.base import Implementation, Pack
 from whet.targets.cpu.target import CpuTarget
 
@@ -76,11 +77,13 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
     launches = [Launch(node, [_renewed(s, c) for s in ins], results, region) for c in range(copies)]
     fixed = {n: (v, v, v) for n, v in env.items()}
     packed: dict[int, np.ndarray] = {}
-    body = assemble(launches, [_packing_once(made, c, packed) for c in range(copies)], fixed)
+    weights = Weights()
+    body = assemble(launches, [_packing_once(made, c, packed) for c in range(copies)], fixed, weights)
     linked = target.link(objects)
-    plan = PlanData([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, body.steps, body.weights,
-                    linked.code, linked.symbols, body.arena_bytes, body.scratch_bytes, target.threads,
-                    target.isa.arch, target.isa.name, sorted(target.isa.features))
+    program = straight([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, [n.label for n in body.steps],
+                       to_json(body.arena))
+    plan = PlanData([program], body.steps, weights.arrays, linked.code, linked.symbols, body.scratch_bytes,
+                    target.threads, target.isa.arch, target.isa.name, sorted(target.isa.features))
     return Single(load(Plan.from_data(plan, hashed=False)), feeds, outs, copies)
 
 

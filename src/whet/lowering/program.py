@@ -1,0 +1,332 @@
+"""From a graph of regions to a program: which stretches are native, what the host does between them, and the
+registers that hold what passes from one to the other.
+
+Every node has a *level*. Native nodes of one level form one segment; host steps of that level run after it, in their
+order; what a host step gives is there for the next level, and so is a dimension that is learnt from a native result.
+An ordinary graph has one level, one segment and no host step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from whet.errors import InternalError
+from whet.ir.graph import Graph, Node, Value, dims_in
+from whet.ir.ops_host import HOST
+from whet.ir.region import Region
+from whet.ir.symbolic import names, to_json
+from whet.lowering.assemble import Assembly, Weights, assemble, spec
+from whet.lowering.storage import Launch, Schedule, schedule
+from whet.plan import dims
+from whet.plan.data import Arg, DimJson, IntArg, NativeStep
+from whet.plan.program import Block, Host, If, Learn, Loop, Native, Program, Segment, Tensor
+from whet.targets.base import Implementation
+
+
+@dataclass
+class Stretch:
+    """A segment to be: its part of the graph, and how that runs."""
+
+    graph: Graph
+    schedule: Schedule
+
+
+@dataclass
+class Outline:
+    """A program whose segments are not tuned and compiled yet."""
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    dims: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    stretches: list[Stretch] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def launches(self) -> list[Launch]:
+        """Of all segments, in order."""
+        return [l for s in self.stretches for l in s.schedule.launches]
+
+    @property
+    def views(self) -> int:
+        """Nodes that became views."""
+        return sum(s.schedule.views for s in self.stretches)
+
+    @property
+    def copies(self) -> int:
+        """Copies that lowering had to add."""
+        return sum(s.schedule.copies for s in self.stretches)
+
+
+def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, prefix: str = "") -> Outline:
+    """The program of a graph of regions (used up). `weights` gets the constants that host steps read; the names of
+    the payloads in `blobs` begin with `prefix`. `accepts`: see `schedule`."""
+    output_names = graph.output_names or [v.name for v in graph.outputs]
+    out = Outline([spec(v) for v in graph.inputs], [spec(v, n) for v, n in zip(graph.outputs, output_names)])
+    _Partitioner(out, accepts, weights, prefix).block(graph, set(), output_names)
+    return out
+
+
+def complete(o: Outline, implementations: Sequence[Implementation], weights: Weights, first: int
+             ) -> tuple[Program, list[NativeStep], list[Assembly]]:
+    """The program, its native steps (numbered from `first` in the plan) and each segment's assembly."""
+    segments: list[Segment] = []
+    steps: list[NativeStep] = []
+    bodies: list[Assembly] = []
+    left = iter(implementations)
+    for s in o.stretches:
+        launches = s.schedule.launches
+        body = assemble(launches, [next(left) for _ in launches], s.graph.dims, weights)
+        output_names = s.graph.output_names or [v.name for v in s.graph.outputs]
+        inputs = [spec(v) for v in s.graph.inputs]
+        outputs = [spec(v, n) for v, n in zip(s.graph.outputs, output_names)]
+        arena = to_json(body.arena)
+        used = {n for t in (*inputs, *outputs) for d in t.shape for n in dims.names(d)} | dims.names(arena)
+        used |= {n for step in body.steps for d in (step.tiles, *map(_number, step.args)) for n in dims.names(d)}
+        segments.append(Segment(inputs, outputs, sorted(used), arena, [n.label for n in body.steps],
+                                first + len(steps), len(body.steps)))
+        steps += body.steps
+        bodies.append(body)
+    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks), steps, bodies
+
+
+def _number(a: Arg) -> DimJson:
+    return a.value if isinstance(a, IntArg) else a.offset
+
+
+class _Partitioner:
+    def __init__(self, out: Outline, accepts: Callable[[Region], str], weights: Weights, prefix: str) -> None:
+        self.out, self.accepts, self.weights, self.prefix = out, accepts, weights, prefix
+
+    def block(self, graph: Graph, outer: set[str], output_names: list[str] | None = None) -> int:
+        """Add the block of a graph (and of its bodies); returns its index. `outer`: names known around it."""
+        index = len(self.out.blocks)
+        self.out.blocks.append(Block(0, [], [], []))  # its place: bodies come after
+        self.out.dims = {**_settled(graph), **self.out.dims}
+        self.out.blocks[index] = _BlockMaker(self, graph, outer, output_names).make()
+        return index
+
+    def blob(self, raw: bytes) -> str:
+        name = f"{self.prefix}host{len(self.out.blobs)}"
+        self.out.blobs[name] = raw
+        return name
+
+
+def _settled(graph: Graph) -> dict[str, tuple[int, int, int]]:
+    """The graph's dimensions; those learnt from what turned out to be constant have one value."""
+    for name, s in list(graph.sizes.items()):
+        if s.value.data is not None:
+            n = s.value.shape[s.at] if s.axis else int(s.value.data.reshape(-1)[s.at])
+            assert isinstance(n, int)
+            graph.dims[name] = (n, n, n)
+            del graph.sizes[name]
+    return graph.dims
+
+
+class _BlockMaker:
+    """Levels, segments and registers of one graph."""
+
+    def __init__(self, whole: _Partitioner, graph: Graph, outer: set[str], output_names: list[str] | None) -> None:
+        self.whole, self.graph, self.outer, self.output_names = whole, graph, outer, output_names
+        self.registers: dict[Value, int] = {}
+        self.constants: list[tuple[int, str]] = []
+        self.steps: list[Native | Host | If | Loop] = []
+        self.known: set[str] = set(outer) | {n for n, (low, _, high) in graph.dims.items() if low == high}
+        self.waiting: dict[Value, list[str]] = {}  # sizes to learn from a value
+        self.top = output_names is not None
+        self.count = 0
+        self.whole_is_plain = self.top and self.plain()
+
+    def make(self) -> Block:
+        g = self.graph
+        for name, s in g.sizes.items():
+            self.waiting.setdefault(s.value, []).append(name)
+        inputs = [self.register(v) for v in g.inputs]
+        entry = [t for v in g.inputs for t in self.learn(v)]
+        if not self.top:  # what the shapes of a body's inputs tell (a plan's own are read by the engine)
+            for v, r in zip(g.inputs, inputs):
+                for at, d in enumerate(v.shape):
+                    plain = dims.plain_name(to_json(d))
+                    if plain is not None and plain not in self.known:
+                        entry.append(Learn(plain, r, at, True))
+                        self.known.add(plain)
+        else:
+            self.known |= {n for v in g.inputs for n in names(*v.shape)}
+        levels, last = self.levels()
+        for level in range(last + 1):
+            native = [n for n in g.nodes if levels[n] == level and n.op not in HOST]
+            if native or self.whole_is_plain:
+                self.segment(native)
+            for n in g.nodes:
+                if levels[n] == level and n.op in HOST:
+                    self.host(n)
+        outputs = self.steps[0].outputs if self.whole_is_plain else [self.read(v) for v in g.outputs]
+        self.free(set(outputs))
+        return Block(self.count, inputs, outputs, self.steps, self.constants, entry)
+
+    def plain(self) -> bool:
+        """True if one segment does all of it: then it also copies inputs and constants that are outputs."""
+        g = self.graph
+        return not (g.sizes or any(n.op in HOST for n in g.nodes)
+                    or any(v.dtype.is_host for v in (*g.inputs, *g.outputs)))
+
+    def levels(self) -> tuple[dict[Node, int], int]:
+        g = self.graph
+        level: dict[Value, int] = dict.fromkeys(g.inputs, 0)
+        native: set[Value] = set()
+        at: dict[Node, int] = {}
+        for n in g.nodes:
+            here = max((level[v] for v in n.inputs if v is not None and v.data is None), default=0)
+            for v in g.learnt(n):
+                here = max(here, level[v] + (1 if v in native and n.op not in HOST else 0))
+            at[n] = here
+            for o in n.outputs:
+                level[o] = here + (n.op in HOST)
+                if n.op not in HOST:
+                    native.add(o)
+        return at, max(at.values(), default=0)
+
+    # -- native ------------------------------------------------------------------------------------------
+
+    def segment(self, nodes: list[Node]) -> None:
+        g = self.graph
+        if self.whole_is_plain:
+            self.add_segment(g, g.inputs, [self.fresh() for _ in g.outputs])
+            return
+        inside = {o for n in nodes for o in n.outputs}
+        mine = set(nodes)
+        outside = g.read_outside() | {v for n in g.nodes if n not in mine for v in n.inputs if v is not None}
+        part = Graph(f"{g.name} {len(self.whole.out.stretches)}")
+        part._serial, part.reserved = g._serial, g.reserved
+        crossing: dict[Value, Value] = {}
+        for n in nodes:
+            for i, v in enumerate(n.inputs):
+                if v is not None and v.data is None and v not in inside:
+                    if v not in crossing:
+                        crossing[v] = Value(v.name, v.dtype, v.shape)
+                    n.inputs[i] = crossing[v]
+        results = [o for n in nodes for o in n.outputs if o in outside]
+        part.inputs, part.outputs, part.nodes = list(crossing.values()), results, nodes
+        used = set(names(*(d for v in (*part.inputs, *part.outputs) for d in v.shape)))
+        for n in nodes:
+            used |= names(*(d for o in n.outputs for d in o.shape), *dims_in(tuple(n.attrs.values())))
+            used |= set(getattr(n.attrs.get("region"), "dims", ()))
+        part.dims = {n: self.dim(n) for n in sorted(used)}
+        self.add_segment(part, list(crossing), [self.register(v) for v in results])
+        step = self.steps[-1]
+        self.steps[-1] = _replaced(step, learn=[t for v in results for t in self.learn(v)])
+
+    def dim(self, name: str) -> tuple[int, int, int]:
+        found = self.graph.dims.get(name) or self.whole.out.dims.get(name)
+        if found is None:
+            raise InternalError(f"the dimension {name} has no range", where=self.graph.name)
+        return found
+
+    def add_segment(self, part: Graph, inputs: Iterable[Value], outputs: list[int]) -> None:
+        out = self.whole.out
+        out.stretches.append(Stretch(part, schedule(part, self.whole.accepts)))
+        ins = [self.read(v) for v in inputs]
+        self.steps.append(Native(segment=len(out.stretches) - 1, inputs=ins, outputs=outputs))
+
+    # -- host --------------------------------------------------------------------------------------------
+
+    def host(self, n: Node) -> None:
+        operands = [None if v is None else self.read(v) for v in n.inputs]
+        outs = [self.register(v) for v in n.outputs]
+        learn = [t for v in n.outputs for t in self.learn(v)]
+        results = [spec(v) for v in n.outputs]
+        label, at = n.origin or n.op, n.attrs
+        outer = set(self.known) - {t.name for t in learn}
+        step: Host | If | Loop
+        match n.op:
+            case "if":
+                then, other = (self.whole.block(at[k], outer) for k in ("then_branch", "else_branch"))
+                step = If(label=label, condition=_there(operands[0]), captures=_all(operands[1:]), then=then,
+                          other=other, outputs=outs, learn=learn)
+            case "loop":
+                a = 2 + at["states"]
+                b = a + len(at["scan_inputs"])
+                step = Loop(label=label, count=operands[0], condition=operands[1], states=_all(operands[2:a]),
+                            sliced=_all(operands[a:b]), captures=_all(operands[b:]), scans=list(at["scan_inputs"]),
+                            stacks=list(at["scan_outputs"]), body=self.whole.block(at["body"], outer), results=results,
+                            outputs=outs, learn=learn)
+            case _:
+                step = Host(kind="onnx", payload=self.whole.blob(at["proto"]), label=label, results=results,
+                            inputs=[r for r in operands if r is not None], outputs=outs, learn=learn)
+        self.steps.append(step)
+
+    # -- registers ---------------------------------------------------------------------------------------
+
+    def fresh(self) -> int:
+        self.count += 1
+        return self.count - 1
+
+    def register(self, v: Value) -> int:
+        """A new register for a value that is about to be written."""
+        self.registers[v] = self.fresh()
+        return self.registers[v]
+
+    def read(self, v: Value) -> int:
+        """The register of a value; constants get theirs here."""
+        if v in self.registers:
+            return self.registers[v]
+        if v.data is None:
+            raise InternalError(f"value {v.name} is read before it is made", where="lowering")
+        r = self.register(v)
+        if v.dtype.is_host:
+            stored = {"shape": list(v.data.shape), "values": [str(x) for x in v.data.reshape(-1)]}
+            self.steps.append(Host(kind="strings", payload=self.whole.blob(json.dumps(stored).encode()),
+                                   label=f"constant {v.name}", results=[spec(v)], inputs=[], outputs=[r]))
+        else:
+            self.constants.append((r, self.whole.weights.add(np.asarray(v.data))))
+        return r
+
+    def learn(self, v: Value) -> list[Learn]:
+        """What is to be learnt when v is there."""
+        out = []
+        for name in self.waiting.pop(v, ()):
+            s = self.graph.sizes[name]
+            out.append(Learn(name, self.registers[v], s.at, s.axis))
+            self.known.add(name)
+        return out
+
+    def free(self, kept: set[int]) -> None:
+        """Let every register go with the step that reads (or writes) it last."""
+        last: dict[int, int] = {}
+        for i, s in enumerate(self.steps):
+            for r in (*reads(s), *s.outputs):
+                last[r] = i
+        for i, s in enumerate(self.steps):
+            gone = sorted(r for r, k in last.items() if k == i and r not in kept)
+            self.steps[i] = _replaced(s, free=gone)
+
+
+def reads(s: Native | Host | If | Loop) -> list[int]:
+    """The registers that a step reads."""
+    match s:
+        case If():
+            return [s.condition, *s.captures]
+        case Loop():
+            return [r for r in (s.count, s.condition) if r is not None] + s.states + s.sliced + s.captures
+    return s.inputs
+
+
+def _replaced(s: Any, **changes: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(s, **changes)
+
+
+def _there(r: int | None) -> int:
+    if r is None:
+        raise InternalError("an operand of control flow is missing", where="lowering")
+    return r
+
+
+def _all(rs: Sequence[int | None]) -> list[int]:
+    return [_there(r) for r in rs]
