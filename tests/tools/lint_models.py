@@ -21,6 +21,11 @@ def node(op: str, inputs: str, outputs: str, name: str = "", **attrs: Any) -> No
     return helper.make_node(op, names, outputs.split(), name=name or f"{op.lower()}_{outputs.split()[0]}", **attrs)
 
 
+def hosted(x: str, y: str, name: str) -> NodeProto:
+    """A node that only a reference kernel runs: random numbers of the shape of x."""
+    return node("RandomUniformLike", x, y, name)
+
+
 def model(nodes: Sequence[NodeProto], inputs: dict[str, Any], outputs: Sequence[str],
           weights: dict[str, Any] | None = None, opset: int = 21,
           types: dict[str, int] | None = None) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import lint, options
+from whet.cli import inspect, lint, options
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -148,14 +148,6 @@ def demo(
 
 
 @app.command()
-def inspect(path: options.ModelOrPlan, json: options.AsJson = False) -> None:
-    """Show what is in a plan or model: inputs, outputs, profile, steps, tactics, memory."""
-    from whet.cli import inspect as view
-
-    view.show(path, json)
-
-
-@app.command()
 def sign(
     plan: Annotated[Path | None, typer.Argument(help="The plan to sign.", show_default=False)] = None,
     key: Annotated[Path | None, typer.Option("--key", help="An Ed25519 private key (PEM).")] = None,
@@ -190,6 +182,7 @@ def doctor(json: options.AsJson = False) -> None:
     view.run(json)
 
 
+app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
 
 
