@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import inspect, lint, options
+from whet.cli import inspect, lint, options, surgeon
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -184,6 +184,7 @@ def doctor(json: options.AsJson = False) -> None:
 
 app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
+app.add_typer(surgeon.app, name="surgeon")
 
 
 def _precision(bf16: bool, best: bool) -> set[str]:
