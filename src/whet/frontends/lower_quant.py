@@ -11,13 +11,15 @@ from whet.frontends.lower_nn import conv, matmul
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
-from whet.ir.symbolic import Dim, product
+from whet.ir.symbolic import product
 
 
 def _along(c: Call, v: Value, axis: int, rank: int) -> Value:
-    """A scalar as it is; a vector along one axis of an operand of the given rank."""
+    """A scalar as it is; a vector along one axis of an operand of the given rank; what has that rank broadcasts."""
     if all(d == 1 for d in v.shape):
         return c.reshape(v, ())
+    if v.rank == rank > 1:
+        return v
     if v.rank != 1:
         raise NeedsReferenceError
     return c.reshape(v, (v.shape[0] if i == axis else 1 for i in range(rank)))
@@ -121,22 +123,51 @@ def _dynamic_quantize(c: Call) -> list[Value]:
     return [_saturated(c, c.emit("div", x, scale), point, DType.U8), scale, point]
 
 
-def _exact_in_f32(terms: Dim) -> None:
-    """Sums of products of 8-bit integers are taken in f32 where that is exact; longer ones run as reference nodes."""
-    if not isinstance(terms, int) or terms * 255 * 255 > 1 << 24:
-        raise NeedsReferenceError
+def _exact_terms(a: Value, zero_a: Value | None, b: Value, zero_b: Value | None) -> int:
+    """How many products of two centred 8-bit integers add up exactly in f32, whatever their values."""
+    def largest(v: Value, zero: Value | None) -> int:
+        return 128 if v.dtype is DType.I8 and _is_zero(zero) else 255
+
+    return (1 << 24) // (largest(a, zero_a) * largest(b, zero_b))
 
 
 def _integer_matmul(c: Call, a: Value, zero_a: Value | None, b: Value, zero_b: Value | None) -> Value:
-    _exact_in_f32(a.shape[-1] if a.rank else 1)
-    x = _centred(c, a, zero_a, a.rank - 2, DType.F32)
-    return c.cast(matmul(c, x, _centred(c, b, zero_b, b.rank - 1, DType.F32)), DType.I32)
+    """The product of centred integers in int32: f32 products of as much of the inner dimension as is exact, or one
+    of int32 where it is symbolic. Products of 8-bit floats stay f32."""
+    depth, whole = a.shape[-1] if a.rank else 1, DType.F32 if isinstance(a.shape[-1], int) else DType.I32
+    x, y = _centred(c, a, zero_a, a.rank - 2, whole), _centred(c, b, zero_b, b.rank - 1, whole)
+    if a.dtype.is_storage or not isinstance(depth, int):
+        return matmul(c, x, y)
+    step = _exact_terms(a, zero_a, b, zero_b)
+    total: Value | None = None
+    for start in range(0, max(depth, 1), step):
+        n = min(step, depth - start)
+        part = matmul(c, c.slice(x, x.rank - 1, start, n), c.slice(y, max(y.rank - 2, 0), start, n))
+        part = c.cast(part, DType.I32)
+        total = part if total is None else c.emit("add", total, part)
+    assert total is not None
+    return total
 
 
 def _integer_conv(c: Call, x: Value, zero_x: Value | None, w: Value, zero_w: Value | None) -> Value:
-    _exact_in_f32(product(w.shape[1:]))
-    y = conv(c, _centred(c, x, zero_x, 1, DType.F32), _centred(c, w, zero_w, 0, DType.F32), None)
-    return c.cast(y, DType.I32)
+    """The convolution of centred integers in int32: f32 convolutions of as many input channels as is exact."""
+    window, channels, group = product(w.shape[2:]), w.shape[1], c.attr("group", 1)
+    most = _exact_terms(x, zero_x, w, zero_w)
+    if not isinstance(window, int) or not isinstance(channels, int) or window > most:
+        raise NeedsReferenceError
+    data, weights = _centred(c, x, zero_x, 1, DType.F32), _centred(c, w, zero_w, 0, DType.F32)
+    step = max(1, most // max(window, 1))
+    if channels <= step:
+        return c.cast(conv(c, data, weights, None), DType.I32)
+    grouped = c.reshape(data, (x.shape[0], group, channels, *x.shape[2:]))
+    total: Value | None = None
+    for start in range(0, channels, step):
+        n = min(step, channels - start)
+        part = c.reshape(c.slice(grouped, 2, start, n), (x.shape[0], group * n, *x.shape[2:]))
+        y = c.cast(conv(c, part, c.slice(weights, 1, start, n), None), DType.I32)
+        total = y if total is None else c.emit("add", total, y)
+    assert total is not None
+    return total
 
 
 @lowers("MatMulInteger")
@@ -150,19 +181,20 @@ def _conv_integer(c: Call) -> Value:
 
 
 def _requantized(c: Call, acc: Value, factor: Value, scale: Value, zero: Value, axis: int) -> Value:
-    factor = c.emit("div", factor, c.reshape(scale, ()))
+    factor = c.emit("div", factor, _along(c, c.cast(scale, DType.F32), axis, acc.rank))
     y = c.emit("mul", c.cast(acc, DType.F32), factor)
+    if zero.dtype.is_storage:
+        return c.cast(y, zero.dtype)
     return _saturated(c, y, _along(c, zero, axis, y.rank), zero.dtype)
 
 
 @lowers("QLinearMatMul")
 def _qlinear_matmul(c: Call) -> Value:
-    a, b = c.x(0), c.x(3)
-    if any(c.x(i).rank > 1 or c.x(i).dtype is not DType.F32 for i in (1, 4, 6)):
-        raise NeedsReferenceError
-    acc = _integer_matmul(c, a, c.x(2), b, c.x(5))
-    factor = c.emit("mul", _along(c, c.x(1), acc.rank - 2, acc.rank), _along(c, c.x(4), acc.rank - 1, acc.rank))
-    return _requantized(c, acc, factor, c.x(6), c.x(7), 0)
+    """Scales and zero points in all, per row of the first and per column of the second operand, or of full rank."""
+    acc = _integer_matmul(c, c.x(0), c.x(2), c.x(3), c.x(5))
+    rows, columns = acc.rank - 2, acc.rank - 1
+    scales = [_along(c, c.cast(c.x(i), DType.F32), axis, acc.rank) for i, axis in ((1, rows), (4, columns))]
+    return _requantized(c, acc, c.emit("mul", *scales), c.x(6), c.x(7), acc.rank - 2)
 
 
 @lowers("QLinearConv")
