@@ -1,8 +1,10 @@
 """Recognition of scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762).
 
 matmul(softmax(matmul(q, k^T) * scale + mask), v), with the scale anywhere (also split over q and k, as
-PyTorch exports it), an additive or boolean mask or none, of which a causal part becomes an attribute, and
-where(isnan(p), 0, p) after the softmax for rows that are masked out whole.
+PyTorch exports it), an additive or boolean mask or none, and where(isnan(p), 0, p) after the softmax for rows
+that are masked out whole. Then, for these and for what was attention from the start: what a mask hides by the
+distance of column and row becomes attributes (causal, with an offset for past keys; a sliding window), and keys
+and values repeated for groups of heads (Ainslie et al. 2023, arXiv:2305.13245) are read where they are.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.symbolic import Dim
-from whet.passes.movement import range_axis
+from whet.passes.movement import counting, single
 from whet.passes.rewrite import Result, Rewriter, aligned, constant_operand, made_by, uniform
 
 MAX_HEAD = 512  # heads wider than this are better off as two matmuls
@@ -33,6 +35,8 @@ class Scores:
 def recognize(graph: Graph) -> None:
     """Replace each attention by one node; `k` gets a transpose, which mostly cancels another."""
     Rewriter(graph).run({"matmul": [attention]})
+    Rewriter(graph).run({"attention": [refine]})
+    graph.prune()
 
 
 def attention(rw: Rewriter, node: Node) -> Result:
@@ -57,15 +61,13 @@ def attention(rw: Rewriter, node: Node) -> Result:
     if not math.isfinite(scale) or scale == 0:
         return None
     k = rw.add("transpose", kt, like=node, perm=(*range(q.rank - 2), q.rank - 1, q.rank - 2))
-    causal, mask = split_causal(rw, scores.mask, q.shape[-2], kt.shape[-1], node)
+    mask = scores.mask
     if q.rank == 3:  # heads and batch in one dimension
         q, k, v = (rw.add("reshape", x, like=node, shape=(x.shape[0], 1, *x.shape[1:])) for x in (q, k, v))
         if mask is not None and mask.rank == 3:
             mask = rw.add("reshape", mask, like=node, shape=(mask.shape[0], 1, *mask.shape[1:]))
-    if mask is not None and mask.rank < 4:
-        mask = rw.add("reshape", mask, like=node, shape=aligned(mask.shape, 4))
     ins = [q, k, v] if mask is None else [q, k, v, mask]
-    out = rw.add("attention", *ins, like=node, scale=scale, causal=causal, masked_zero=masked_zero)
+    out = rw.add("attention", *ins, like=node, scale=scale, masked_zero=masked_zero)
     return out if out.shape == node.output.shape else rw.add("reshape", out, like=node, shape=node.output.shape)
 
 
@@ -166,31 +168,90 @@ def _unscaled(rw: Rewriter, v: Value) -> tuple[Value, float]:
     return v, c
 
 
-# -- causal masks ----------------------------------------------------------------------------------------
+# -- what the mask hides -------------------------------------------------------------------------------------
 
 
-def split_causal(rw: Rewriter, mask: Value | None, rows: Dim, columns: Dim, node: Node) -> tuple[bool, Value | None]:
-    """(whether the mask hides column > row, what else it hides)."""
+@dataclass
+class Seen:
+    """Which keys a mask lets row i see: those up to i + offset (None: all), of these the last `window` (0: all),
+    where `rest` (a mask, or None) does not hide them."""
+
+    offset: Dim | None = None
+    window: int = 0
+    rest: Value | None = None
+
+
+def split_mask(rw: Rewriter, mask: Value | None, rows: Dim, columns: Dim, node: Node) -> Seen:
+    """Take out of a mask what hides columns by their distance from the row."""
+    whole = Seen(rest=mask)
+    while mask is not None and mask.data is None:  # without dimensions of 1 that a reshape puts in front
+        p = made_by(mask, "reshape")
+        if p is None or aligned(p.input(0).shape, mask.rank) != mask.shape:
+            break
+        mask = p.input(0)
     if mask is None or mask.rank < 2:
-        return False, mask
-    if _is_causal(mask, rows, columns):
-        return True, None
-    p = made_by(mask, "and", "where")
+        return whole
+    if mask.data is not None:
+        offset = _triangle(mask, rows, columns)
+        return whole if offset is None else Seen(offset)
+    if mask.dtype is DType.BOOL:
+        return _split_condition(rw, mask, rows, columns, node)
+    p = made_by(mask, "where")
     if p is None:
-        return False, mask
-    if p.op == "and":
-        for a, b in ((p.input(0), p.input(1)), (p.input(1), p.input(0))):
-            if _is_causal(a, rows, columns):
-                return True, b
-        return False, mask
-    if uniform(p.input(2)) == 0 and _hides(p.input(1)) and _compares(p.input(0), rows, columns, hidden=True):
-        return True, None
+        return whole
+    if uniform(p.input(2)) == 0 and _hides(p.input(1)):
+        offset = _last(p.input(0), rows, columns, hidden=True)
+        return whole if offset is None else Seen(offset)
     if uniform(p.input(1)) != 0 or not _hides(p.input(2)):
-        return False, mask
-    causal, rest = split_causal(rw, p.input(0), rows, columns, node)
-    if not causal or (rest is not None and uniform(p.input(2)) != -math.inf):
-        return False, mask  # a finite addend makes fully masked rows average over all columns
-    return True, None if rest is None else rw.add("where", rest, p.input(1), p.input(2), like=node)
+        return whole
+    found = _split_condition(rw, p.input(0), rows, columns, node)
+    infinite = uniform(p.input(2)) == -math.inf
+    if found.offset is None or not (infinite or (found.rest is None and not found.window)):
+        return whole  # a finite addend makes fully masked rows average over all columns
+    return found
+
+
+def _split_condition(rw: Rewriter, keep: Value, rows: Dim, columns: Dim, node: Node) -> Seen:
+    """`split_mask` of a boolean mask: a conjunction, or the negation of a comparison."""
+    inverse = made_by(keep, "not")
+    if inverse is not None:
+        offset = _last(inverse.input(0), rows, columns, hidden=True)
+        return Seen(rest=keep) if offset is None else Seen(offset)
+    last: Dim | None = None
+    first: Dim | None = None
+    rest: list[Value] = []
+    for term in _conjunction(keep):
+        offset = _last(term, rows, columns, hidden=False) if last is None else None
+        start = _first(term, rows, columns) if offset is None and first is None else None
+        if offset is not None:
+            last = offset
+        elif start is not None:
+            first = start
+        elif single_truth(term) is not True:
+            rest.append(term)
+    if last is None:
+        return Seen(rest=keep)
+    window: Dim = 0 if first is None else last - first
+    if not isinstance(window, int) or (first is not None and window <= 0):
+        return Seen(rest=keep)
+    mask: Value | None = None
+    for term in rest:
+        mask = term if mask is None else rw.add("and", mask, term, like=node)
+    return Seen(last, window, mask)
+
+
+def _conjunction(v: Value) -> list[Value]:
+    """The terms that `and` joins."""
+    p = made_by(v, "and")
+    if p is None:
+        return [v]
+    return [t for x in (p.input(0), p.input(1)) for t in _conjunction(x)]
+
+
+def single_truth(v: Value) -> bool | None:
+    """The one value of a boolean constant."""
+    number = uniform(v) if v.data is not None else None
+    return None if number is None else bool(number)
 
 
 def _hides(v: Value) -> bool:
@@ -198,30 +259,101 @@ def _hides(v: Value) -> bool:
     return fill is not None and float(fill) <= -1e30
 
 
-def _is_causal(v: Value, rows: Dim, columns: Dim) -> bool:
-    """True for a mask that keeps column <= row and hides (False, or an addend at most -1e30) the others."""
-    if v.data is None:
-        inverse = made_by(v, "not")
-        return _compares(inverse.input(0) if inverse else v, rows, columns, hidden=inverse is not None)
+def _triangle(v: Value, rows: Dim, columns: Dim) -> Dim | None:
+    """The offset of a constant mask that keeps column <= row + offset and hides (False, or an addend of at most
+    -1e30) the others."""
+    assert v.data is not None
     shape = v.data.shape
     if shape[-2:] != (rows, columns) or any(d != 1 for d in shape[:-2]):
-        return False
-    keep, grid = np.tri(*shape[-2:], dtype=np.bool_), v.data.reshape(shape[-2:])
-    if v.dtype is DType.BOOL:
-        return bool((grid == keep).all())
-    return v.dtype.is_float and bool(np.where(keep, grid == 0, grid <= -1e30).all())
+        return None
+    grid = v.data.reshape(shape[-2:])
+    for offset in {0, shape[-1] - shape[-2]}:
+        keep = np.tri(shape[-2], shape[-1], offset, dtype=np.bool_)
+        if v.dtype is DType.BOOL and (grid == keep).all():
+            return offset
+        if v.dtype.is_float and np.where(keep, grid == 0, grid <= -1e30).all():
+            return offset
+    return None
 
 
-def _compares(v: Value, rows: Dim, columns: Dim, hidden: bool) -> bool:
-    """True if v is column <= row (hidden: column > row) over whole ranges."""
+def _last(v: Value, rows: Dim, columns: Dim, hidden: bool) -> Dim | None:
+    """c if v is column <= row + c (hidden: column > row + c) over whole ranges."""
     p = made_by(v, "gt", "lt") if hidden else made_by(v, "le", "ge")
     if p is None:
-        return False
+        return None
     column, row = (p.input(0), p.input(1)) if p.op in ("le", "gt") else (p.input(1), p.input(0))
-    return _counts(column, v.rank - 1, columns, v.rank) and _counts(row, v.rank - 2, rows, v.rank)
+    return _ahead(v, column, row, rows, columns)
 
 
-def _counts(v: Value, axis: int, size: Dim, rank: int) -> bool:
-    """True if v counts 0, 1, .. size - 1 along this axis (of `rank` after broadcasting)."""
-    found = range_axis(v, size)
-    return found is not None and found + rank - v.rank == axis
+def _first(v: Value, rows: Dim, columns: Dim) -> Dim | None:
+    """c if v is column > row + c over whole ranges."""
+    p = made_by(v, "gt", "lt")
+    if p is None:
+        return None
+    column, row = (p.input(0), p.input(1)) if p.op == "gt" else (p.input(1), p.input(0))
+    return _ahead(v, column, row, rows, columns)
+
+
+def _ahead(v: Value, column: Value, row: Value, rows: Dim, columns: Dim) -> Dim | None:
+    """How far the counting of rows is ahead of that of columns."""
+    first = _counts(column, v.rank - 1, columns, v.rank)
+    second = _counts(row, v.rank - 2, rows, v.rank)
+    return None if first is None or second is None else second - first
+
+
+def _counts(v: Value, axis: int, size: Dim, rank: int) -> Dim | None:
+    """The number that v counts from along this axis (of `rank` after broadcasting)."""
+    if size == 1 and all(d == 1 for d in v.shape):  # one row: a range of one number
+        return single(v)
+    found = counting(v, size)
+    return found[1] if found is not None and found[0] + rank - v.rank == axis else None
+
+
+# -- attention that is one node already ------------------------------------------------------------------------
+
+
+def refine(rw: Rewriter, node: Node) -> Result:
+    """Keys and values that are repeated for groups of heads are read where they are; what a mask hides by distance
+    becomes attributes."""
+    q, k, v = node.input(0), node.input(1), node.input(2)
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    lengths = node.inputs[4] if len(node.inputs) > 4 else None
+    attrs = dict(node.attrs)
+    shared = _repeated(k), _repeated(v)
+    if shared[0] is not None and shared[1] is not None and shared[0].shape[1] == shared[1].shape[1]:
+        k, v = (rw.add("reshape", x, like=node, shape=(x.shape[0], x.shape[1], *x.shape[3:]))
+                for x in (shared[0], shared[1]))
+    if mask is not None and not attrs["causal"] and lengths is None:
+        seen = split_mask(rw, mask, q.shape[2], k.shape[2], node)
+        if seen.offset is not None:
+            mask = seen.rest
+            attrs |= {"causal": True, "offset": seen.offset, "window": seen.window}
+    if k is node.input(1) and attrs == node.attrs:
+        return None
+    ins = [q, k, v, mask, lengths]
+    while ins[-1] is None:
+        ins.pop()
+    return rw.add("attention", *ins, like=node, **attrs)
+
+
+def _repeated(v: Value) -> Value | None:
+    """x [B, G, 1, T, D] if v [B, G * n, T, D] is x with each head n times, maybe by way of other leading dimensions
+    and of a transpose and back."""
+    wide, swapped = v, False
+    while wide.producer is not None and wide.rank >= 3:
+        p = wide.producer
+        if p.op == "reshape" and p.input(0).shape[-2:] == wide.shape[-2:]:
+            wide = p.input(0)
+        elif p.op == "transpose" and p.attrs["perm"] == (*range(wide.rank - 2), wide.rank - 1, wide.rank - 2):
+            wide, swapped = p.input(0), not swapped
+        else:
+            break
+    copies = made_by(wide, "expand")
+    if copies is None or swapped or wide.rank != 5 or v.rank != 4:
+        return None
+    x, shape = copies.input(0), wide.shape
+    if x.rank != 5 or x.shape[2] != 1 or x.shape != (*shape[:2], 1, *shape[3:]):
+        return None
+    if not isinstance(shape[1], int) or not isinstance(shape[2], int):
+        return None
+    return x if v.shape == (shape[0], shape[1] * shape[2], *shape[3:]) else None

@@ -6,7 +6,7 @@ import itertools
 
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.symbolic import Dim, Shape, product
-from whet.passes.rewrite import Result, Rewriter, made_by
+from whet.passes.rewrite import Result, Rewriter, made_by, uniform
 
 
 def simplify(graph: Graph) -> None:
@@ -301,26 +301,63 @@ def gather_of_grid(rw: Rewriter, node: Node) -> Result:
 
 def range_axis(v: Value | None, size: Dim) -> int | None:
     """The one axis along which v counts 0, 1, ... size - 1 (it repeats along the others)."""
+    found = counting(v, size)
+    return found[0] if found is not None and found[1] == 0 else None
+
+
+def counting(v: Value | None, size: Dim) -> tuple[int, Dim] | None:
+    """(axis, start) of the one axis along which v counts start, start + 1, .. for `size` steps (it repeats along the
+    others)."""
     p = v.producer if v is not None else None
     if p is None or v is None:
         return None
     if p.op == "iota":
-        return 0 if (p.attrs["start"], p.attrs["step"], p.attrs["size"]) == (0, 1, size) and v.rank == 1 else None
-    if p.op == "cast":
-        return range_axis(p.input(0), size)
+        return (0, p.attrs["start"]) if (p.attrs["step"], p.attrs["size"], v.rank) == (1, size, 1) else None
+    if p.op in ("add", "sub"):
+        return _shifted(p, size)
+    if p.op == "cast" and p.input(0).dtype.is_integer:
+        return counting(p.input(0), size)
     x = p.input(0) if p.inputs else None
-    a = range_axis(x, size) if p.op in ("expand", "reshape", "transpose") else None
-    if a is None or x is None:
+    found = counting(x, size) if p.op in ("expand", "reshape", "transpose") else None
+    if found is None or x is None:
         return None
+    a, start = found
     if p.op == "transpose":
-        return int(p.attrs["perm"].index(a))
+        return int(p.attrs["perm"].index(a)), start
     if p.op == "expand":
         a += v.rank - x.rank
-        return a if v.shape[a] == size else None
+        return (a, start) if v.shape[a] == size else None
     if [d for d in x.shape if d != 1] != [d for d in v.shape if d != 1] or x.shape[a] == 1:
         return None
     nth = sum(d != 1 for d in x.shape[:a])
-    return [i for i, d in enumerate(v.shape) if d != 1][nth]
+    return [i for i, d in enumerate(v.shape) if d != 1][nth], start
+
+
+def _shifted(p: Node, size: Dim) -> tuple[int, Dim] | None:
+    """`counting` of a sum or difference of a range and one number."""
+    a, b = p.input(0), p.input(1)
+    for x, y in ((a, b), (b, a)) if p.op == "add" else ((a, b),):
+        by = single(y)
+        found = counting(x, size) if by is not None else None
+        if found is not None and by is not None and x.shape == p.output.shape:
+            return found[0], found[1] + by if p.op == "add" else found[1] - by
+    return None
+
+
+def single(v: Value) -> Dim | None:
+    """The one number that an integer tensor repeats, as far as it is known when the plan is built."""
+    if not v.dtype.is_integer:
+        return None
+    if v.data is not None:
+        number = uniform(v)
+        return None if number is None else int(number)
+    p = v.producer
+    if p is not None and p.op in ("reshape", "expand", "cast"):
+        return single(p.input(0))
+    if p is not None and p.op == "dims" and len(p.attrs["values"]) == 1:
+        value: Dim = p.attrs["values"][0]
+        return value
+    return None
 
 
 def reduce_of_ones(rw: Rewriter, node: Node) -> Result:
