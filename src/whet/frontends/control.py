@@ -25,7 +25,7 @@ from whet.ir.graph import Graph, Node, Value, dims_in
 from whet.ir.ops_base import DimConflictError, Spec
 from whet.ir.symbolic import Dim, Sym, names
 
-MAX_TRIPS = (0, 1, 1 << 31)  # of a loop: the range of its counter
+MAX_TRIPS = 1 << 31  # of a loop that may run as often as it likes
 MAX_DEPTH = 64  # of control flow inside control flow
 
 Scope = Mapping[str, Operand]
@@ -259,6 +259,8 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
     key = (call.origin, label, *call.proto.output, *(s.dtype for s in states))
     states = [s.joined(t, call) for s, t in zip(states, importer.generalized.get(key, states))]
     slices = [_slice_of(importer, x, axis) for x, axis, _ in plan.scan_inputs]
+    most = _trips(importer, call, plan)
+    last = max(min(builder.bounds(most)[1], MAX_TRIPS) - 1, 0) if most is not None else MAX_TRIPS - 1
 
     def formals(b: Builder) -> list[Value]:
         return [Value(b.graph.fresh("iteration"), DType.I64, ()), Value(b.graph.fresh("condition"), DType.BOOL, ()),
@@ -266,7 +268,7 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
                 *(s.formal(b, "slice", importer.varying) for s in slices)]
 
     def fill(inner: Importer, outside: Captures, given: list[Value]) -> Sequence[Operand]:
-        number = inner.builder.learn(given[0], 0, "iteration", MAX_TRIPS)
+        number = inner.builder.learn(given[0], 0, "iteration", (0, min(1, last), last))
         importer.varying.update(names(number))
         return plan.turn(inner, outside, Turn(Partial(np.asarray(number, object), DType.I64), given[1], given[2:2 + n],
                                               given[2 + n:]))
@@ -280,7 +282,7 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
         states = importer.generalized[key] = after
     goes_on = body.graph.outputs[0]
     always = _true(plan.condition) and (goes_on is body.graph.inputs[1] or _true(goes_on))
-    trips = _trips(importer, call, plan) if always else None
+    trips = most if always else None
     types: list[TypeProto | None] = [s.type for s in states]
     specs = [_result(importer, s.dtype, s.shape, f"{call.hint}_{i}") for i, s in enumerate(states)]
     for i, (v, (axis, reverse)) in enumerate(zip(body.graph.outputs[1 + n:], plan.scan_outputs), n):
@@ -317,7 +319,7 @@ def _true(x: Operand | None) -> bool:
 
 
 def _trips(importer: Importer, call: Call, plan: Plan) -> Dim | None:
-    """How often a loop runs whose condition always holds, None where that is not known."""
+    """How often a loop runs as long as its condition holds, None where that is not known."""
     if plan.count is None:
         if not plan.scan_inputs:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import onnx.version_converter
 from whet.errors import GraphError, UnsupportedError
 from whet.frontends.call import LOWERINGS
 from whet.frontends.lower_math import PER_CHANNEL
+from whet.frontends.order import bodies
 from whet.frontends.protobuf import Source
 
 OLDEST_NATIVE = 7  # since then operands broadcast as in NumPy
@@ -35,7 +37,7 @@ def prepare(source: Source) -> Source:
         source = _converted(source, opset)
     versions = {_domain(o.domain): o.version for o in source.proto.opset_import}
     versions[""] = opset
-    kinds = {(_domain(n.domain), n.op_type) for n in source.proto.graph.node}
+    kinds = {(_domain(n.domain), n.op_type) for n in _all_nodes(source.proto.graph)}
     defined = [(domain, name) for domain, name in sorted(kinds) if (domain, name) not in LOWERINGS
                and name != "SequenceMap" and _has_definition(domain, name, versions.get(domain, 1))]
     for one in defined:
@@ -44,7 +46,7 @@ def prepare(source: Source) -> Source:
             expanded = _renewed(source, change, f"{one[1]} cannot be expanded")
         except GraphError:
             continue  # it runs as a reference node instead
-        if not _unresolved(expanded.proto.graph) and _loops(expanded) == _loops(source):
+        if not _unresolved(expanded.proto.graph):
             source = expanded
     return source
 
@@ -81,22 +83,26 @@ def _expand(m: onnx.ModelProto, kind: tuple[str, str], opset: int) -> onnx.Model
     explicit.CopyFrom(m)
     defaults = {k: a.default_value for k, a in onnx.defs.get_schema(name, opset, domain).attributes.items()
                 if a.default_value.name}
-    for n in explicit.graph.node:  # the inliner does not know defaults
+    for n in _all_nodes(explicit.graph):  # the inliner does not know defaults
         if n.op_type == name and _domain(n.domain) == domain:
             given = {a.name for a in n.attribute}
             n.attribute.extend(a for k, a in defaults.items() if k not in given)
     return onnx.inliner.inline_selected_functions(explicit, [kind], inline_schema_functions=True)
 
 
-def _loops(source: Source) -> int:
-    """The number of loops: a definition that has one runs better as a reference node."""
-    return sum(n.op_type in ("Loop", "Scan") for n in source.proto.graph.node)
+def _all_nodes(g: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """A graph's nodes and those of the bodies of control flow in it."""
+    todo = [g]
+    while todo:
+        for n in todo.pop().node:
+            yield n
+            todo += bodies(n)
 
 
 def _unresolved(g: onnx.GraphProto) -> bool:
     """True if expansion lost attributes of the function that were left to their defaults."""
-    return any(a.ref_attr_name for n in g.node for a in n.attribute) or any(
-        n.op_type == "Constant" and not n.attribute for n in g.node)
+    return any(a.ref_attr_name for n in _all_nodes(g) for a in n.attribute) or any(
+        n.op_type == "Constant" and not n.attribute for n in _all_nodes(g))
 
 
 def _renewed(source: Source, change: Any, what: str) -> Source:
