@@ -193,10 +193,11 @@ class Graph:
                     yield a
 
     def learnt(self, node: Node) -> list[Value]:
-        """The values that tell the data-dependent dimensions which the node uses."""
+        """The values, other than its own results, that tell the data-dependent dimensions which the node uses."""
         if not self.sizes:
             return []
-        return [self.sizes[n].value for n in sorted(self._names_used(node)) if n in self.sizes]
+        told = [self.sizes[n].value for n in sorted(self._names_used(node)) if n in self.sizes]
+        return [v for v in told if v.producer is not node]
 
     @staticmethod
     def _names_used(node: Node) -> set[str]:
@@ -244,9 +245,7 @@ class Graph:
                     continue
                 if i == 0:
                     state[id(n)] = 1
-                deps = [v.producer for v in n.inputs if v is not None and v.producer is not None]
-                # A node that tells its own results' dimensions does not wait for itself.
-                deps += [v.producer for v in self.learnt(n) if v.producer not in (None, n)]
+                deps = [v.producer for v in (*n.inputs, *self.learnt(n)) if v is not None and v.producer is not None]
                 while i < len(deps) and (id(deps[i]) in done or id(deps[i]) not in members):
                     i += 1
                 if i < len(deps):
