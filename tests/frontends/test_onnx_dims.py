@@ -205,3 +205,15 @@ def test_a_table_limits_the_length() -> None:
     assert load_model(m).dims["s"] == (1, 64, 64)
     with pytest.raises(ProfileError, match="ranges to 100"):
         load_model(m, profiles=[{"s": (1, 50, 100)}])
+
+
+def test_a_range_of_floats_over_a_symbolic_dimension() -> None:
+    nodes = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "at"], ["n"]), node("Cast", ["n"], ["f"], to=1),
+             node("Range", ["zero", "f", "two"], ["y"])]
+    m = model(nodes, {"x": (F, ("n",))}, ["y"],
+              {"at": np.array(0, I), "zero": np.array(0, F), "two": np.array(2, F)})
+    g = load_model(m)
+    assert not any(n.op in ("onnx", "dims") for n in g.nodes)
+    for n in (1, 6, 7):
+        (y,) = by_whet(m, {"x": np.zeros(n, F)})
+        np.testing.assert_array_equal(y, np.arange(0, n, 2, dtype=F))

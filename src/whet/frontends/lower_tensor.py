@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from whet.errors import GraphError
-from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
+from whet.frontends.call import Call, NeedsReferenceError, Operand, Partial, lowers
 from whet.frontends.dynamic_axes import AxesAsData
 from whet.frontends.formulas import formula, iota
 from whet.frontends.scalars import Scalar, Scalars
@@ -64,7 +64,7 @@ def filled(c: Call, scalar: np.ndarray, shape: Sequence[Dim]) -> Value:
 @lowers("Range")
 def _range(c: Call) -> Value:
     dtype = c.inputs[0].dtype if c.inputs[0] is not None else DType.I64
-    if dtype.is_float:
+    if dtype.is_float and not _dimensions(c):
         return _range_of_floats(c, dtype)
     calc = Scalars(c)
     start, limit, step = (calc.elements(i)[0] for i in range(3))
@@ -78,6 +78,14 @@ def _range(c: Call) -> Value:
     else:
         places = c.emit("mul", c.emit("iota", start=0, step=1, size=size, dtype=DType.I64), calc.value(step))
     return c.cast(c.emit("add", places, calc.value(start)), dtype)
+
+
+def _dimensions(c: Call) -> bool:
+    """True if the bounds are dimensions and whole numbers, at least one of them symbolic: then so is the count."""
+    fixed = [c.const(i) for i in range(3)]
+    known = all(isinstance(x, Partial) if data is None else float(data.reshape(-1)[0]).is_integer()
+                for x, data in zip(c.inputs, fixed, strict=True))
+    return known and any(data is None for data in fixed)
 
 
 def _range_of_floats(c: Call, dtype: DType) -> Value:
