@@ -38,7 +38,7 @@ class Family:
     exporter:   "dynamo", or "script" with `opset`.
     tolerance:  greatest relative L2 distance from ONNX Runtime.
     reference:  how many steps run by reference kernels, and `why` if any do.
-    waits:      what it cannot be built without, where that is not there yet.
+    order:      an output whose rows the others follow, where their order is open: boxes of nearly equal scores.
     finish:     changes the exported model.
     """
 
@@ -53,7 +53,7 @@ class Family:
     tolerance: float = 1e-4
     reference: int = 0
     why: str = ""
-    waits: str = ""
+    order: str = ""
     finish: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda m: m
 
 
@@ -251,17 +251,12 @@ def fixed(name: str, module: Callable[[], Any], **more: Any) -> Family:
     return Family(name, module, images(), sizes, {"x": ("batch", 3, 32, 32)}, BATCH, **more)
 
 
-MULTIPLES = "inputs whose dimensions are multiples of a name"
-
-
 def any_size(name: str, module: Callable[[], Any], multiple: int = 1, channels: int = 3, **more: Any) -> Family:
     """Images of any size that is a multiple of `multiple`, any batch."""
     k = multiple
     heights, widths = ((3 * k, 2 * k, 4 * k), (2 * k, 2 * k, 3 * k)) if k > 1 else ((64, 37, 96), (56, 53, 41))
     sizes = tuple({"batch": b, "height": h, "width": w} for b, h, w in zip((2, 1, 3), heights, widths))
     ranges = {**BATCH, "h": (2, 4, 6), "w": (2, 4, 6)} if k > 1 else {**BATCH, "h": (32, 64, 96), "w": (32, 64, 96)}
-    if k > 1:
-        more.setdefault("waits", MULTIPLES)
     dims = ("batch", channels, f"{k}*h" if k > 1 else "h", f"{k}*w" if k > 1 else "w")
     return Family(name, module, images(channels), sizes, {"x": dims}, ranges, **more)
 
@@ -306,11 +301,10 @@ FAMILIES: tuple[Family, ...] = (
         **SMALL, "image_size": [32, 32], "patch_size": 8, "num_detection_tokens": 7, "num_labels": 5})),
     any_size("yolo", _ours("Yolo"), multiple=16),
     any_size("yolo_nms", _ours("Yolo"), multiple=16, finish=with_nms,
-             waits="shapes that depend on data", reference=1, why="NonMaxSuppression runs on the host"),
+             reference=1, why="NonMaxSuppression runs on the host", order="selected"),
     Family("unet", _ours("UNet"), _diffusion, tuple(
         {"batch": b, "height": h, "width": w} for b, h, w in ((2, 16, 12), (1, 8, 8), (3, 20, 24))),
-        {"x": ("batch", 4, "2*h", "2*w"), "times": ("batch",)}, {**BATCH, "h": (2, 8, 12), "w": (2, 8, 12)},
-        waits=MULTIPLES),
+        {"x": ("batch", 4, "2*h", "2*w"), "times": ("batch",)}, {**BATCH, "h": (2, 8, 12), "w": (2, 8, 12)}),
     text("bert", _hf("BertModel", TOKENS, ("last_hidden_state", "pooler_output"), WORDS)),
     text("distilbert", _hf("DistilBertForSequenceClassification", TOKENS, LOGITS, {
         "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": VOCABULARY,

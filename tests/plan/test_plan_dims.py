@@ -63,3 +63,23 @@ def test_a_dim_is_shown_as_people_write_it() -> None:
     assert dims.show(symbolic.to_json(2 * a + 1)) == "2*a + 1"
     assert dims.show(symbolic.to_json((a + 7) // 8)) == "(a + 7)//8"
     assert dims.show(symbolic.to_json(symbolic.maximum(a, b))) == "max(a, b)"
+
+
+def test_a_dimension_that_is_linear_in_one_unknown_name_tells_it() -> None:
+    a, b, c = (symbolic.symbol(n) for n in "abc")
+    shapes = [[symbolic.to_json(d) for d in shape] for shape in ((2 * a + b, 4 * b + 1, b), (3, c // 2))]
+    told = dims.tellers(shapes, ())
+    assert told == [(0, 2, "b"), (0, 0, "a")]  # c is not told
+    env: dict[str, int] = {}
+    for i, k, name in told:
+        value = dims.solve(shapes[i][k], name, (17, 21, 5)[k], env)
+        assert value is not None
+        env[name] = value
+    assert env == {"a": 6, "b": 5}
+
+
+@pytest.mark.parametrize("size", [31, 33, -32, 0])
+def test_a_size_that_no_whole_number_gives_has_no_solution(size: int) -> None:
+    d = symbolic.to_json(32 * symbolic.symbol("a") + 32)
+    assert dims.solve(d, "a", size, {}) is None
+    assert dims.solve(d, "a", 96, {}) == 2

@@ -7,7 +7,7 @@ does not need the IR to read it.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from whet.plan.data import DimJson
@@ -87,6 +87,36 @@ def plain_name(d: DimJson) -> str | None:
         case [[1, [str() as name]]]:
             return name
     return None
+
+
+def tellers(shapes: Sequence[Sequence[DimJson]], known: Iterable[str]) -> list[tuple[int, int, str]]:
+    """(which shape, which axis, name): the dimensions that tell names which are not `known`, in an order in which each
+    has one unknown name at most. Dimensions that are just a name come first, then those that are linear in one."""
+    told = set(known)
+    places = [(i, k, d) for i, shape in enumerate(shapes) for k, d in enumerate(shape) if not isinstance(d, int)]
+    places.sort(key=lambda p: plain_name(p[2]) is None)
+    found: list[tuple[int, int, str]] = []
+    while more := next(((i, k, n) for i, k, d in places if (n := _unknown(d, told))), None):
+        found.append(more)
+        told.add(more[2])
+    return found
+
+
+def _unknown(d: DimJson, known: set[str]) -> str | None:
+    """The one name that is not known, where d is linear in it."""
+    open_ = names(d) - known
+    if isinstance(d, int) or len(open_) != 1:
+        return None
+    (name,) = open_
+    return name if [atoms for c, atoms in d if name in names([[c, atoms]])] == [[name]] else None
+
+
+def solve(d: DimJson, name: str, size: int, env: Mapping[str, int]) -> int | None:
+    """The value of `name` for which d, which is linear in it, is `size`; None if no whole number >= 0 is."""
+    assert not isinstance(d, int)
+    slope = next(c for c, atoms in d if atoms == [name])
+    value, rest = divmod(size - evaluate(d, {**env, name: 0}), slope)
+    return None if rest or value < 0 else value
 
 
 def names(d: DimJson) -> set[str]:

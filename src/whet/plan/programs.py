@@ -3,6 +3,7 @@ written before it is read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,11 +57,16 @@ class _Checker:
             _need(not any(t.dtype in ("string", "object") for t in (*s.inputs, *s.outputs)),
                   "a segment with a tensor that no kernel can hold")
         _need(bool(p.blocks), "it has no block")
+        for name, ranges in p.contents.items():
+            shape = next((t.shape for t in p.inputs if t.name == name and t.dtype in ("int32", "int64")), None)
+            _need(shape is not None and all(isinstance(d, int) for d in shape)
+                  and math.prod(shape) == len(ranges), f"ranges of the elements of the input {name!r:.60}")
+            _need(all(low <= high for low, _, high in ranges), "a range of no numbers")
         main = p.blocks[0]
         _need(len(main.inputs) == len(p.inputs) and len(main.outputs) == len(p.outputs),
               "its main block has other inputs or outputs than it")
         known = {n for n, (low, _, high) in p.dims.items() if low == high}
-        known |= {n for t in p.inputs for d in t.shape if (n := dims.plain_name(d))}
+        known |= {name for _, _, name in dims.tellers([t.shape for t in p.inputs], known)}
         self.block(0, known, 0)
 
     def tensors(self, group: Iterable[Tensor], known: Iterable[str]) -> None:
@@ -109,6 +115,9 @@ class _Checker:
             read(s.free)
             written -= set(s.free)
         read(b.outputs)
+        for c in b.checks:
+            self.dim(c.a, known)
+            self.dim(c.b, known)
 
     def learn(self, b: Block, part: Block | Step, known: set[str], read: Any) -> None:
         for told in part.learn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -66,6 +67,7 @@ class Engine:
         named = {name for p in plan.manifest.programs for b in p.blocks for _, name in b.constants}
         constants = {name: plan.weight(name) for name in sorted(named)}
         self._programs = [Loaded(plan, p, constants) for p in plan.manifest.programs]
+        self._sizes = sorted({n for p in plan.manifest.programs for n in p.contents})  # inputs with ranges of elements
         self._pool = Pool(plan, threads)
         self._idle: list[Context] = []
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
@@ -171,7 +173,7 @@ class Context:
         self._arena: Memory | None = Memory.anonymous(engine.arena_bytes, huge=static)
         self._scratch = Memory.anonymous(pool.scratch_bytes)
         self._bindings: dict[tuple[int, int], OrderedDict[tuple[int, ...], Binding]] = {}
-        self._environments: OrderedDict[tuple[tuple[int, ...], ...], tuple[int, dict[str, int]]] = OrderedDict()
+        self._environments: OrderedDict[Any, tuple[int, dict[str, int]]] = OrderedDict()  # by shapes and sizes
         self._current: Binding | None = None  # of a plain program, for the shapes of the last call
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
@@ -409,19 +411,23 @@ class Context:
     def _environment(self, borrowed: list[Borrowed]) -> tuple[int, dict[str, int]]:
         """The first profile that takes these shapes, and the dimensions that they tell."""
         shapes = tuple(x.shape for x in borrowed)
-        known = self._environments.get(shapes)
+        values = self._contents(borrowed)
+        key = shapes, values
+        known = self._environments.get(key)
         if known is not None:
-            self._environments.move_to_end(shapes)
+            self._environments.move_to_end(key)
             return known
         refused: list[ProfileError] = []
         programs = self.engine._programs
         for i, loaded in enumerate(programs):
             try:
-                env = environment(loaded, shapes, self.engine, f"profile {i + 1} of {len(programs)}")
+                name = f"profile {i + 1} of {len(programs)}"
+                env = environment(loaded, shapes, self.engine, name)
+                _check_contents(loaded, dict(zip(self.engine._sizes, values)), name)
             except ProfileError as e:
                 refused.append(e)
                 continue
-            self._environments[shapes] = (i, env)
+            self._environments[key] = (i, env)
             if len(self._environments) > KEPT_BINDINGS:
                 self._environments.popitem(last=False)
             return i, env
@@ -431,26 +437,49 @@ class Context:
         raise refused[0]
 
 
+    def _contents(self, borrowed: list[Borrowed]) -> tuple[tuple[int, ...], ...]:
+        """The elements of the inputs that are sizes and have ranges of their own."""
+        if not self.engine._sizes:
+            return ()
+        specs = self.engine.plan.manifest.inputs
+        out = []
+        for name in self.engine._sizes:
+            t, x = next((t, x) for t, x in zip(specs, borrowed) if t.name == name)
+            dtype = np_dtype(t.dtype)
+            raw = ctypes.string_at(x.address, math.prod(x.shape) * dtype.itemsize)
+            out.append(tuple(np.frombuffer(raw, dtype).tolist()))
+        return tuple(out)
+
+
+def _check_contents(loaded: Loaded, values: Mapping[str, Sequence[int]], name: str) -> None:
+    """ProfileError unless the elements of inputs that are sizes lie within the profile that messages call `name`."""
+    for n, ranges in loaded.program.contents.items():
+        for k, (v, (low, _, high)) in enumerate(zip(values[n], ranges)):
+            if not low <= v <= high:
+                raise ProfileError(f"element {k} of the input {n!r} is {v}", why=f"{name} allows {low} to {high}",
+                                   do="build the plan with a profile that has it")
+
+
 def environment(loaded: Loaded, shapes: Sequence[tuple[int, ...]], engine: Engine, name: str) -> dict[str, int]:
     """Dimensions from the inputs' shapes, checked against each other and the profile, which messages call `name`."""
     specs, profile = loaded.program.inputs, loaded.program.dims
     env = dict(loaded.fixed)
-    told: set[str] = set()
     tensors = [(t, shape) for t, shape in zip(specs, shapes) if t.dtype != "object"]
     for t, shape in tensors:
         if len(shape) != len(t.shape):
             raise _wrong_shape(t, shape, engine)
-        for d, n in zip(t.shape, shape):
-            plain = dims.plain_name(d)
-            if plain is None or plain in told:
-                continue
-            low, _, high = profile[plain]
-            if not low <= n <= high:
-                raise ProfileError(f"the dimension {plain} is {n}", where=f"the input {t.name!r}, {list(shape)}",
-                                   why=f"{name} allows {low} to {high}",
-                                   do="build the plan with a profile that has it")
-            env[plain] = n
-            told.add(plain)
+    plain = {dims.plain_name(d) for t, _ in tensors for d in t.shape}
+    for i, k, dim in dims.tellers([t.shape for t, _ in tensors], env.keys() - plain):
+        t, shape = tensors[i]
+        value = dims.solve(t.shape[k], dim, shape[k], env)
+        if value is None:
+            raise _wrong_shape(t, shape, engine, env)
+        low, _, high = profile[dim]
+        if not low <= value <= high:
+            raise ProfileError(f"the dimension {dim} is {value}", where=f"the input {t.name!r}, {list(shape)}",
+                               why=f"{name} allows {low} to {high}",
+                               do="build the plan with a profile that has it")
+        env[dim] = value
     for t, shape in tensors:
         if len(engine._programs) > 1 and any(isinstance(d, int) and d != n for d, n in zip(t.shape, shape)):
             raise ProfileError(f"the input {t.name!r} has the shape {list(shape)}",
