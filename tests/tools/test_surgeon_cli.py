@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from tools.surgery import network, run
+from tools.surgery import model, network, run, tensor
 from whet.cli import main as cli
 
 Whet = Callable[..., tuple[int, str, str]]
@@ -75,3 +76,29 @@ def test_a_shape_that_is_none_is_told(whet: Whet) -> None:
     code, _, err = whet("set-shapes", "m.onnx", "-o", "o.onnx", "--shapes", "x:1,,2")
     assert code == 2
     assert "a dimension is empty" in err
+
+
+def test_a_detector_takes_frames_and_gives_boxes(whet: Whet) -> None:
+    shape = [1, 3, 8, 8]
+    Path("d.onnx").write_bytes(model([helper.make_node("Reshape", ["x", "to"], ["y"])], [tensor("x", shape)],
+                                     [tensor("y", [1, 6, 32])], {"to": np.array([1, 6, 32])}).SerializeToString())
+    code, out, err = whet("preprocess", "d.onnx", "-o", "c.onnx", "--preset", "yolo", "--color", "bgr", "--frame",
+                          "9x16", "--scale", "0.01", "--mean", "0.1,0.2,0.3")
+    assert code == 0, err
+    assert "'image': uint8 frames instead of 'x'" in out
+    code, out, err = whet("postprocess", "c.onnx", "-o", "b.onnx", "--kind", "detect", "--max-detections", "7")
+    assert code == 0, err
+    frame = np.random.default_rng(0).integers(0, 256, (1, 9, 16, 3), np.uint8)
+    assert [a.shape for a in run(Path("b.onnx"), {"image": frame})] == [(1, 7, 4), (1, 7), (1, 7), (1,)]
+    assert whet("postprocess", "c.onnx", "-o", "b.onnx", "--kind", "guess")[0] == 2
+    assert whet("preprocess", "d.onnx", "-o", "c.onnx", "--mean", "a,b")[0] == 2
+    assert whet("preprocess", "d.onnx", "-o", "c.onnx", "--frame", "9")[0] == 2
+
+
+def test_a_classifier_gives_its_best(whet: Whet) -> None:
+    code, _, err = whet("postprocess", "m.onnx", "-o", "t.onnx", "--kind", "classify", "--top", "3",
+                        "--output-name", "y")
+    assert code == 0, err
+    scores, classes, _ = run(Path("t.onnx"), X)
+    np.testing.assert_array_equal(classes, np.argsort(-run(Path("m.onnx"), X)[0], 1)[:, :3])
+    assert (np.diff(scores) <= 0).all()

@@ -204,6 +204,99 @@ def restore_weights(
     _save(surgeon.restore_weights(model, weights), output, external)
 
 
+@app.command()
+def preprocess(
+    model: Source, output: Output,
+    preset: Annotated[str, Option(help="imagenet (shorter side to 256, centre 224, mean and std) or yolo (letterbox, "
+                                       "/ 255); the options below change parts of it.")] = "",
+    input_name: Annotated[str | None, Option("--input", help="The network's image input. Default: the only "
+                                                             "one.")] = None,
+    name: Annotated[str, Option(help="What the new input is called.")] = "image",
+    size: Annotated[str, Option(metavar="HxW", help="The network's size, where its input does not say.")] = "",
+    frame: Annotated[str, Option(metavar="HxW", help="The frames' size, where it is fixed. Default: any.")] = "",
+    fit: Annotated[str | None, Option(help="stretch, crop, letterbox or none.")] = None,
+    resample: Annotated[str | None, Option(help="bilinear, bicubic or nearest.")] = None,
+    like: Annotated[str | None, Option(help="Whose pixels: pillow or opencv.")] = None,
+    shorter: Annotated[int | None, Option(help="With crop: what the shorter side is resized to.")] = None,
+    pad_value: Annotated[float | None, Option(help="With letterbox: the border, 0 to 255.")] = None,
+    color: Annotated[str | None, Option(help="The frames' channels: rgb or bgr.")] = None,
+    model_color: Annotated[str | None, Option(help="The network's channels: rgb or bgr.")] = None,
+    scale: Annotated[float | None, Option(help="Pixels become (p * scale - mean) / std.")] = None,
+    mean: Annotated[str | None, Option(metavar="M,M,M", help="One number, or one for each channel.")] = None,
+    std: Annotated[str | None, Option(metavar="S,S,S", help="One number, or one for each channel.")] = None,
+    external: External = None,
+) -> None:
+    """Put image steps in front of a network: it then takes uint8 frames [N, H, W, 3].
+
+    Examples: whet surgeon preprocess resnet.onnx -o cam.onnx --preset imagenet
+
+    whet surgeon preprocess yolo.onnx -o cam.onnx --preset yolo --color bgr --frame 720x1280
+    """
+    from dataclasses import replace
+
+    from whet.tools import surgeon
+
+    changes: dict[str, Any] = {"fit": fit, "resample": resample, "like": like, "shorter": shorter,
+                               "pad_value": pad_value, "color": color, "model_color": model_color, "scale": scale,
+                               "mean": _floats(mean), "std": _floats(std)}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    steps = surgeon.preset(preset, **changes) if preset else replace(surgeon.ImageSteps(), **changes)
+    m = _open(model, output)
+    _save(surgeon.preprocess(m, steps, input_name=input_name, size=_size(size), frame=_size(frame) or (None, None),
+                             name=name), output, external)
+
+
+@app.command()
+def postprocess(
+    model: Source, output: Output,
+    kind: Annotated[str, Option(help="classify, segment or detect.", show_default=False)],
+    source: Annotated[str | None, Option("--output-name", help="The network's output. Default: the one that "
+                                                               "fits.")] = None,
+    top: Annotated[int, Option(min=0, help="classify: how many classes; 0: all probabilities.")] = 5,
+    softmax: Annotated[bool, Option(help="classify: turn logits into probabilities.")] = True,
+    argmax: Annotated[bool, Option("--argmax", help="classify: only the best class.")] = False,
+    resize: Annotated[str, Option(help="segment: logits, classes or none.")] = "logits",
+    size: Annotated[str, Option(metavar="HxW", help="segment: the map's size. Default: the frame's.")] = "",
+    boxes: Annotated[str, Option(help="detect: cxcywh or xyxy.")] = "cxcywh",
+    layout: Annotated[str, Option(help="detect: rows [B, N, 4 + C], columns [B, 4 + C, N], or auto.")] = "auto",
+    objectness: Annotated[bool, Option("--objectness", help="detect: a score of its own before the classes'.")] = False,
+    sigmoid: Annotated[bool, Option("--sigmoid", help="detect: scores are logits.")] = False,
+    normalized: Annotated[bool, Option("--normalized", help="detect: boxes are in parts of the image.")] = False,
+    score_threshold: Annotated[float, Option(help="detect: scores up to this are dropped.")] = 0.25,
+    iou_threshold: Annotated[float, Option(help="detect: boxes that overlap a better one by more are dropped.")] = 0.45,
+    max_detections: Annotated[int, Option(min=1, help="detect: boxes of an image.")] = 300,
+    multi_label: Annotated[bool, Option("--multi-label", help="detect: a box may have several classes.")] = False,
+    agnostic: Annotated[bool, Option("--agnostic", help="detect: boxes suppress those of other classes.")] = False,
+    padded: Annotated[bool, Option(help="detect: outputs of fixed size, with a count.")] = True,
+    external: External = None,
+) -> None:
+    """Put what comes behind a network into its graph: top classes, class maps, boxes in the frame's pixels.
+
+    Examples: whet surgeon postprocess resnet.onnx -o top.onnx --kind classify --top 3
+
+    whet surgeon postprocess cam.onnx -o boxes.onnx --kind detect --score-threshold 0.4
+    """
+    from whet.tools import surgeon
+
+    m = _open(model, output)
+    options: dict[str, Any]
+    match kind:
+        case "classify":
+            done = surgeon.classify(m, output=source, softmax=softmax, top=top or None, argmax=argmax)
+        case "segment":
+            options = {"resize": resize, "size": _size(size)}
+            done = surgeon.segment(m, output=source, **options)
+        case "detect":
+            options = {"boxes": boxes, "layout": layout}
+            done = surgeon.detect(m, output=source, objectness=objectness, sigmoid=sigmoid, normalized=normalized,
+                                  score_threshold=score_threshold, iou_threshold=iou_threshold,
+                                  max_detections=max_detections, multi_label=multi_label, agnostic=agnostic,
+                                  padded=padded, **options)
+        case _:
+            raise InputError(f"no kind {kind!r}", why="there are classify, segment, detect", do="choose one of them")
+    _save(done, output, external)
+
+
 # -- what the commands share ---------------------------------------------------------------------
 
 
@@ -264,3 +357,21 @@ def _shapes(texts: Iterable[str] | None) -> dict[str, list[int | str | None]]:
                              do="write x:1x3x224x224, or x:batch,3,224,224 with names, ? for an open one")
         out[name] = [int(p) if p.isdigit() else None if p == "?" else p for p in parts]
     return out
+
+
+def _floats(text: str | None) -> tuple[float, ...] | None:
+    """Numbers joined by commas."""
+    try:
+        return None if text is None else tuple(float(p) for p in text.split(","))
+    except ValueError:
+        raise InputError(f"not numbers: {text!r}", do="write them as 0.485,0.456,0.406") from None
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """HxW as (height, width); None for an empty text."""
+    if not text:
+        return None
+    parts = text.split("x")
+    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        raise InputError(f"not a size: {text!r}", do="write HEIGHTxWIDTH, as 720x1280")
+    return int(parts[0]), int(parts[1])
