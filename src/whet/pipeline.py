@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from whet import passes
 from whet.errors import InputError, PlanFormatError, UnsupportedError
 from whet.frontends import load_model, model_hash
+from whet.frontends.reference import reason
+from whet.ir.graph import Graph
 from whet.ir.region import Region, region_from_json
 from whet.ir.work import flops
 from whet.lowering import Outline, complete, outline
 from whet.lowering.assemble import Assembly, Weights
+from whet.lowering.layers import layers
 from whet.plan import Plan, PlanData
 from whet.plan.data import NativeStep
 from whet.plan.program import Host, If, Loop, Program
@@ -89,15 +92,17 @@ def build(
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
     weights = Weights()
     outlines = []
+    reasons: dict[str, str] = {}  # why nodes run on the host
     for i, graph in enumerate(graphs):
         dumped = Path(dump) / (f"profile{i + 1}" if len(graphs) > 1 else "") if dump else None
         graph = passes.run(graph, compute=compute, dump=dumped)
+        reasons |= _reasons(graph)
         outlines.append(outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else ""))
     tuned = _tune([l.region for o in outlines for l in o.launches], cpu, cache, opt_level, progress)
 
     progress("compiling and writing the plan", 0, 0)
     name = graphs[0].name
-    return Plan.from_data(_plan_data(name, outlines, weights, tuned, cpu, compute, allowed, source, note))
+    return Plan.from_data(_plan_data(name, outlines, weights, tuned, cpu, compute, allowed, source, note, reasons))
 
 
 def regenerate(plan: Plan) -> Plan:
@@ -153,12 +158,20 @@ def _source(model: Any, example_inputs: Any) -> Any:
     return model
 
 
+def _reasons(graph: Graph) -> dict[str, str]:
+    """Why each `onnx` node of a graph and of its bodies has no generated kernel, by its origin."""
+    out = {n.origin or n.op: reason(n) for n in graph.nodes if n.op == "onnx"}
+    for body in graph.bodies():
+        out |= _reasons(body)
+    return out
+
+
 def _tune(regions: Sequence[Region], cpu: CpuTarget, cache: TimingCache, opt_level: int, progress: Progress) -> Tuned:
     return tune(list(regions), cpu, cache, opt_level, lambda p: progress(f"tuning {p.region}", p.done, p.total))
 
 
 def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: Tuned, cpu: CpuTarget, compute: str,
-               allowed: set[str], source: Any, note: str = "") -> PlanData:
+               allowed: set[str], source: Any, note: str, reasons: Mapping[str, str]) -> PlanData:
     import numpy
     import onnx
 
@@ -182,9 +195,8 @@ def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: 
     first = outlines[0]
     host = [s for b in programs[0].blocks for s in b.steps]
     reference = [s for s in host if isinstance(s, Host) and s.kind == "onnx"]
-    layers = [{"name": l.origin, "kind": r.kind, "precision": r.compute, "tactic": c.tactic, "params": c.params,
-               "flops": flops(r)} for l, (r, c) in zip(first.launches, jobs)]
-    layers += [{"name": s.label, "kind": "host", "tactic": "reference"} for s in reference]
+    told = layers(first, lambda k, l: {"precision": l.region.compute, "tactic": jobs[k][1].tactic,
+                                       "params": jobs[k][1].params, "flops": flops(l.region)}, reasons)
     counts = {"native": len(first.launches), "library": 0, "view": first.views, "reference": len(reference),
               "host": sum(isinstance(s, Host) for s in host) - len(reference),
               "control": sum(isinstance(s, (If, Loop)) for s in host)}
@@ -193,7 +205,8 @@ def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: 
         "whet": whet.__version__,
         "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
         "precision": {"allowed": sorted(allowed), "compute": compute, "note": note},
-        "steps": counts, "copies": first.copies, "layers": layers,
+        "steps": counts, "copies": first.copies, "layers": told.layers,
+        "output_values": told.outputs,
         "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                    "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                    "weights": sum(w.nbytes for w in weights.arrays.values())},

@@ -28,7 +28,7 @@ class AxesAsData:
         axes = c.cast(c.x(at), DType.I64)
         count = product(axes.shape)
         if not isinstance(count, int):
-            raise NeedsReferenceError
+            raise NeedsReferenceError("an unknown number of axes")
         self.count, self.rank = count, rank + count if inserted else rank
         if self.count > self.rank:
             raise GraphError(f"{self.count} axes for rank {self.rank}", where=c.origin, do="export the model again")

@@ -37,7 +37,7 @@ def _counted(c: Call, n: Dim) -> Value:
 def _non_zero(c: Call) -> Value:
     x = c.x()
     if x.dtype.is_host:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of strings")
     flat = c.reshape(x, (product(x.shape),))
     marks = flat if x.dtype is DType.BOOL else c.emit("not", c.emit("eq", flat, c.like(flat, 0)))
     places, count = marked(c, marks, c.hint)
@@ -58,7 +58,7 @@ def _non_zero(c: Call) -> Value:
 def _compress(c: Call) -> Value:
     x, marks = c.x(0), c.x(1)
     if x.dtype.is_host:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of strings")
     axis = c.attr("axis")
     if axis is None:
         x, axis = c.reshape(x, (product(x.shape),)), 0
@@ -77,7 +77,7 @@ def _unique(c: Call) -> list[Value | None]:
     x = c.x()
     axis = c.attr("axis")
     if not (x.dtype.is_float or x.dtype.is_integer):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of strings or booleans")
     if axis is None:
         rows = c.reshape(x, (product(x.shape), 1))
     else:
@@ -86,7 +86,7 @@ def _unique(c: Call) -> list[Value | None]:
         rows = c.reshape(front, (x.shape[axis], product(front.shape[1:])))
     n, width = rows.shape
     if not isinstance(width, int) or width > MAX_SORTED_COLUMNS:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of rows so long, or of dynamic length")
     order = _counted(c, n)
     for k in reversed(range(width)):
         column = c.reshape(c.slice(rows, 1, k, 1), (n,))

@@ -66,7 +66,7 @@ def _diagonals(c: Call, values: list[Value], terms: list[list[str]]) -> tuple[li
             rest = [k for k in range(x.rank) if k not in (i, j)]
             n = x.shape[i]
             if not isinstance(n, int) or x.shape[j] != n:
-                raise NeedsReferenceError
+                raise NeedsReferenceError("a diagonal of a dynamic or oblong matrix")
             x = c.transpose(x, (*rest, i, j))
             x = c.slice(c.reshape(x, (*x.shape[:-2], n * n)), x.rank - 2, 0, n, n + 1)
             term = [*(term[k] for k in rest), twice]
@@ -112,7 +112,7 @@ def _det(c: Call) -> Value:
     x = formula(c, 0)
     *batch, rows, n = x.shape
     if not isinstance(n, int) or rows != n or n > MAX_DET or not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of matrices so large, dynamic, or of integers")
     count: Dim = product(batch)
     a = x.reshape(count, n, n)
     return (_small_det(a, n) if n <= 3 else _eliminated(a, n)).reshape(*batch).value

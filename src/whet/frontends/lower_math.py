@@ -35,7 +35,7 @@ def _same(op: str) -> Callable[[Call], Value]:
 def _no_strings(c: Call) -> list[Value]:
     values = c.operands()
     if any(v.dtype.is_host for v in values):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of strings")
     return values
 
 
@@ -111,7 +111,7 @@ def _bit_cast(c: Call) -> Value:
 def _to(c: Call, to: DType) -> Value:
     x = c.x(0)
     if to.is_host or x.dtype.is_host:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("to or from strings")
     if not to.is_storage:
         return c.cast(x, to)
     if x.dtype is to:
@@ -290,7 +290,7 @@ def _reduction(before: str, kind: str, after: str) -> Callable[[Call], Value]:
             x = c.emit("mul", x, x) if before == "square" else c.emit(before, x)
         if c.computed(1) and c.x(1).shape != (0,):
             if kind == "mean" and not x.dtype.is_float and c.x(1).shape != (1,):
-                raise NeedsReferenceError  # each axis would be rounded
+                raise NeedsReferenceError("means of integers over computed axes")
             x = AxesAsData(c, x.rank, 1).reduce(x, lambda v: reduced(c, v, (1,), True), keep)
         else:
             axes = _axes(c, x.rank)
@@ -334,7 +334,7 @@ def _main(x: Value, axis: int) -> int:
 @lowers("Softmax", "LogSoftmax")
 def _softmax(c: Call) -> Value:
     if c.x().rank == 0:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of a scalar")
     return _flattened(c, lambda x, axis: c.emit("softmax", x, axis=axis, log=c.proto.op_type == "LogSoftmax"))
 
 

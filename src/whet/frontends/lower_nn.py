@@ -238,7 +238,7 @@ def _batch_norm_training(c: Call) -> list[Value | None]:
 def _batch_norm(c: Call) -> Value | list[Value | None]:
     x, scale, bias, mean, var = (c.x(i) for i in range(5))
     if x.rank < 2:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of a vector")
     if c.attr("training_mode", 0) or any(c.wants(i) for i in range(1, 5)):
         return _batch_norm_training(c)
     epsilon, data = c.attr("epsilon", 1e-5), [v.data for v in (scale, bias, mean, var)]

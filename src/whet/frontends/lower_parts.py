@@ -54,7 +54,7 @@ def _split(c: Call) -> list[Value]:
 def _slice(c: Call) -> Value:
     x, calc = c.x(0), Scalars(c)
     if x.dtype.is_host and any(c.computed(i) for i in range(1, 5)):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of strings with computed bounds")
     axes: list[Scalar]
     steps: list[Scalar]
     if c.opset < 10:

@@ -21,7 +21,7 @@ def _along(c: Call, v: Value, axis: int, rank: int) -> Value:
     if v.rank == rank > 1:
         return v
     if v.rank != 1:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with blocks of scales")
     return c.reshape(v, (v.shape[0] if i == axis else 1 for i in range(rank)))
 
 
@@ -154,7 +154,7 @@ def _integer_conv(c: Call, x: Value, zero_x: Value | None, w: Value, zero_w: Val
     window, channels, group = product(w.shape[2:]), w.shape[1], c.attr("group", 1)
     most = _exact_terms(x, zero_x, w, zero_w)
     if not isinstance(window, int) or not isinstance(channels, int) or window > most:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of so large a window, or of dynamic weights")
     data, weights = _centred(c, x, zero_x, 1, DType.F32), _centred(c, w, zero_w, 0, DType.F32)
     step = max(1, most // max(window, 1))
     if channels <= step:

@@ -49,7 +49,7 @@ class _Resize:
     def run(self) -> Value:
         c = self.c
         if c.attr("antialias", 0) or self.x.dtype.is_host:
-            raise NeedsReferenceError
+            raise NeedsReferenceError("with antialiasing, or of strings")
         plans = self._by_sizes() if c.has(3) and (c.computed(3) or c.fixed(3, "sizes").size) else self._by_scales()
         shape: list[Dim] = list(self.x.shape)
         factors: list[float | None] = [None] * self.x.rank

@@ -32,7 +32,7 @@ class Tap:
 
 def _needs_pixels(shape: Shape) -> None:
     if any(d == 0 for d in shape):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of images without pixels")
 
 
 def _precise(x: Formula) -> Formula:
@@ -125,9 +125,9 @@ def _grid_sample(c: Call) -> Value:
     spatial = x.shape[2:]
     _needs_pixels(spatial)
     if mode != "nearest" and not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("interpolating integers")
     if len(spatial) > 3:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("in more than three dimensions")
     n, out = grid.shape[0], grid.shape[1:-1]
     points = grid.reshape(n, product(out), len(spatial))
     each = []
@@ -145,7 +145,7 @@ def _deform_conv(c: Call) -> Value:
     """Convolution over pixels sampled at offsets: gathered columns, then one product per group."""
     x, w, offset = formula(c, 0), formula(c, 1), formula(c, 2)
     if x.rank != 4 or not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("in other than two dimensions of floats")
     n, ch, *spatial = x.shape
     outputs, kernel, places = w.shape[0], w.shape[2:], offset.shape[2:]
     _needs_pixels(tuple(spatial))
@@ -180,7 +180,7 @@ def _roi_align(c: Call) -> Value:
     samples, size = c.attr("sampling_ratio", 0), (c.attr("output_height", 1), c.attr("output_width", 1))
     _needs_pixels((n, height, width))
     if samples < 1:  # as many as a region has pixels
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with as many samples as a region has pixels")
     aligned = c.opset >= 16 and c.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     rois = rois * c.attr("spatial_scale", 1.0) - (0.5 if aligned else 0.0)
     each = []

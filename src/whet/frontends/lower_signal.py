@@ -41,7 +41,7 @@ def _dft(c: Call) -> Value:
         axis = c.attr("axis", 1) if c.opset < 20 else c.ints(2, "axis")[0] if c.has(2) else -2
         return _along(c, x, c.axis(axis, x.rank)).value
     if c.attr("onesided", 0) or c.has(1):
-        raise NeedsReferenceError  # the shape depends on the axis
+        raise NeedsReferenceError("onesided or of a given length along a computed axis")
     given = formula(c, 2).reshape()
     y = _along(c, x, 0)
     for k in range(1, x.rank - 1):
@@ -54,14 +54,14 @@ def _along(c: Call, x: Formula, axis: int) -> Formula:
     inverse, onesided = bool(c.attr("inverse", 0)), bool(c.attr("onesided", 0))
     n, parts = x.shape[axis], x.shape[-1]
     if not isinstance(n, int) or parts not in (1, 2) or c.computed(1) or not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("along a dynamic dimension, of a computed length, or of integers")
     assert isinstance(parts, int)
     length = c.ints(1, "dft_length")[0] if c.has(1) else 2 * (n - 1) if inverse and onesided else n
     if inverse and onesided and parts == 1:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("the inverse of a onesided real transform")
     taken = min(n, length)
     if length < 1 or taken * parts * length * 2 > MAX_TWIDDLES:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of such a length")
     matrix = twiddles(taken, length, parts, inverse, onesided)
     order = [i for i in range(x.rank - 1) if i != axis]
     y = x.slice(axis, 0, taken).transpose(*order, axis, x.rank - 1)
@@ -77,7 +77,7 @@ def _stft(c: Call) -> Value:
     """A strided convolution whose kernels are the windowed twiddle factors."""
     x = formula(c, 0)
     if c.computed(1) or c.computed(3) or not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with computed sizes, or of integers")
     step = c.ints(1, "frame_step")[0]
     x = x if x.rank == 3 else x.reshape(*x.shape, 1)
     batch, _, parts = x.shape
@@ -86,7 +86,7 @@ def _stft(c: Call) -> Value:
     onesided = bool(c.attr("onesided", 1))
     if (not isinstance(length, int) or not isinstance(parts, int) or length * parts * length * 2 > MAX_TWIDDLES
             or (window is not None and window.shape != (length,)) or step < 1):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("of such frames or window")
     matrix = twiddles(length, length, parts, False, onesided)
     kernels = Formula(c, c.constant(matrix.reshape(length, parts, -1).transpose(2, 1, 0), x.dtype))
     if window is not None:

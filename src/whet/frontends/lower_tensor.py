@@ -205,7 +205,7 @@ def _squeeze(c: Call) -> Value:
     axes = c.axes(1, x.rank)
     if axes is None:
         if any(isinstance(d, Sym) and c.builder.bounds(d)[0] <= 1 for d in x.shape):
-            raise NeedsReferenceError  # the rank depends on a dimension
+            raise NeedsReferenceError("where the rank of the result depends on a dimension")
         axes = tuple(i for i, d in enumerate(x.shape) if d == 1)
     for a in axes:
         if isinstance(x.shape[a], int) and x.shape[a] != 1:
@@ -289,7 +289,7 @@ def _space_to_depth(c: Call) -> Value:
 def _dropout(c: Call) -> list[Operand | None]:
     training = c.opset >= 12 and c.has(2) and (c.const(2) is None or bool(c.number(2, 0)))
     if training and (c.computed(1) or c.number(1, 0.5) != 0):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("in training")
     x = c.x()
     return [x, filled(c, np.asarray(True), x.shape)] if c.wants(1) else [x]
 

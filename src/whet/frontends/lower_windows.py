@@ -28,7 +28,7 @@ def _max_unpool(c: Call) -> Value:
     if not c.has(2):
         return y.value
     if c.const(2) is None:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with a computed size")
     wanted = c.ints(2, "output_shape")
     return y.apply("pad", pads=(*(0,) * y.rank, *(w - d for w, d in zip(wanted, y.shape)))).value
 
@@ -38,7 +38,7 @@ def _col2im(c: Call) -> Value:
     """The transpose of taking columns: a transposed convolution whose kernels each hold one 1."""
     x = formula(c, 0)
     if c.const(1) is None or c.const(2) is None or not x.dtype.is_float:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with computed sizes, or of integers")
     image, block = c.ints(1, "image_shape"), c.ints(2, "block_shape")
     rank = len(block)
     strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
@@ -46,7 +46,7 @@ def _col2im(c: Call) -> Value:
     taken = int(np.prod(block))
     n, deep, _ = x.shape
     if not isinstance(deep, int):
-        raise NeedsReferenceError
+        raise NeedsReferenceError("with a dynamic number of channels")
     channels = deep // taken
     blocks = [(d + pads[a] + pads[rank + a] - l * (k - 1) - 1) // s + 1
               for a, (d, k, s, l) in enumerate(zip(image, block, strides, dilations))]

@@ -27,7 +27,7 @@ def max_with_places(c: Call, x: Formula, kernel: Sequence[int], strides: Sequenc
     """
     rank = len(kernel)
     if math.prod(kernel) > MAX_WINDOW:
-        raise NeedsReferenceError
+        raise NeedsReferenceError("windows of so many places")
     spatial = x.shape[2:]
     out = tuple(spatial_out(d, k, s, l, pads[a] + pads[rank + a])
                 for a, (d, k, s, l) in enumerate(zip(spatial, kernel, strides, dilations)))

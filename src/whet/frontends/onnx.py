@@ -260,13 +260,13 @@ class _Importer:
                 scope[name] = x
 
     def _lower(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None]:
-        before = len(self.graph.nodes)
+        before, why = len(self.graph.nodes), ""
         try:
             found = self._compiled(call, domain, scope)
             if found is not None and not self._stray(before):
                 return found
-        except NeedsReferenceError:
-            pass
+        except NeedsReferenceError as e:
+            why = str(e)
         except DimConflictError as e:
             if self.varying.isdisjoint(names(e.a, e.b)):  # else they are equal in some iterations only
                 e.where = e.where or call.origin
@@ -278,7 +278,7 @@ class _Importer:
             raise GraphError(f"the operands of {call.proto.op_type} do not fit it", where=call.origin, why=str(e),
                              do="check the model with onnx.checker, or export it again") from e
         del self.graph.nodes[before:]
-        return reference_node(call, self.opsets, self.declared)
+        return reference_node(call, self.opsets, self.declared, why)
 
     def _compiled(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None] | None:
         """The node's results by whet's own operators, None where the reference has to run it."""

@@ -10,11 +10,11 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 from whet.errors import UnsupportedError
-from whet.frontends.call import FOLD_LIMIT, Builder, Call
+from whet.frontends.call import FOLD_LIMIT, LOWERINGS, Builder, Call
 from whet.frontends.tensors import TO_ONNX
 from whet.frontends.types import kind, spec, type_of
 from whet.ir.dtypes import DType
-from whet.ir.graph import Size, Value
+from whet.ir.graph import Node, Size, Value
 from whet.ir.ops_base import Spec
 from whet.ir.ops_host import RANDOM
 from whet.ir.symbolic import names, symbol
@@ -23,22 +23,23 @@ from whet.reference import Kernel
 OPSET = 18  # of nodes that whet makes itself, for sequences and optionals
 
 
-def reference_node(call: Call, opsets: Mapping[str, int],
-                   declared: Mapping[str, ValueInfoProto]) -> list[Value | None]:
+def reference_node(call: Call, opsets: Mapping[str, int], declared: Mapping[str, ValueInfoProto],
+                   why: str = "") -> list[Value | None]:
     """An `onnx` node for a node of any standard operator.
 
     declared: what the model says of its values' types, where inference does not know. A result whose rank nobody
-    knows is of type OBJECT. UnsupportedError where nothing implements the operator.
+    knows is of type OBJECT. why: what about this use of the operator is not compiled, for people.
+    UnsupportedError where nothing implements the operator.
     """
     n = NodeProto()
     n.CopyFrom(call.proto)
     values = [call.opt(i) for i in range(len(call.proto.input))]
     types = _results(call, n, values, opsets, declared)
-    return add(call.builder, n, values, types, opsets, call.origin)
+    return add(call.builder, n, values, types, opsets, call.origin, why)
 
 
 def add(builder: Builder, node: NodeProto, values: Sequence[Value | None], types: Sequence[TypeProto | None],
-        opsets: Mapping[str, int], origin: str) -> list[Value | None]:
+        opsets: Mapping[str, int], origin: str, why: str = "") -> list[Value | None]:
     """An `onnx` node for `node` on these operands, whose results have these types (None: not known).
 
     What is made of constants alone is a constant.
@@ -63,7 +64,8 @@ def add(builder: Builder, node: NodeProto, values: Sequence[Value | None], types
                 for x, (t, _) in zip(results, specs)]
     else:
         made = builder.emit_node("onnx", [v for _, v in given],
-                                 {"proto": payload, "results": tuple(specs), "name": n.op_type}, origin, hint).outputs
+                                 {"proto": payload, "results": tuple(specs), "name": n.op_type, "reason": why},
+                                 origin, hint).outputs
         for i, v in zip(wanted, made):
             remember(builder, v, types[i])
     left = iter(made)
@@ -151,3 +153,12 @@ def _tells(t: TypeProto | None) -> bool:
                               or (bool(t.tensor_type.elem_type) and t.tensor_type.HasField("shape")))
 
 
+def reason(node: Node) -> str:
+    """Why an `onnx` node has no generated kernel, for people."""
+    op = str(node.attrs.get("name") or node.op)
+    if ("", op) not in LOWERINGS:
+        return f"whet has no lowering for {op}"
+    if why := node.attrs.get("reason"):
+        return f"whet compiles {op}, but not {why}"
+    kinds = sorted({v.dtype.value for v in (*node.inputs, *node.outputs) if v is not None})
+    return f"whet compiles other uses of {op}, not this one (of {', '.join(kinds)})"

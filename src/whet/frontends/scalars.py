@@ -51,7 +51,7 @@ class Scalars:
         v = self.c.x(i)
         size = product(v.shape)
         if not isinstance(size, int) or v.dtype.is_host:
-            raise NeedsReferenceError
+            raise NeedsReferenceError("with an operand of unknown length")
         if v.dtype.is_float:
             v = self._once("cast", (v,), to=DType.I64)
         return [self.element(v, k) for k in range(size)]

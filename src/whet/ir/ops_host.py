@@ -40,8 +40,8 @@ RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "Random
                     "Bernoulli", "Dropout"})
 
 # proto:   a serialized ModelProto whose graph is the node; its inputs are the present ones of this node's, in order.
-# results: (dtype, shape) of each output. name: the ONNX operator, for people.
-ONNX = OpDef("onnx", (0, None), _rule, _reference, {"proto": REQUIRED, "results": REQUIRED, "name": ""},
+# results: (dtype, shape) of each output. name: the ONNX operator; reason: why it is not compiled; both for people.
+ONNX = OpDef("onnx", (0, None), _rule, _reference, {"proto": REQUIRED, "results": REQUIRED, "name": "", "reason": ""},
              optional=tuple(range(64)))
 
 

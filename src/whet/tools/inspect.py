@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from whet import passes
 from whet.errors import WhetError
 from whet.frontends import load_model
+from whet.frontends.reference import reason
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops_host import HOST
 from whet.ir.printer import format_node, format_shape
@@ -22,7 +23,7 @@ from whet.ir.symbolic import evaluate, names
 from whet.ir.work import flops
 from whet.plan import Plan
 from whet.targets.cpu.target import CpuTarget
-from whet.tools.steps import VIEWS, reason, steps
+from whet.tools.steps import VIEWS, steps
 from whet.tools.timing import LayerTimes
 
 RECIPE = "recipe"  # the blob of a plan that has its regions
@@ -114,9 +115,8 @@ class Inspection:
                 if name in made:
                     out.setdefault((made[name], k), name)
             made.update((w, k) for w in l.writes)
-        for i, name in enumerate(self.summary.get("output_values", [n for n, _ in self.outputs])):
-            if name in made:
-                out[made[name], len(self.layers) + i] = name
+        for i, group in enumerate(self.summary.get("output_values", [[n] for n, _ in self.outputs])):
+            out.update({(made[name], len(self.layers) + i): name for name in group if name in made})
         return [(a, b, name) for (a, b), name in out.items()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def inspect_model(path: Path, shapes: Mapping[str, Sequence[Any]] | None = None,
     cpu = CpuTarget.of_host(threads or len(os.sched_getaffinity(0)))
     final = passes.run(graph)
     outputs = [(n, _type(v)) for n, v in zip(names_out, final.outputs)]
-    summary["output_values"] = [v.name for v in final.outputs]
+    summary["output_values"] = [[v.name] for v in final.outputs]
     layers = _model_layers(final, cpu)
     kinds = collections.Counter(l.kind for l in layers)
     facts = [("model", f"{graph.name}, {parameters / 1e6:.2f} M parameters"),
@@ -268,20 +268,23 @@ def region_bytes(region: Region) -> int:
 def inspect_plan(plan: Plan) -> Inspection:
     """See `inspect`. The plan stays open."""
     s = plan.summary()
-    regions = _regions(plan)
-    evidence = iter(plan.evidence.get("tuning", ()))
-    layers = []
-    left = iter(regions)
+    regions, evidence = _regions(plan), plan.evidence.get("tuning", ())
+    layers: list[Layer] = []
+    native = 0  # plans that do not say which launch a layer is have them in order
     for given in s.get("layers", ()):
-        hosted = given["kind"] in ("host", "control", "if", "loop")
-        region = None if hosted else next(left, None)
-        known: Mapping[str, Any] = {} if hosted else next(evidence, {})
+        region: Region | None = None
+        known: Mapping[str, Any] = {}
+        if given["kind"] not in ("host", "control"):
+            k = int(given.get("launch", native))
+            native += 1
+            region = regions[k] if 0 <= k < len(regions) else None
+            known = evidence[k] if 0 <= k < len(evidence) else {}
         layers.append(_plan_layer(given, region, known))
-    drawn = any(l.reads for l in layers)
+    drawn = any(l.writes for l in layers)
     if not drawn:  # one after the other, from the inputs to the outputs
-        for k, l in enumerate(layers):
-            l.reads, l.writes = [f"step {k - 1}"] if k else [t["name"] for t in s["inputs"]], [f"step {k}"]
-        s["output_values"] = [f"step {len(layers) - 1}"] * len(s["outputs"])
+        for i, l in enumerate(layers):
+            l.reads, l.writes = [f"step {i - 1}"] if i else [t["name"] for t in s["inputs"]], [f"step {i}"]
+        s["output_values"] = [[f"step {len(layers) - 1}"]] * len(s["outputs"])
     name = plan.path.name if plan.path is not None else s.get("model", {}).get("name") or "plan"
     return Inspection("plan", name, layers, [(t["name"], _spec(t)) for t in s["inputs"]],
                       [(t["name"], _spec(t)) for t in s["outputs"]], plan_facts(s), s, basis="tuned", drawn=drawn)
@@ -295,7 +298,6 @@ def _plan_layer(given: Mapping[str, Any], region: Region | None, known: Mapping[
                   texts("results"), _precision(str(given.get("precision", ""))), str(given.get("tactic", "")),
                   dict(given.get("params", {})), flops=int(given.get("flops", 0)), reason=str(given.get("reason", "")))
     if region is None:
-        layer.kind = {"if": "control", "loop": "control"}.get(layer.kind, layer.kind)
         if not layer.reason:
             layer.reason = ("it has no generated kernel: run by onnx.reference" if layer.kind == "host"
                             else "the host decides what runs")

@@ -9,6 +9,7 @@ from typing import Any
 
 from whet import passes
 from whet.errors import WhetError
+from whet.frontends.reference import reason
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node
 from whet.ir.ops_host import HOST
@@ -16,7 +17,7 @@ from whet.ir.symbolic import names, upper
 from whet.targets.cpu.target import CpuTarget
 from whet.tools.lint_codes import Finding, finding
 from whet.tools.lint_weights import size
-from whet.tools.steps import moves, node_name, reason, steps
+from whet.tools.steps import moves, node_name, steps
 
 OWN_BYTES = 1 << 20  # of a cast or copy that is worth a word
 OWN_SHARE = 0.01

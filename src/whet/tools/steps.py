@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from whet.frontends.call import LOWERINGS
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Leaf
 from whet.ir.graph import Graph, Node, Value
@@ -81,14 +80,3 @@ def moves(region: Region) -> str:
     if not all(isinstance(t, Leaf) or (isinstance(t, Apply) and t.op == "cast") for t in terms):
         return ""
     return "cast" if any(isinstance(t, Apply) for t in terms) else "copy"
-
-
-def reason(node: Node) -> str:
-    """Why a node of the ONNX standard has no generated kernel."""
-    if given := node.attrs.get("reason"):
-        return str(given)
-    op = str(node.attrs.get("name") or node.op)
-    if ("", op) not in LOWERINGS:
-        return f"whet has no lowering for {op}"
-    kinds = sorted({v.dtype.value for v in (*node.inputs, *node.outputs) if v is not None})
-    return f"whet compiles other uses of {op}, not this one (of {', '.join(kinds)})"
