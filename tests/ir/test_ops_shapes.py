@@ -169,3 +169,19 @@ def test_results_are_dense_arrays_of_the_declared_type_and_scalars_stay_scalars(
     assert y.flags.c_contiguous
     node = Node("reduce", [], [Value("y", DType.F32, ())], {"kind": "sum", "axes": (0,), "keepdims": False})
     assert evaluate(node, [np.ones(3, np.float32)])[0].shape == ()
+
+
+@pytest.mark.parametrize("d", [d for d in DType if d.is_storage], ids=lambda d: d.value)
+def test_storage_types_are_not_computed_with(d: DType) -> None:
+    x = Value("x", d, (4, 4))
+    i, flag = Value("i", DType.I64, (4, 4)), Value("flag", DType.BOOL, (4, 4))
+    for op, inputs, attrs in (("add", [x, x], {}), ("eq", [x, x], {}), ("matmul", [x, x], {}), ("neg", [x], {}),
+                              ("reduce", [x], {"kind": "max", "axes": (0,)}), ("topk", [x], {"k": 2}),
+                              ("cumsum", [x], {"axis": 0}), ("softmax", [x], {"axis": 1}),
+                              ("scatter_elements", [x, i, x], {"reduction": "add"})):
+        with pytest.raises(GraphError):
+            infer(op, inputs, attrs)
+    assert infer("where", [flag, x, x], {}) == [(d, (4, 4))]
+    assert infer("cast", [x], {"to": DType.F32}) == [(DType.F32, (4, 4))]
+    with pytest.raises(GraphError, match="round"):
+        infer("cast", [x], {"to": DType.F8E8M0FNU, "round_mode": "sideways"})

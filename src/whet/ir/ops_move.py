@@ -194,6 +194,7 @@ def _scatter_common(ins: list[Value], at: Attrs, what: str) -> list[Spec]:
     _index(i, what)
     same_dtype((x, u), what)
     need(at["reduction"] in ("none", *_REDUCTIONS), f"{what}: unknown reduction {at['reduction']!r}")
+    need(at["reduction"] == "none" or not ins[0].dtype.is_storage, f"{what} does not compute {ins[0].dtype.value}")
     return [(x.dtype, x.shape)]
 
 

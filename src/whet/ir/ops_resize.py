@@ -24,6 +24,7 @@ def _rule(ins: list[Value], at: Attrs) -> list[Spec]:
     at["scales"] = tuple(at["scales"]) or (None,) * x.rank
     need(len(at["scales"]) == x.rank, f"resize: {len(at['scales'])} scales for rank {x.rank}")
     need(at["mode"] in ("nearest", "linear", "cubic"), f"resize: unknown mode {at['mode']!r}")
+    need(at["mode"] == "nearest" or not x.dtype.is_storage, f"resize {at['mode']} does not take {x.dtype.value}")
     need(at["coordinate"] in COORDINATES, f"resize: unknown coordinate transformation {at['coordinate']!r}")
     need(at["rounding"] in ROUNDINGS, f"resize: unknown rounding {at['rounding']!r}")
     need(all(isinstance(d, Sym) or d >= 0 for d in shape), f"resize: {shape} has a negative dimension")
