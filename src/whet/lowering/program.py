@@ -24,7 +24,7 @@ from whet.lowering.assemble import Assembly, Weights, assemble, spec
 from whet.lowering.storage import Launch, Schedule, schedule
 from whet.plan import dims
 from whet.plan.data import Arg, DimJson, IntArg, NativeStep
-from whet.plan.program import Block, Host, If, Learn, Loop, Native, Program, Segment, Tensor
+from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Segment, Tensor
 from whet.targets.base import Implementation
 
 
@@ -46,6 +46,7 @@ class Outline:
     stretches: list[Stretch] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    contents: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
     @property
     def launches(self) -> list[Launch]:
@@ -68,6 +69,7 @@ def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, pr
     the payloads in `blobs` begin with `prefix`. `accepts`: see `schedule`."""
     output_names = graph.output_names or [v.name for v in graph.outputs]
     out = Outline([spec(v) for v in graph.inputs], [spec(v, n) for v, n in zip(graph.outputs, output_names)])
+    out.contents = {n: list(r) for n, r in graph.contents.items()}
     _Partitioner(out, accepts, weights, prefix).block(graph, set(), output_names)
     return out
 
@@ -92,7 +94,7 @@ def complete(o: Outline, implementations: Sequence[Implementation], weights: Wei
                                 first + len(steps), len(body.steps)))
         steps += body.steps
         bodies.append(body)
-    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks), steps, bodies
+    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents), steps, bodies
 
 
 def _number(a: Arg) -> DimJson:
@@ -167,7 +169,8 @@ class _BlockMaker:
                     self.host(n)
         outputs = self.steps[0].outputs if self.whole_is_plain else [self.read(v) for v in g.outputs]
         self.free(set(outputs))
-        return Block(self.count, inputs, outputs, self.steps, self.constants, entry)
+        checks = [Check(to_json(c.a), to_json(c.b), c.what, c.most) for c in g.checks]
+        return Block(self.count, inputs, outputs, self.steps, self.constants, entry, checks)
 
     def plain(self) -> bool:
         """True if one segment does all of it: then it also copies inputs and constants that are outputs."""

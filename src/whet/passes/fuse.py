@@ -53,6 +53,7 @@ def form_regions(graph: Graph) -> Graph:
     out = Graph(graph.name)
     out.inputs, out.outputs, out.output_names, out.dims = graph.inputs, graph.outputs, graph.output_names, graph.dims
     out._serial, out.sizes = graph._serial, graph.sizes
+    out.checks, out.contents = graph.checks, graph.contents
     inside = {id(n) for g in groups for n in g.nodes()}
     out.nodes = [n for n in graph.nodes if id(n) not in inside] + [region_node(g, graph) for g in groups]
     out.sort()

@@ -34,6 +34,16 @@ class Learn(msgspec.Struct, frozen=True):
     axis: bool = False
 
 
+class Check(msgspec.Struct, frozen=True):
+    """What must hold as soon as all names in it are known: a == b, or where `most`, a <= b (dims). `what` tells people
+    whose need it is."""
+
+    a: Any
+    b: Any
+    what: str
+    most: bool = False
+
+
 class Segment(msgspec.Struct, frozen=True):
     """Native steps [first, first + count) of the plan's table. `arena` (a dim) is the bytes of activations that they
     need; `dims` are the names that their expressions use; `labels` has one of each step."""
@@ -105,7 +115,8 @@ class Loop(Step, frozen=True, kw_only=True, tag="loop"):
 class Block(msgspec.Struct, frozen=True):
     """Steps over `registers` registers. `inputs` are filled by the caller, `constants` are (register, weight).
 
-    `learn` is done on entry. The main block need not say what the shapes of the plan's inputs tell.
+    `learn` is done on entry. The main block need not say what the shapes of the plan's inputs tell. `checks` are of
+    dimensions that this block learns.
     """
 
     registers: int
@@ -114,16 +125,19 @@ class Block(msgspec.Struct, frozen=True):
     steps: list[Native | Host | If | Loop]
     constants: list[tuple[int, str]] = []
     learn: list[Learn] = []
+    checks: list[Check] = []
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A plan's work for one profile. `blocks[0]` is the main one; bodies come after what contains them."""
+    """A plan's work for one profile. `blocks[0]` is the main one; bodies come after what contains them. `contents`
+    are the ranges (min, opt, max) of the elements of integer inputs that are used as sizes."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
     dims: dict[str, tuple[int, int, int]]
     segments: list[Segment]
     blocks: list[Block]
+    contents: dict[str, list[tuple[int, int, int]]] = {}
 
     @property
     def plain(self) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import ProfileError, WhetError
+from whet.errors import InputError, ProfileError, WhetError
 from whet.plan import Plan, dims
 from whet.plan.manifest import HOST_TYPES, np_dtype
-from whet.plan.program import Block, Host, If, Learn, Loop, Native, Program, Tensor
+from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Tensor
 from whet.plan.reader import Contents
 from whet.runtime.binding import Tables
 from whet.runtime.host import HostFunction, prepare, typed
@@ -67,7 +67,8 @@ class _Run:
             regs[r] = x
         for r, constant in self.loaded.constants[index]:
             regs[r] = constant
-        self.learn(b.learn, regs, env, "its inputs")
+        checks = list(b.checks)
+        self.learn(b.learn, regs, env, "its inputs", checks)
         for k, step in enumerate(b.steps):
             match step:
                 case Native():
@@ -83,7 +84,7 @@ class _Run:
                     results, label = self.loop(step, regs, env), step.label
             for r, x in zip(step.outputs, results, strict=True):
                 regs[r] = x
-            self.learn(step.learn, regs, env, label)
+            self.learn(step.learn, regs, env, label, checks)
             if isinstance(step, (Host, Loop)):
                 for t, x in zip(step.results, results):
                     _check_shape(t, x, env, step.label)
@@ -126,7 +127,9 @@ class _Run:
         return [*states, *(_stack(kept, how, t, env, step.label) for kept, how, t in
                            zip(stacked, step.stacks, step.results[len(states):]))]
 
-    def learn(self, told: Sequence[Learn], regs: list[Any], env: dict[str, int], where: str) -> None:
+    def learn(self, told: Sequence[Learn], regs: list[Any], env: dict[str, int], where: str,
+              checks: list[Check]) -> None:
+        """Learn dimensions, and make those checks (which leave the list) that are possible then."""
         for t in told:
             x = regs[t.register]
             try:
@@ -139,6 +142,15 @@ class _Run:
                                    why=f"the plan's profile allows {low} to {high}",
                                    do="build the plan with a profile that has it")
             env[t.name] = n
+        if told and checks:
+            ready = [c for c in checks if dims.names(c.a) | dims.names(c.b) <= env.keys()]
+            for c in ready:
+                checks.remove(c)
+                a, b = dims.evaluate(c.a, env), dims.evaluate(c.b, env)
+                if a > b if c.most else a != b:
+                    raise InputError(f"{a} is {'over' if c.most else 'not'} {b}", where=c.what,
+                                     why=f"{dims.show(c.a)} must be {'at most' if c.most else ''} {dims.show(c.b)}",
+                                     do="check the input that it is computed from")
 
 
 def truth(x: Any) -> bool:
