@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from control_cases import FALSE, TRUE, B, F, I, X, body, counter, if_model, imported, info, loop_model, node, nodes_of
+from onnx import GraphProto, TensorProto
 from onnx_cases import by_onnxruntime, by_whet, model
 from random_control_flow import random_model
 
 from whet.errors import GraphError, UnsupportedError
 from whet.frontends import load_model
-from whet.ir import DType, Graph, interpret, verify
-
-F, I, B = np.float32, np.int64, np.bool_
-node = helper.make_node
-
-
-def info(name: str, dtype: int = TensorProto.FLOAT, shape: Any = None) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def body(nodes: list[NodeProto], inputs: list[ValueInfoProto], outputs: list[str],
-         constants: dict[str, np.ndarray] | None = None) -> GraphProto:
-    return helper.make_graph(nodes, "body", inputs, [ValueInfoProto(name=o) for o in outputs],
-                             [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()])
-
-
-def counter(extra: list[ValueInfoProto]) -> list[ValueInfoProto]:
-    """A loop body's inputs."""
-    return [info("i", TensorProto.INT64, ()), info("c", TensorProto.BOOL, ()), *extra]
-
-
-def nodes_of(g: Graph) -> list[Any]:
-    """Every node, of the bodies too."""
-    return [*g.nodes, *(n for b in g.bodies() for n in nodes_of(b))]
-
-
-def imported(m: onnx.ModelProto) -> Graph:
-    g = load_model(m.SerializeToString())
-    verify(g)
-    return g
+from whet.ir import DType, Graph, interpret
 
 
 def check(m: onnx.ModelProto, *feeds: dict[str, np.ndarray], ops: set[str] | None = None) -> Graph:
@@ -73,16 +44,6 @@ def test_random_control_flow_equals_onnx_runtime(seed: int) -> None:
 
 
 # -- If ----------------------------------------------------------------------------------------------
-
-
-def if_model(then: GraphProto, other: GraphProto, inputs: dict[str, Any] | None = None,
-             constants: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
-    return model([node("If", ["p"], ["y"], then_branch=then, else_branch=other)],
-                 {"p": (B, ()), **(inputs or {"x": (F, (2, 3))})}, ["y"], constants)
-
-
-TRUE, FALSE = {"p": np.asarray(True)}, {"p": np.asarray(False)}
-X = np.arange(6, dtype=F).reshape(2, 3) - 2
 
 
 def test_branches_keep_what_they_agree_on_of_a_shape() -> None:
@@ -148,12 +109,6 @@ def test_branches_that_do_not_fit_are_an_error() -> None:
 
 
 # -- Loop --------------------------------------------------------------------------------------------
-
-
-def loop_model(inside: GraphProto, states: list[str], outputs: list[str], inputs: dict[str, Any],
-               count: str = "n", condition: str = "",
-               constants: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
-    return model([node("Loop", [count, condition, *states], outputs, body=inside)], inputs, outputs, constants)
 
 
 SUM = body([node("Identity", ["c"], ["d"]), node("Add", ["h", "w"], ["k"]), node("Mul", ["k", "k"], ["o"])],
