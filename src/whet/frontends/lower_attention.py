@@ -1,4 +1,5 @@
-"""Lowerings of ONNX's attention family: Attention, RotaryEmbedding, TensorScatter, CausalConvWithState.
+"""Lowerings of ONNX's attention family: Attention, RotaryEmbedding, TensorScatter, CausalConvWithState,
+LinearAttention.
 
 `attend`, `rotary` and the head shuffles serve the contrib operators as well.
 """
@@ -302,3 +303,28 @@ def _causal_conv(c: Call) -> list[Value]:
     if c.attr("activation", "none") in ("silu", "swish"):
         y = c.emit("silu", y)
     return [y, c.slice(padded, 2, x.shape[2], k - 1)]
+
+
+@lowers("LinearAttention")
+def _linear_attention(c: Call) -> Sequence[Operand | None]:
+    """A recurrence over time with one matrix of state per head of keys; (y [B, T, H*E], the state after it)."""
+    rule, heads, kv_heads = c.attr("update_rule", "gated_delta"), c.attr("q_num_heads"), c.attr("kv_num_heads")
+    if not heads or not kv_heads:
+        raise GraphError("LinearAttention lacks q_num_heads or kv_num_heads", where=c.origin,
+                         do="export the model again")
+    wanted = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
+    if wanted.get(rule) != (c.has(4), c.has(5)):
+        raise GraphError(f"LinearAttention with the rule {rule!r} and {'a' if c.has(4) else 'no'} decay, "
+                         f"{'a' if c.has(5) else 'no'} beta", where=c.origin, do="export the model again")
+    q, k, v = split_heads(c, c.x(0), heads), split_heads(c, c.x(1), kv_heads), split_heads(c, c.x(2), kv_heads)
+    decay, beta = c.opt(4), c.opt(5)
+    if decay is not None:
+        decay = split_heads(c, decay, kv_heads)
+    if beta is not None:
+        beta = split_heads(c, beta, 1 if beta.shape[2] == 1 else kv_heads)
+    operands = [q, k, v, c.opt(3), decay, beta]
+    while operands[-1] is None:
+        operands.pop()
+    scale = c.attr("scale", 0.0) or 1.0 / math.sqrt(head_size(c, q))
+    node = c.builder.emit_node("linear_attention", operands, {"scale": float(scale)}, c.origin, c.hint)
+    return [merge_heads(c, node.outputs[0]), node.outputs[1]]
