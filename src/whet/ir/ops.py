@@ -18,6 +18,7 @@ from whet.ir.graph import Node, Value
 from whet.ir.ops_anchor import ANCHORS
 from whet.ir.ops_base import Attrs, DimConflictError, OpDef, Required, Spec, broadcast
 from whet.ir.ops_host import HOST, HOST_OPS
+from whet.ir.ops_linear_attention import LINEAR_ATTENTION
 from whet.ir.ops_move import MOVES
 from whet.ir.ops_pointwise import POINTWISE, Pointwise
 from whet.ir.ops_region import REGION
@@ -36,7 +37,7 @@ def _pointwise_def(p: Pointwise) -> OpDef:
 
 
 OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES,
-                         **HOST_OPS, REGION.name: REGION}
+                         **HOST_OPS, REGION.name: REGION, LINEAR_ATTENTION.name: LINEAR_ATTENTION}
 
 
 def infer(op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], origin: str = "") -> list[Spec]:
