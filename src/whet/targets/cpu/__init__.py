@@ -13,6 +13,7 @@ from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.groupnorm import GroupNorm
+from whet.targets.cpu.linear_attention import LinearAttention
 from whet.targets.cpu.norm import RowNorm
 from whet.targets.cpu.pointwise import Pointwise
 from whet.targets.cpu.reduce import ArgExtreme, Reduce
@@ -25,6 +26,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmSimple()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
+    "linear_attention": (LinearAttention(),),
     "pointwise": (Pointwise(),),
     "arg": (ArgExtreme(),),
     "reduce": (Reduce(),),
