@@ -20,6 +20,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_dynamic,
     lower_linalg,
     lower_math,
+    lower_ml,
     lower_nn,
     lower_parts,
     lower_quant,
@@ -28,6 +29,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_signal,
     lower_tensor,
     lower_training,
+    lower_trees,
     lower_windows,
     partial,
 )
