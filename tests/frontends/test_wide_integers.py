@@ -171,3 +171,12 @@ def test_f64_is_rounded_to_f16_once() -> None:
               {"y": TensorProto.FLOAT16}, {})
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(got["y"], x.astype(np.float16))
+
+
+def test_an_odd_exponent_stays_odd() -> None:
+    x = np.array([-1, -1, 2, -3], np.float32)
+    e = np.array([(1 << 24) + 1, 1 << 25, 10, 3])
+    nodes = [helper.make_node("Pow", ["x", "e"], ["y"]), helper.make_node("Pow", ["x", "known"], ["z"])]
+    got = run(nodes, {"x": x, "e": e}, dict.fromkeys("yz", TensorProto.FLOAT), {"known": e})
+    for name in got:
+        np.testing.assert_array_equal(got[name], np.array([-1, 1, 1024, -27], np.float32), err_msg=name)

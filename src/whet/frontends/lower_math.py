@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from whet.frontends.call import Call, NeedsReferenceError, lowers
 from whet.frontends.dynamic_axes import AxesAsData
 from whet.frontends.scalars import Scalars
@@ -59,14 +61,23 @@ def _mod(c: Call) -> Value:
     return c.emit("mod", c.x(0), c.x(1), fmod=bool(c.attr("fmod", 0)))
 
 
+def _holds(real: DType, v: Value) -> bool:
+    """True if integers are known to be numbers of the floating-point type `real`."""
+    if v.data is None:
+        return v.dtype.size < {DType.F64: 8, DType.F32: 4}.get(real, 1)
+    return bool((v.data.astype(real.np).astype(np.float64) == v.data.astype(np.float64)).all())
+
+
 @lowers("Pow")
 def _pow(c: Call) -> Value:
     """The result has the base's type; an exponent of another type is brought to a common one first."""
     a, b = c.x(0), c.x(1)
     if a.dtype is b.dtype:
         return c.emit("pow", a, b)
-    if a.dtype.is_float:
+    if a.dtype.is_float and (b.dtype.is_float or _holds(a.dtype, b)):
         return c.emit("pow", a, c.cast(b, a.dtype))
+    if a.dtype.is_float:  # whether an exponent is odd must not be lost
+        return c.cast(c.emit("pow", c.cast(a, DType.F64), c.cast(b, DType.F64)), a.dtype)
     if b.dtype.is_float:
         common = DType.F64 if a.dtype.size >= 4 else b.dtype
         return c.cast(c.emit("pow", c.cast(a, common), c.cast(b, common)), a.dtype)
