@@ -193,6 +193,28 @@ def test_rotary_embedding_of_a_part_of_the_head() -> None:
           {"num_heads": 3, "rotary_embedding_dim": 8}, (2, 3))
 
 
+# -- recurrent forms --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+@pytest.mark.parametrize("per_key", [False, True])
+def test_linear_attention(rule: str, per_key: bool) -> None:
+    b, t, h, g, d, e = 2, 6, 4, 2, 8, 12
+    k = normal(b, t, g, d, seed=1)
+    k = (k / np.linalg.norm(k, axis=-1, keepdims=True)).reshape(b, t, g * d)
+    decay = -np.abs(normal(b, t, g * d if per_key else g, seed=3)) if "gated" in rule else None
+    beta = 1 / (1 + np.exp(-normal(b, t, g, seed=4))) if "delta" in rule else None
+    ins = [normal(b, t, h * d), k, normal(b, t, g * e, seed=2), normal(b, g, d, e, seed=5), decay, beta]
+    agree("LinearAttention", ins, [(F32, 3), (F32, 4)], {"q_num_heads": h, "kv_num_heads": g, "update_rule": rule})
+
+
+@pytest.mark.parametrize("activation", ["none", "silu"])
+@pytest.mark.parametrize("length", [1, 7])
+def test_causal_convolution_with_state(activation: str, length: int) -> None:
+    ins = [normal(2, 6, length), normal(6, 1, 4, seed=1), normal(6, seed=2), normal(2, 6, 3, seed=3)]
+    agree("CausalConvWithState", ins, [(F32, 3), (F32, 3)], {"activation": activation}, (1, 2))
+
+
 # -- dynamic lengths --------------------------------------------------------------------------
 
 

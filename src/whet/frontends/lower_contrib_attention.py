@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from whet.errors import GraphError, UnsupportedError
-from whet.frontends.call import Call, Operand, lowers
+from whet.frontends.call import LOWERINGS, Call, Operand, lowers
 from whet.frontends.lower_attention import (
     PROBABILITIES,
     Scope,
@@ -281,3 +281,23 @@ def _rotary_embedding(c: Call) -> Value:
         heads = w // (2 * half)
     y = rotary(c, c.reshape(x, (b, s, heads, w // heads)), cos, sin, axis, interleaved)
     return c.reshape(y, x.shape)
+
+
+# -- recurrent forms --------------------------------------------------------------------------
+
+
+@lowers("LinearAttention", domain=MICROSOFT)
+def _linear_attention(c: Call) -> Operand | Sequence[Operand | None]:
+    """The standard operator; a window of states is not kept."""
+    if c.attr("state_window", 0):
+        _refuse(c, "state_window")
+    return LOWERINGS["", "LinearAttention"](c)
+
+
+@lowers("CausalConvWithState", domain=MICROSOFT)
+def _causal_conv(c: Call) -> Operand | Sequence[Operand | None]:
+    """The standard operator, which has one dimension of time."""
+    for name, usual in (("state_window", 0), ("channels_last", 0), ("dilation", 1), ("ndim", 1)):
+        if c.attr(name, usual) != usual:
+            _refuse(c, f"{name}={c.attr(name)}")
+    return LOWERINGS["", "CausalConvWithState"](c)
