@@ -112,7 +112,7 @@ def decode(raw: bytes, kind: type[Any], what: str) -> Any:
 _NUMPY = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
           "float64", "complex64", "complex128")
 _EXTRA = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
-          "float4_e2m1fn", "int4", "uint4", "int2", "uint2")
+          "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn", "int4", "uint4", "int2", "uint2")
 
 
 HOST_TYPES = ("string", "object")  # what no kernel holds
