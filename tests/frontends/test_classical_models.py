@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_cases import agree, by_onnxruntime, by_plan, by_reference, model
+from onnx_cases import agree, by_onnxruntime, by_plan, by_reference, model, one
 
 ML = "ai.onnx.ml"
 RNG = np.random.default_rng
@@ -225,3 +225,17 @@ def model_of(m: Any, batch: int) -> Any:
     """The model for one batch size."""
     m.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
     return m
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize(("low", "high", "skip"), [(1, 1, 3), (1, 3, 2), (2, 2, 0), (2, 3, 9)])
+def test_ngrams_of_numbers(mode: str, low: int, high: int, skip: int) -> None:
+    pool = [[2], [3], [5], [5, 4], [5, 6], [7, 8], [2, 3, 2]]
+    x = RNG(1).integers(1, 8, (3, 17))
+    attrs = {"mode": mode, "min_gram_length": low, "max_gram_length": high, "max_skip_count": skip,
+             "ngram_counts": [0, 3, 9], "ngram_indexes": [6, 0, 2, 3, 8, 5, 1], "weights": [0.5 + i for i in range(9)],
+             "pool_int64s": [i for g in pool for i in g]}
+    m, feeds = one("TfIdfVectorizer", [x], **attrs)
+    agree(by_plan(m, feeds), by_reference(m, feeds))
+    m, feeds = one("TfIdfVectorizer", [x[0].astype(np.int32)], **attrs)
+    agree(by_plan(m, feeds), by_reference(m, feeds))

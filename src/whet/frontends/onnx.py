@@ -28,6 +28,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_sampling,
     lower_signal,
     lower_tensor,
+    lower_text,
     lower_training,
     lower_trees,
     lower_windows,
