@@ -1,10 +1,13 @@
-"""Lowerings of ONNX's operators whose results are as large as their data says: NonZero, Compress, Unique; AffineGrid.
+"""Lowerings of ONNX's operators whose results are as large as their data says: NonZero, Compress, Unique,
+NonMaxSuppression; AffineGrid.
 
 What is kept is marked; a running sum of the marks gives each kept element its place, and the sum of all, read as a
 dimension, is how many there are.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
@@ -121,6 +124,31 @@ def _ascending(c: Call, x: Value, n: Dim) -> Value:
     """The order that sorts a vector, stable."""
     return c.builder.emit_node("topk", [x], {"k": n, "axis": 0, "largest": False, "sorted": True}, c.origin,
                                c.hint).outputs[1]
+
+
+@lowers("NonMaxSuppression")
+def _non_max_suppression(c: Call) -> Value:
+    """Rows (batch, class, box), by batch and class, of each class the best first."""
+    boxes, scores = c.x(0), c.x(1)
+    calc = Scalars(c)
+    limit = calc.elements(2)[0] if c.has(2) else 0
+    n, (batch, classes) = boxes.shape[1], scores.shape[:2]
+    capacity = c.builder.minimum(limit, n) if isinstance(limit, int) else n
+    if isinstance(capacity, int) and capacity <= 0:
+        return c.constant(np.zeros((0, 3)), DType.I64)
+    overlap, least = (c.reshape(c.x(i), ()) if c.has(i) else c.constant(default, DType.F32)
+                      for i, default in ((3, 0.0), (4, -np.inf)))
+    places, counts = c.builder.emit_node(
+        "nms", [boxes, scores, calc.value(limit), overlap, least],
+        {"capacity": capacity, "center": bool(c.attr("center_point_box", 0))}, c.origin, c.hint).outputs
+    order = c.reshape(_counted(c, capacity), (1, 1, capacity))
+    marks = c.emit("lt", order, c.reshape(counts, (batch, classes, 1)))
+    total = product(places.shape)
+    at, count = marked(c, c.reshape(marks, (total,)), c.hint)
+    row, room = c.emit("div", at, calc.value(capacity)), calc.value(classes)
+    columns = (c.emit("div", row, room), c.emit("mod", row, room),
+               c.emit("gather", c.reshape(places, (total,)), at, axis=0))
+    return c.emit("concat", *(c.reshape(v, (count, 1)) for v in columns), axis=1)
 
 
 @lowers("AffineGrid")

@@ -22,6 +22,7 @@ from whet.ir.ops_base import (
     normal_axis,
     same_dtype,
 )
+from whet.ir.ops_nms import NMS
 from whet.ir.ops_resize import RESIZE
 from whet.ir.symbolic import Shape, Sym, is_static, product
 
@@ -326,6 +327,7 @@ MOVES: dict[str, OpDef] = {d.name: d for d in (
                                                         "scatter_elements"), xs[2], at["reduction"])],
           {"axis": 0, "reduction": "none"}),
     RESIZE,
+    NMS,
     OpDef("cumsum", (1, 1), _cumsum_rule, _cumsum_ref, {"axis": REQUIRED, "exclusive": False, "reverse": False}),
     OpDef("bitcast", (1, 1), _bitcast_rule, lambda xs, at: [xs[0].view(at["to"].np)], {"to": REQUIRED}),
     OpDef("cumprod", (1, 1), _cumsum_rule, _cumprod_ref, {"axis": REQUIRED, "exclusive": False, "reverse": False}),

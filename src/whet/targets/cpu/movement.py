@@ -8,6 +8,7 @@ from whet.targets.base import Tactic
 from whet.targets.cpu.bitcast import BitCast
 from whet.targets.cpu.gather import Gather
 from whet.targets.cpu.generate import DimValues, Iota
+from whet.targets.cpu.nms import Nms
 from whet.targets.cpu.pad import Pad
 from whet.targets.cpu.resize import Resize
 from whet.targets.cpu.scan import CumProd, CumSum
@@ -23,6 +24,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "gather_elements": (Gather(),),
     "gather_nd": (Gather(),),
     "iota": (Iota(),),
+    "nms": (Nms(),),
     "pad": (Pad(),),
     "resize": (Resize(),),
     "scatter_elements": (Scatter(),),
