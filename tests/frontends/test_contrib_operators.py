@@ -183,6 +183,21 @@ def test_matmul_of_weights_of_a_few_bits(bits: int, k: int, block: int, zero: st
               {"K": k, "N": n, "bits": bits, "block_size": block}, (1, 2, 3), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_a_quantized_table(bits: int, zero: bool) -> None:
+    rows, blocks, block = 11, 3, 16
+    data, scales = codes(rows, blocks * block * bits // 8), np.abs(normal(rows, blocks, seed=1)) * 0.1
+    points = codes(rows, -(-blocks * bits // 8), seed=2) if zero else None
+    agree("GatherBlockQuantized", [data, np.array([[1, 7, 0], [10, 3, 3]], np.int64), scales, points], [(F32, 3)],
+          {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}, (0, 2, 3))
+
+
+def test_max_pool_channels_last() -> None:
+    agree("NhwcMaxPool", [codes(2, 9, 7, 5)], [(U8, 4)], {"kernel_shape": [3, 2], "strides": [2, 1],
+                                                         "pads": [1, 0, 1, 1]})
+
+
 # -- quantized operators ----------------------------------------------------------------------
 
 

@@ -314,3 +314,38 @@ def _matmul_nbits(c: Call) -> Operand:
                          why=str(e), do="export the model again") from None
     y = matmul(c, a, c.constant(np.ascontiguousarray(w.T), a.dtype))
     return _sum_of(c, y, c.opt(5))
+
+
+@lowers("GatherBlockQuantized", domain=MICROSOFT)
+def _gather_block_quantized(c: Call) -> Value:
+    """Rows of a table of 2, 4 or 8 bits a number, picked first and widened then: the table stays as small as it is."""
+    data, indices, scales, zero = c.x(0), c.x(1), c.x(2), c.opt(3)
+    bits, block = c.attr("bits", 4), c.attr("block_size", 128)
+    if data.dtype is not DType.U8 or bits not in (2, 4, 8):
+        c.unsupported(f"a table of {data.dtype.value} with {bits} bits", "store it as bytes of 2, 4 or 8 bits")
+    if c.attr("gather_axis", 0) != 0 or c.axis(c.attr("quantize_axis", 1), data.rank) != data.rank - 1:
+        c.unsupported("blocks or indices along other axes", "gather along the first axis, quantize along the last")
+    codes = widened(c, c.emit("gather", data, indices, axis=0), bits)
+    factor = c.emit("gather", scales, indices, axis=0)
+    lead, blocks, width = codes.shape[:-1], scales.shape[-1], codes.shape[-1]
+    if width != blocks * block:
+        raise GraphError(f"GatherBlockQuantized: rows of {width} numbers in {blocks} blocks of {block}",
+                         where=c.origin, do="export the model again")
+    y = c.cast(c.reshape(codes, (*lead, blocks, block)), scales.dtype)
+    if zero is None:
+        y = c.emit("sub", y, c.like(y, 1 << (bits - 1)))
+    else:
+        points = c.slice(widened(c, c.emit("gather", zero, indices, axis=0), bits), len(lead), 0, blocks)
+        y = c.emit("sub", y, c.cast(c.reshape(points, (*lead, blocks, 1)), y.dtype))
+    return c.reshape(c.emit("mul", y, c.reshape(factor, (*lead, blocks, 1))), (*lead, width))
+
+
+def widened(c: Call, x: Value, bits: int) -> Value:
+    """Bytes [.., n] as bytes [.., n * 8 / bits] of that many bits each, the lowest first."""
+    if bits == 8:
+        return x
+    parts = []
+    for at in range(0, 8, bits):
+        part = c.emit("shr", x, c.like(x, at)) if at else x
+        parts.append(c.reshape(c.emit("bitand", part, c.like(x, (1 << bits) - 1)), (*x.shape, 1)))
+    return c.reshape(c.emit("concat", *parts, axis=x.rank), (*x.shape[:-1], x.shape[-1] * (8 // bits)))

@@ -125,6 +125,16 @@ def _qlinear_global_average_pool(c: Call) -> Value:
     return _pooled(c, "GlobalAveragePool")
 
 
+@lowers("NhwcMaxPool", domain=MICROSOFT)
+def _nhwc_max_pool(c: Call) -> Value:
+    """MaxPool of 8-bit [N, H, W, C]."""
+    x = c.x(0)
+    names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
+    y = standard(c, "MaxPool", c.transpose(x, (0, x.rank - 1, *range(1, x.rank - 1))),
+                 **{n: c.attr(n) for n in names if c.attr(n) is not None})[0]
+    return c.transpose(y, (0, *range(2, y.rank), 1))
+
+
 @lowers("QLinearReduceMean", domain=MICROSOFT)
 def _qlinear_reduce_mean(c: Call) -> Value:
     x = _operand(c, 0)
