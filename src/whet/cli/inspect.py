@@ -34,6 +34,7 @@ class Options:
     time: bool = False
     inputs: Path | None = None
     top: int = 0
+    params: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     profile: Mapping[str, Any] | None = None
     threads: int | None = None
@@ -50,6 +51,7 @@ def command(
     inputs: Annotated[Path | None, typer.Option("--inputs", help="With --time: an .npz file with one array per input. "
                                                                  "Default: random ones.")] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Only the slowest N layers.")] = 0,
+    params: Annotated[bool, typer.Option("--params", help="Tactics with their parameters.")] = False,
     shapes: options.Shapes = None,
     min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
@@ -72,7 +74,7 @@ def command(
 
     building = {"precision": {"fp32"} | ({"bf16"} if bf16 else set()) | ({"best"} if best else set()),
                 "opt_level": opt_level, "timing_cache": timing_cache}
-    show(Options(path, json, html, time, inputs, top, parse_shapes(shapes or ()),
+    show(Options(path, json, html, time, inputs, top, params, parse_shapes(shapes or ()),
                  parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ()), threads, building))
 
 
@@ -91,7 +93,7 @@ def show(asked: Options) -> None:
         print(json.dumps(found.to_dict(), indent=1))
         return
     _print_facts(found, str(asked.path))
-    print_layers(found, asked.top)
+    print_layers(found, asked.top, asked.params)
     if asked.html is not None:
         Console(highlight=False).print(f"Drawn in {escape(str(asked.html))}", soft_wrap=True)
 
@@ -165,7 +167,7 @@ def _print_facts(found: Inspection, path: str) -> None:
             out.print(f"  [yellow]{escape(name)}[/yellow]: {escape(why)}", soft_wrap=True)
 
 
-def print_layers(found: Inspection, top: int = 0) -> None:
+def print_layers(found: Inspection, top: int = 0, params: bool = False) -> None:
     """A row for each layer that runs: what runs it, on what, and what it costs."""
     from whet.report import rows
 
@@ -178,7 +180,7 @@ def print_layers(found: Inspection, top: int = 0) -> None:
     for head in ("MFLOP", "bytes", "FLOP/B", found.basis or "time", "share", *(["of limit"] if limited else [])):
         table.add_column(head, justify="right")
     for l in layers:
-        cells = [escape(l.name), l.kind, l.precision, _tactic(l), escape(" ".join(l.results)),
+        cells = [escape(l.name), l.kind, l.precision, _tactic(l, params), escape(" ".join(l.results)),
                  rows.significant(l.flops / 1e6) if l.flops else "", rows.size(l.bytes) if l.bytes else "",
                  rows.significant(l.intensity) if l.flops and l.intensity else "",
                  rows.seconds(l.seconds) if l.seconds is not None else "",
@@ -191,8 +193,8 @@ def print_layers(found: Inspection, top: int = 0) -> None:
     out.print(_total(found), soft_wrap=True)
 
 
-def _tactic(l: Layer) -> str:
-    return escape(" ".join([l.tactic, *(f"{k}={v}" for k, v in l.params.items())]))
+def _tactic(l: Layer, params: bool) -> str:
+    return escape(" ".join([l.tactic, *(f"{k}={v}" for k, v in l.params.items() if params)]))
 
 
 def _total(found: Inspection) -> str:
@@ -237,7 +239,10 @@ def picture(found: Inspection) -> Any:
 
 
 def _label(l: Layer) -> str:
-    return l.tactic if l.kind == "view" else l.name.partition(" ")[2] or l.name
+    if l.kind == "view":
+        return l.tactic
+    name = l.name.removeprefix("copy for ")
+    return ("for " if name != l.name else "") + (name.partition(" ")[2] or name)
 
 
 def _details(l: Layer) -> Sequence[tuple[str, str]]:

@@ -64,7 +64,17 @@
     }
     return path;
   };
-  const lines = edges.map(e => make($("edges"), "path", { d: route(e), class: e[3] === null ? "beside" : "" }));
+  // Edges across many ranks: a stub with the source's name at the reader, and the whole line when one end is chosen.
+  const stub = e => {
+    const a = nodes[e[0]], b = nodes[e[1]], x = b.x + b.w * 0.36, y = b.y - height(b) / 2 - 2;
+    const g = make($("edges"), "g", { class: "stub" });
+    make(g, "path", { d: `M${x + 12} ${y - 22}C${x + 3} ${y - 18} ${x} ${y - 12} ${x} ${y}` });
+    make(g, "text", { x: x + 16, y: y - 18 }, a.l);
+  };
+  const lines = edges.map(e => {
+    if (e[3] === null) stub(e);
+    return make($("edges"), "path", { d: route(e), class: e[3] === null ? "beside" : "" });
+  });
   const boxes = nodes.map((n, i) => {
     const h = height(n), left = n.x - n.w / 2, top = n.y - h / 2;
     const special = ["input", "output", "view", "host", "control"].includes(n.k) ? " " + n.k : "";
@@ -212,7 +222,7 @@
       if (k === "computes" || k === "reads" || k === "writes" || k === "parameters") dd.className = "code";
       list.append(element("dt", k), dd);
     };
-    if (n.t) row("time", n.t + (n.p !== undefined ? `, ${percent(n.p)} of ${data.basis || "all"}` : ""));
+    if (n.t) row("time", n.t + (n.p !== undefined ? `, ${percent(n.p)} of all layers${data.basis ? " (" + data.basis + ")" : ""}` : ""));
     n.d.forEach(([k, v]) => row(k, v.includes("\n") ? v.split("\n") : v));
     const near = (list_, end) => [...new Set(list_.map(e => edges[e][end]))].slice(0, 24).map(link);
     if (into[i].length) row("comes from", near(into[i], 0));

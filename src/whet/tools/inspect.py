@@ -23,7 +23,7 @@ from whet.ir.symbolic import evaluate, names
 from whet.ir.work import flops
 from whet.plan import Plan
 from whet.targets.cpu.target import CpuTarget
-from whet.tools.steps import VIEWS, steps
+from whet.tools.steps import VIEWS, moves, steps
 from whet.tools.timing import LayerTimes
 
 RECIPE = "recipe"  # the blob of a plan that has its regions
@@ -47,8 +47,8 @@ class Limits(Protocol):
 class Layer:
     """A region, view or host step.
 
-    name:     the ONNX node that it came from, with its operator in front. kind: the anchor's operator, `view`,
-              `host` or `control`.
+    name:     the ONNX node that it came from, with its operator in front. kind: the anchor's operator, `copy`,
+              `cast`, `view`, `host` or `control`.
     reads, writes: names of values (constants are left out); edges of the graph.
     operands, results: types and shapes, as `f32[1x64x56x56]`; constant operands have a `$` in front.
     bytes, flops: at the profile's optimum; everything is read and written once.
@@ -215,6 +215,7 @@ def _model_layers(graph: Graph, cpu: CpuTarget) -> list[Layer]:
                       flops=s.flops, seconds=s.seconds, basis="estimated")
         if s.region is not None:
             layer.precision, layer.bytes = _precision(s.region.compute), region_bytes(s.region)
+            layer.kind = moves(s.region) or s.kind
         elif node.op in VIEWS:
             layer.kind, layer.tactic = "view", node.op
         elif node.op in HOST - {"onnx"}:
@@ -227,7 +228,7 @@ def _model_layers(graph: Graph, cpu: CpuTarget) -> list[Layer]:
 
 def _text(node: Node) -> str:
     """The node as the printer has it, without its results and the numbers of a body."""
-    return format_node(node).split(" = ", 1)[-1]
+    return format_node(node).split(" = ", 1)[-1].removeprefix("region ")
 
 
 def _type(v: Value) -> str:
@@ -305,7 +306,7 @@ def _plan_layer(given: Mapping[str, Any], region: Region | None, known: Mapping[
     layer.operands = [_tensor(t) for t in region.inputs]
     layer.results = [_tensor(t) for t in (region.output, *region.extra_outputs)]
     layer.bytes, layer.flops = region_bytes(region), flops(region)
-    layer.expression = _region_text(region)
+    layer.expression, layer.kind = _region_text(region), moves(region) or region.kind
     if seconds := known.get("seconds"):
         layer.seconds, layer.basis = float(seconds), "tuned"
     return layer
@@ -314,7 +315,7 @@ def _plan_layer(given: Mapping[str, Any], region: Region | None, known: Mapping[
 def _region_text(region: Region) -> str:
     values = [Value(f"{i}", t.dtype, t.shape) for i, t in enumerate(region.inputs)]
     results = [Value("out", t.dtype, t.shape) for t in (region.output, *region.extra_outputs)]
-    return format_node(Node("region", list(values), results, {"region": region})).split(" = ", 1)[-1]
+    return _text(Node("region", list(values), results, {"region": region}))
 
 
 def _regions(plan: Plan) -> list[Region]:

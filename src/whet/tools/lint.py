@@ -49,7 +49,7 @@ def lint(model: Model, *, shapes: Mapping[str, Sequence[Any]] | None = None,
     """
     if _is_plan(model):
         assert isinstance(model, (str, os.PathLike))
-        return _sorted(lint_plan.check(Path(model), feeds if measure else None, measure))
+        return _sorted(lint_plan.check(Path(model), feeds, measure))
     s = structure(read(model))
     found, weights, s.source = lint_weights.load_weights(s.source)
     inputs, known = _inputs(s, shapes, profiles)
