@@ -304,6 +304,8 @@ class Fn:
     def store(self, v: Val, p: Val, mask: Val | None = None, align: int | None = None) -> None:
         """Store a scalar or vector; masked-off lanes are not touched."""
         a = align or _size(v.scalar)
+        if mask is not None and mask.ref.startswith("<i1 true") and mask.ref.count("true") == 1:
+            v, mask = self.extract(v, 0), None  # LLVM 20 takes this for a scalar store, and forgets to truncate
         if mask is None:
             self.line(f"store {v.ty} {v.ref}, ptr {p.ref}, align {a}")
         else:

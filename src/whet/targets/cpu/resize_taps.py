@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,36 @@ def emit_table(k: Fn, args: Args, axis: Axis, i: Val, at: Mapping[str, Any]) -> 
     return [(place(v), w) for v, w in zip(index, weights, strict=True)]
 
 
+def emit_antialiased(k: Fn, args: Args, axis: Axis, i: Val, at: Mapping[str, Any], count: IntLike,
+                     put: Callable[[IntLike, Val, Val], None]) -> None:
+    """put(tap, place as i32, weight as double) for each of the `count` taps of element i, with antialiasing."""
+    n = _double(k, args.dim(axis.n))
+    x = _coordinate(k, args, axis, i, n, at["coordinate"])
+    base = _round(k, "floor", x)
+    s = _scale(k, args, axis, n)
+    s = k.select(s < 1.0, s, 1.0)
+    last = k.select(n > 1.0, n - 1.0, 0.0)
+    first = base + (1.0 - _double(k, k.i64(count)) * 0.5)
+
+    def weight(t: IntLike) -> tuple[Val, Val]:
+        place = first + _double(k, k.i64(t))
+        d = k.intrinsic("llvm.fabs", x - place) * s
+        if at["mode"] == "linear":
+            w = 1.0 - d
+            w = k.select(w > 0.0, w, 0.0)
+        else:
+            w = _cubic(k, d, at["cubic_coeff_a"])
+        return place, k.select((place < 0.0) | (place >= n), 0.0, w) if at["exclude_outside"] else w
+
+    total = k.var("double", 0.0)
+    for t in k.range(0, count):
+        total.set(total.get() + weight(t)[1])
+    for t in k.range(0, count):
+        place, w = weight(t)
+        place = k.select(place > 0.0, place, 0.0)
+        put(t, k.cast("fptosi", k.select(place < last, place, last), "i32"), w / total.get())
+
+
 def _cubic(k: Fn, d: Val, a: float) -> Val:
     """The cubic convolution kernel at distance d (R. Keys, 1981)."""
     near = (d * (a + 2.0) - (a + 3.0)) * d * d + 1.0
@@ -76,7 +106,7 @@ def _coordinate(k: Fn, args: Args, axis: Axis, i: Val, n: Val, how: str) -> Val:
     """Where element i lies among the n elements before: `ir.ops_resize.coordinates`."""
     size = _double(k, args.dim(axis.size))
     zero = k.const("double", 0.0)
-    s = k.const("double", axis.scale) if axis.scale is not None else k.select(n > 0.0, size / n, 1.0)
+    s = _scale(k, args, axis, n)
     at = k.cast("sitofp", i, "double")
     match how:
         case "align_corners":
@@ -91,3 +121,10 @@ def _coordinate(k: Fn, args: Args, axis: Axis, i: Val, n: Val, how: str) -> Val:
             return offset + (at + 0.5) / s - 0.5
         case _:
             return (at + 0.5) / s - 0.5
+
+
+def _scale(k: Fn, args: Args, axis: Axis, n: Val) -> Val:
+    """Output elements for each input element."""
+    if axis.scale is not None:
+        return k.const("double", axis.scale)
+    return k.select(n > 0.0, _double(k, args.dim(axis.size)) / n, 1.0)
