@@ -15,8 +15,9 @@ from whet.frontends import load_model, model_hash
 from whet.frontends.reference import reason
 from whet.ir.graph import Graph
 from whet.ir.region import Region, region_from_json
+from whet.ir.symbolic import names
 from whet.ir.work import flops
-from whet.lowering import Outline, complete, outline
+from whet.lowering import Outline, complete, outline, room_for
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
 from whet.plan import Plan, PlanData
@@ -49,6 +50,7 @@ def build(
     threads: int | None = None,
     shapes: Shapes | None = None,
     profiles: Sequence[Profile] | None = None,
+    states: Mapping[str, str] | None = None,
     timing_cache: str | os.PathLike[str] | TimingCache | None = None,
     opt_level: int = 3,
     dump: str | os.PathLike[str] | None = None,
@@ -65,6 +67,8 @@ def build(
     profiles:       [{input: (min, opt, max)}, ...] for dynamic dimensions: each is tuned at its opt, and a run takes
                     the first that has its shapes. Instead of an input a dimension's name; for an input whose values
                     are a shape, the values.
+    states:         {input: output} that a context keeps: the output is the next run's input. Where the output is the
+                    input with something behind it (a key-value cache) it grows in place, without copies.
     timing_cache:   file (read and added to) or object; default: the user's cache.
     opt_level:      0 (trust the cost model) to 5 (measure everything).
     dump:           folder for the graph after each pass.
@@ -81,7 +85,7 @@ def build(
 
     progress("reading the model", 0, 0)
     source = _source(model, example_inputs)
-    graphs = [load_model(source, shapes=shapes, profiles=[p] if p else None) for p in profiles or [{}]]
+    graphs = [_load(source, shapes, dict(p), states or {}) for p in profiles or [{}]]
 
     progress("optimizing the graph", 0, 0)
     # Emulated bf16 converts to fp32 and multiplies there: never faster, so it is not chosen by itself.
@@ -90,19 +94,30 @@ def build(
     note = "" if native or "bf16" not in allowed else (
         "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
-    weights = Weights()
-    outlines = []
     reasons: dict[str, str] = {}  # why nodes run on the host
     for i, graph in enumerate(graphs):
         dumped = Path(dump) / (f"profile{i + 1}" if len(graphs) > 1 else "") if dump else None
-        graph = passes.run(graph, compute=compute, dump=dumped)
-        reasons |= _reasons(graph)
-        outlines.append(outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else ""))
+        graphs[i] = passes.run(graph, compute=compute, dump=dumped)
+        reasons |= _reasons(graphs[i])
+    weights, room = Weights(), room_for(graphs, states or {})
+    outlines = [outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else "", states, room)
+                for i, graph in enumerate(graphs)]
     tuned = _tune([l.region for o in outlines for l in o.launches], cpu, cache, opt_level, progress)
 
     progress("compiling and writing the plan", 0, 0)
     name = graphs[0].name
     return Plan.from_data(_plan_data(name, outlines, weights, tuned, cpu, compute, allowed, source, note, reasons))
+
+
+def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: Mapping[str, str]) -> Graph:
+    """The model's graph for one profile. States begin empty: what is long in them may have the length 0."""
+    graph = load_model(source, shapes=shapes, profiles=[profile] if profile else None)
+    others = names(*(d for v in graph.inputs if v.name not in states for d in v.shape))
+    own = {n for v in graph.inputs if v.name in states for d in v.shape[1:] for n in names(d)} - others
+    empty = {n: (0, *graph.dims[n][1:]) for n in sorted(own) if graph.dims[n][0] > 0}
+    if not empty or any(n in profile for n in (*empty, *states)):
+        return graph
+    return load_model(source, shapes=shapes, profiles=[{**profile, **empty}])
 
 
 def regenerate(plan: Plan) -> Plan:

@@ -9,7 +9,7 @@ An ordinary graph has one level, one segment and no host step.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,11 @@ from whet.ir.ops_host import HOST
 from whet.ir.region import Region
 from whet.ir.symbolic import names, to_json
 from whet.lowering.assemble import Assembly, Weights, assemble, spec
+from whet.lowering.states import Growing, take_states
 from whet.lowering.storage import Launch, Schedule, schedule
 from whet.plan import dims
 from whet.plan.data import Arg, DimJson, IntArg, NativeStep
-from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Segment, Tensor
+from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Segment, State, Tensor
 from whet.targets.base import Implementation
 
 
@@ -48,6 +49,8 @@ class Outline:
     blobs: dict[str, bytes] = field(default_factory=dict)
     contents: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
+    states: list[State] = field(default_factory=list)
+
     @property
     def launches(self) -> list[Launch]:
         """Of all segments, in order."""
@@ -64,13 +67,16 @@ class Outline:
         return sum(s.schedule.copies for s in self.stretches)
 
 
-def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, prefix: str = "") -> Outline:
+def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, prefix: str = "",
+            states: Mapping[str, str] | None = None, room: Mapping[str, Sequence[int]] | None = None) -> Outline:
     """The program of a graph of regions (used up). `weights` gets the constants that host steps read; the names of
-    the payloads in `blobs` begin with `prefix`. `accepts`: see `schedule`."""
+    the payloads in `blobs` begin with `prefix`. `accepts`: see `schedule`. `states`, `room`: see `take_states`."""
+    kept, growing = take_states(graph, states or {}, room or {})
     output_names = graph.output_names or [v.name for v in graph.outputs]
     out = Outline([spec(v) for v in graph.inputs], [spec(v, n) for v, n in zip(graph.outputs, output_names)])
     out.contents = {n: list(r) for n, r in graph.contents.items()}
-    _Partitioner(out, accepts, weights, prefix).block(graph, set(), output_names)
+    out.states = kept
+    _Partitioner(out, accepts, weights, prefix, growing).block(graph, set(), output_names)
     return out
 
 
@@ -94,7 +100,7 @@ def complete(o: Outline, implementations: Sequence[Implementation], weights: Wei
                                 first + len(steps), len(body.steps)))
         steps += body.steps
         bodies.append(body)
-    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents), steps, bodies
+    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents, o.states), steps, bodies
 
 
 def _number(a: Arg) -> DimJson:
@@ -102,8 +108,9 @@ def _number(a: Arg) -> DimJson:
 
 
 class _Partitioner:
-    def __init__(self, out: Outline, accepts: Callable[[Region], str], weights: Weights, prefix: str) -> None:
-        self.out, self.accepts, self.weights, self.prefix = out, accepts, weights, prefix
+    def __init__(self, out: Outline, accepts: Callable[[Region], str], weights: Weights, prefix: str,
+                 growing: Growing) -> None:
+        self.out, self.accepts, self.weights, self.prefix, self.growing = out, accepts, weights, prefix, growing
 
     def block(self, graph: Graph, outer: set[str], output_names: list[str] | None = None) -> int:
         """Add the block of a graph (and of its bodies); returns its index. `outer`: names known around it."""
@@ -130,6 +137,12 @@ def _settled(graph: Graph) -> dict[str, tuple[int, int, int]]:
     return graph.dims
 
 
+def one_segment(g: Graph) -> bool:
+    """True if one segment does all of it: then it also copies inputs and constants that are outputs."""
+    return not (g.sizes or any(n.op in HOST for n in g.nodes)
+                or any(v.dtype.is_host for v in (*g.inputs, *g.outputs)))
+
+
 class _BlockMaker:
     """Levels, segments and registers of one graph."""
 
@@ -142,7 +155,7 @@ class _BlockMaker:
         self.waiting: dict[Value, list[str]] = {}  # sizes to learn from a value
         self.top = output_names is not None
         self.count = 0
-        self.whole_is_plain = self.top and self.plain()
+        self.whole_is_plain = self.top and one_segment(graph)
 
     def make(self) -> Block:
         g = self.graph
@@ -171,12 +184,6 @@ class _BlockMaker:
         self.free(set(outputs))
         checks = [Check(to_json(c.a), to_json(c.b), c.what, c.most) for c in g.checks]
         return Block(self.count, inputs, outputs, self.steps, self.constants, entry, checks)
-
-    def plain(self) -> bool:
-        """True if one segment does all of it: then it also copies inputs and constants that are outputs."""
-        g = self.graph
-        return not (g.sizes or any(n.op in HOST for n in g.nodes)
-                    or any(v.dtype.is_host for v in (*g.inputs, *g.outputs)))
 
     def levels(self) -> tuple[dict[Node, int], int]:
         g = self.graph
@@ -232,7 +239,7 @@ class _BlockMaker:
 
     def add_segment(self, part: Graph, inputs: Iterable[Value], outputs: list[int]) -> None:
         out = self.whole.out
-        out.stretches.append(Stretch(part, schedule(part, self.whole.accepts)))
+        out.stretches.append(Stretch(part, schedule(part, self.whole.accepts, self.whole.growing)))
         ins = [self.read(v) for v in inputs]
         self.steps.append(Native(segment=len(out.stretches) - 1, inputs=ins, outputs=outputs))
 

@@ -4,7 +4,7 @@ follow by strides is no step at all, and a concat's operands are written straigh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,18 +72,21 @@ def dense_strides(shape: Shape) -> Shape:
     return Tensor.dense(DType.F32, shape).strides
 
 
-def schedule(graph: Graph, accepts: Callable[[Region], str]) -> Schedule:
+def schedule(graph: Graph, accepts: Callable[[Region], str],
+             growing: Mapping[Value, tuple[Value, Shape]] | None = None) -> Schedule:
     """Give every value its storage and list the launches.
 
     `accepts(region)` is "" if the target can run the region with the strides it states, else the
-    reason why not; then operands that are not dense are copied first.
+    reason why not; then operands that are not dense are copied first. `growing`: inputs that lie in a
+    buffer with these strides, and the concat that grows them there.
     """
-    return _Scheduler(graph, accepts).run()
+    return _Scheduler(graph, accepts, growing or {}).run()
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, accepts: Callable[[Region], str]) -> None:
-        self.graph, self.accepts = graph, accepts
+    def __init__(self, graph: Graph, accepts: Callable[[Region], str],
+                 growing: Mapping[Value, tuple[Value, Shape]]) -> None:
+        self.graph, self.accepts, self.growing = graph, accepts, growing
         self.at: dict[Value, Storage] = {}
         self.planned: dict[Value, Storage] = {}  # decided before the producer is reached
         self.concats: dict[Node, Storage] = {}
@@ -91,7 +94,11 @@ class _Scheduler:
 
     def run(self) -> Schedule:
         for i, v in enumerate(self.graph.inputs):
-            self.at[v] = self._dense(v, Buffer("input", v.dtype, product(v.shape), i, name=v.name))
+            b = Buffer("input", v.dtype, product(v.shape), i, name=v.name)
+            self.at[v] = self._dense(v, b)
+            if v in self.growing:
+                grown, strides = self.growing[v]
+                self.at[v] = self.planned[grown] = Storage(b, 0, strides)
         self._place_outputs()
         self._place_concats()
         self._place_transposed()

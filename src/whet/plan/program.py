@@ -128,6 +128,23 @@ class Block(msgspec.Struct, frozen=True):
     checks: list[Check] = []
 
 
+class State(msgspec.Struct, frozen=True):
+    """What a context keeps from one run to the next: the output `output` is the next run's input `input`.
+
+    `in_place`: it grows along `axis`, in a buffer of the shape `capacity` that stays where it is: a run writes only
+    what is new (a key-value cache), and there is no such output. `grown` (a dim) is its length after a run whose input
+    has the length of the dimension `length`. Otherwise the output becomes the input as it is.
+    """
+
+    input: str
+    output: str
+    axis: int = 0
+    capacity: list[int] = []
+    length: str = ""
+    grown: Any = 0
+    in_place: bool = False
+
+
 class Program(msgspec.Struct, frozen=True):
     """A plan's work for one profile. `blocks[0]` is the main one; bodies come after what contains them. `contents`
     are the ranges (min, opt, max) of the elements of integer inputs that are used as sizes."""
@@ -138,6 +155,7 @@ class Program(msgspec.Struct, frozen=True):
     segments: list[Segment]
     blocks: list[Block]
     contents: dict[str, list[tuple[int, int, int]]] = {}
+    states: list[State] = []
 
     @property
     def plain(self) -> bool:

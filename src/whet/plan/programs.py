@@ -65,9 +65,29 @@ class _Checker:
         main = p.blocks[0]
         _need(len(main.inputs) == len(p.inputs) and len(main.outputs) == len(p.outputs),
               "its main block has other inputs or outputs than it")
+        self.states()
         known = {n for n, (low, _, high) in p.dims.items() if low == high}
         known |= {name for _, _, name in dims.tellers([t.shape for t in p.inputs], known)}
         self.block(0, known, 0)
+
+    def states(self) -> None:
+        p = self.p
+        inputs, outputs = {t.name: t for t in p.inputs}, {t.name for t in p.outputs}
+        _need(len({s.input for s in p.states}) == len(p.states), "two states of one input")
+        for s in p.states:
+            _need(s.input in inputs, f"the state {s.input!r:.60} is no input")
+            self.dim(s.grown, p.dims)
+            if not s.in_place:
+                _need(s.output in outputs, f"the state {s.output!r:.60} is no output")
+                continue
+            t = inputs[s.input]
+            _need(p.plain and len(s.capacity) == len(t.shape) and 0 <= s.axis < len(t.shape),
+                  f"the state {s.input!r:.60} cannot be kept in place")
+            _need(dims.plain_name(t.shape[s.axis]) == s.length, f"the state {s.input!r:.60} does not grow")
+            size = np_dtype(t.dtype).itemsize
+            for n in s.capacity:
+                size *= n
+                _need(n >= 0 and size <= layout.MAX_BYTES, f"a state of the shape {s.capacity!r:.80}")
 
     def tensors(self, group: Iterable[Tensor], known: Iterable[str]) -> None:
         known = frozenset(known)

@@ -31,8 +31,9 @@ class Io:
 class Tables:
     """A segment's part of the plan's tables: what does not change with shapes, made once per engine."""
 
-    def __init__(self, contents: Contents, segment: Segment) -> None:
-        self.contents, self.segment = contents, segment
+    def __init__(self, contents: Contents, segment: Segment, capacities: Mapping[int, int] | None = None) -> None:
+        """`capacities`: bytes of the memory behind inputs that have more than their shapes tell."""
+        self.contents, self.segment, self.capacities = contents, segment, capacities or {}
         self.steps = contents.steps[segment.first : segment.first + segment.count]
         firsts = self.steps["first_arg"].astype(np.int64)
         counts = self.steps["n_args"].astype(np.int64)
@@ -80,7 +81,7 @@ class Binding:
 
         self._bind_slots(tables, slots, values, weights, arena, c)
         offsets = tables.args["value"][tables.io_slots] + values[tables.arg_expr[tables.io_slots]]
-        limits = np.array([t.nbytes for t in both] or [0], np.int64)
+        limits = np.array([tables.capacities.get(t.index, t.nbytes) for t in both] or [0], np.int64)
         if np.any((offsets < 0) | (offsets > limits[tables.io_index])):
             raise outside("an address outside an input or output")
         patches.reshape(-1, 3)[:] = np.stack([tables.io_slots, tables.io_index, offsets], 1) if n_patches else 0

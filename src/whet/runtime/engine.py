@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
 import weakref
@@ -16,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from whet.errors import InputError, PlanError, ProfileError
-from whet.plan import Plan, PlanData, dims, fingerprint, layout, signing
+from whet.errors import InputError, PlanError
+from whet.plan import Plan, PlanData, fingerprint, layout, signing
 from whet.plan.manifest import HOST_TYPES, np_dtype
-from whet.plan.program import Tensor
 from whet.runtime.binding import Binding, evaluate
 from whet.runtime.feeds import Borrowed, address_of, borrow, borrow_object, borrow_output
 from whet.runtime.memory import Memory
 from whet.runtime.pool import Pool
+from whet.runtime.profiles import accepts, choose, contents, shape_of
 from whet.runtime.program import Loaded, Times
+from whet.runtime.states import States
 
 Feeds = Mapping[str, Any]
 KEPT_BINDINGS = 8  # shapes that a context remembers
@@ -80,6 +80,10 @@ class Engine:
 
         Any number of threads may call at once; each takes a context of its own. See `Context.run`.
         """
+        if self._programs[0].states:
+            raise InputError("the plan keeps states from run to run",
+                             why=f"they are {sorted(self._programs[0].states)}",
+                             do="make a context, and run that: ctx = engine.context(); ctx.run(feeds)")
         try:
             ctx = self._idle.pop()
         except IndexError:
@@ -100,12 +104,14 @@ class Engine:
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
         """`{name: (dtype, shape)}`; dimensions of the profile by name."""
-        return {t.name: (t.dtype, _shape(t)) for t in self.plan.manifest.inputs}
+        states = self._programs[0].states
+        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.inputs if t.name not in states}
 
     @property
     def outputs(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
         """`{name: (dtype, shape)}`; dimensions of the profile by name or as an expression."""
-        return {t.name: (t.dtype, _shape(t)) for t in self.plan.manifest.outputs}
+        states = {s.output for s in self._programs[0].states.values()}
+        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.outputs if t.name not in states}
 
     @property
     def profile(self) -> dict[str, tuple[int, int, int]]:
@@ -149,10 +155,6 @@ class Engine:
     def __repr__(self) -> str:
         return f"<whet.Engine of {self.plan!r}, {self.threads} threads>"
 
-    def accepts(self) -> str:
-        """For messages: the inputs and their shapes."""
-        return ", ".join(f"{t.name}: {t.dtype} {_brackets(_shape(t))}" for t in self.plan.manifest.inputs) or "nothing"
-
 
 @dataclass(frozen=True)
 class StepTime:
@@ -176,6 +178,7 @@ class Context:
         self._environments: OrderedDict[Any, tuple[int, dict[str, int]]] = OrderedDict()  # by shapes and sizes
         self._current: Binding | None = None  # of a plain program, for the shapes of the last call
         self._lock = threading.Lock()
+        self._states = States(engine._programs)
         self._executor: ThreadPoolExecutor | None = None
         self._times: dict[tuple[int, int], tuple[list[str], np.ndarray]] | None = None  # while timing
         self._call, self._pool_address = pool.run, pool.address
@@ -226,13 +229,12 @@ class Context:
         Nothing is checked after this; the tensors stay in use as long as the function lives.
         """
         with self._lock:
-            specs = self.engine.plan.manifest
-            feeds = {t.name: x for t, x in zip(specs.inputs, inputs, strict=True)}
+            feeds = dict(zip(self.engine.inputs, inputs, strict=True))
             borrowed = self._borrow(feeds)
             which, env = self._environment(borrowed)
             lock, call, pool = self._lock, self._call, self._pool_address
-            if not self.engine._programs[which].plain:
-                out = {t.name: y for t, y in zip(specs.outputs, outputs, strict=True)}
+            if not self.engine._programs[which].plain or self._states.inputs:
+                out = dict(zip(self.engine.outputs, outputs, strict=True))
 
                 def walk(keep: object = self) -> None:
                     with lock:
@@ -243,7 +245,7 @@ class Context:
             b = self._bind(which, 0, env)
             written = [borrow_output(y, t.dtype, t.shape, f"the output {t.name!r}")
                        for t, y in zip(b.outputs, outputs, strict=True)]
-            addresses = np.array([x.address for x in (*borrowed, *written)], np.int64)
+            addresses = np.array([x.address for x in (*borrowed, *written) if x is not None], np.int64)
             address, io, count = b.address, b.io, b.count
 
             def go(keep: object = (borrowed, written, self, b)) -> None:
@@ -253,6 +255,17 @@ class Context:
                     call(pool, address, 0, count)
 
             return go
+
+    def reset(self, length: int = 0) -> None:
+        """Forget what the runs so far left in the states; or all but the first `length` elements of what grows in
+        place (to go on from a common beginning, or to take back what was guessed). InputError: they are shorter."""
+        with self._lock:
+            self._states.reset(length)
+
+    def state(self, name: str) -> np.ndarray | None:
+        """A copy of the state that is fed as input `name`; None before the first run."""
+        with self._lock:
+            return self._states.read(name)
 
     def timed(self, feeds: Feeds) -> tuple[dict[str, Any], list[StepTime]]:
         """Run once, and tell how long each native step (until its last tile was done) and each host step took.
@@ -302,26 +315,33 @@ class Context:
     def _general(self, feeds: Feeds, out: Feeds | None) -> dict[str, Any]:
         return self._execute(self._borrow(feeds), out)
 
-    def _execute(self, borrowed: list[Borrowed], out: Feeds | None, times: Times | None = None) -> dict[str, Any]:
+    def _execute(self, borrowed: list[Borrowed | None], out: Feeds | None, times: Times | None = None
+                 ) -> dict[str, Any]:
         self._open()
         out = out or {}
         specs = self.engine.plan.manifest
-        names = [t.name for t in specs.outputs]
-        if not out.keys() <= set(names):
-            raise InputError(f"out has {sorted(out.keys() - set(names))}", why=f"the plan's outputs are {names}",
-                             do="leave the others out")
+        if not out.keys() <= self.engine.outputs.keys():
+            raise InputError(f"out has {sorted(out.keys() - self.engine.outputs.keys())}",
+                             why=f"the plan's outputs are {list(self.engine.outputs)}", do="leave the others out")
         which, env = self._environment(borrowed)
         loaded = self.engine._programs[which]
-        spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(specs.inputs, borrowed) if x.address]
+        given = [self._states.lend(loaded, t, env) if x is None else x
+                 for t, x in zip(loaded.program.inputs, borrowed)]
+        spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(specs.inputs, given) if x.address]
         if not loaded.plain:
             def native(segment: int, values: Sequence[Any], env: Mapping[str, int]) -> list[np.ndarray]:
                 return self._native(which, segment, values, env)
 
-            made = loaded.run([x.value for x in borrowed], env, native, times)
-            return {n: _into(out[n], y, n, spans) if n in out else y for n, y in zip(names, made)}
-        b = self._current = self._bind(which, 0, env)
-        results: dict[str, Any] = {}
-        for t, x in zip(b.inputs, borrowed):
+            made = loaded.run([x.value for x in given], env, native, times)
+            results = dict(zip((t.name for t in specs.outputs), made, strict=True))
+            if self._states.inputs:
+                self._states.keep(loaded, results, env)
+            return {n: _into(out[n], y, n, spans) if n in out else y for n, y in results.items()}
+        b = self._bind(which, 0, env)
+        if not self._states.inputs:
+            self._current = b
+        results = {}
+        for t, x in zip(b.inputs, given):
             b.io[t.index] = x.address
         keep = []
         for t in b.outputs:
@@ -335,6 +355,8 @@ class Context:
                 results[t.name] = fresh = np.empty(t.shape, t.dtype)
                 b.io[t.index] = address_of(fresh)
         self._run(which, 0, b)
+        if self._states.inputs:
+            self._states.keep(loaded, results, env)
         return results
 
     def _native(self, which: int, segment: int, values: Sequence[Any], env: Mapping[str, int]) -> list[np.ndarray]:
@@ -371,16 +393,36 @@ class Context:
         before = self._times.get((which, segment))
         self._times[which, segment] = (labels, seconds if before is None else before[1] + seconds)
 
-    def _borrow(self, feeds: Feeds) -> list[Borrowed]:
-        specs = self.engine.plan.manifest.inputs
-        names = {t.name for t in specs}
+    def _borrow(self, feeds: Feeds) -> list[Borrowed | None]:
+        """What the caller gives, in the plan's order; None for states."""
+        specs, states = self.engine.plan.manifest.inputs, self._states.inputs
+        names = {t.name for t in specs} - states
         if feeds.keys() != names:
             missing, extra = sorted(names - feeds.keys()), sorted(map(str, feeds.keys() - names))
             why = "; ".join([*([f"missing: {', '.join(missing)}"] if missing else []),
                              *([f"not an input: {', '.join(extra)}"] if extra else [])])
-            raise InputError("these are not the plan's inputs", why=why, do=f"give {self.engine.accepts()}")
-        return [borrow(feeds[t.name], np_dtype(t.dtype), f"the input {t.name!r}") if t.dtype not in HOST_TYPES
-                else borrow_object(feeds[t.name], t.dtype, f"the input {t.name!r}") for t in specs]
+            raise InputError("these are not the plan's inputs", why=why,
+                             do=f"give {accepts(self.engine._programs[0])}")
+        return [None if t.name in states else borrow(feeds[t.name], np_dtype(t.dtype), f"the input {t.name!r}")
+                if t.dtype not in HOST_TYPES else borrow_object(feeds[t.name], t.dtype, f"the input {t.name!r}")
+                for t in specs]
+
+    def _environment(self, borrowed: list[Borrowed | None]) -> tuple[int, dict[str, int]]:
+        """The first profile that takes these shapes, and the dimensions that they tell."""
+        engine, specs = self.engine, self.engine.plan.manifest.inputs
+        shapes = tuple(self._states.shape(t.name) if x is None else x.shape for t, x in zip(specs, borrowed))
+        values = contents(engine._sizes, specs, borrowed) if engine._sizes else ()
+        kept = self._states.known() if self._states.inputs else {}
+        key = shapes, values, tuple(kept.values())
+        found = self._environments.get(key)
+        if found is None:
+            found = choose(engine._programs, shapes, dict(zip(engine._sizes, values)), kept)
+            self._environments[key] = found
+            if len(self._environments) > KEPT_BINDINGS:
+                self._environments.popitem(last=False)
+        else:
+            self._environments.move_to_end(key)
+        return found[0], dict(found[1])
 
     def _bind(self, which: int, segment: int, env: Mapping[str, int]) -> Binding:
         """The binding of a segment for these dimensions: a remembered one, or a new one."""
@@ -408,87 +450,6 @@ class Context:
             kept.popitem(last=False)
         return b
 
-    def _environment(self, borrowed: list[Borrowed]) -> tuple[int, dict[str, int]]:
-        """The first profile that takes these shapes, and the dimensions that they tell."""
-        shapes = tuple(x.shape for x in borrowed)
-        values = self._contents(borrowed)
-        key = shapes, values
-        known = self._environments.get(key)
-        if known is not None:
-            self._environments.move_to_end(key)
-            return known
-        refused: list[ProfileError] = []
-        programs = self.engine._programs
-        for i, loaded in enumerate(programs):
-            try:
-                name = f"profile {i + 1} of {len(programs)}"
-                env = environment(loaded, shapes, self.engine, name)
-                _check_contents(loaded, dict(zip(self.engine._sizes, values)), name)
-            except ProfileError as e:
-                refused.append(e)
-                continue
-            self._environments[key] = (i, env)
-            if len(self._environments) > KEPT_BINDINGS:
-                self._environments.popitem(last=False)
-            return i, env
-        if len(refused) > 1:
-            refused[0].why = "; ".join(f"{e.what}: {e.why}" for e in refused)
-            refused[0].what = "these shapes are in none of the plan's profiles"
-        raise refused[0]
-
-
-    def _contents(self, borrowed: list[Borrowed]) -> tuple[tuple[int, ...], ...]:
-        """The elements of the inputs that are sizes and have ranges of their own."""
-        if not self.engine._sizes:
-            return ()
-        specs = self.engine.plan.manifest.inputs
-        out = []
-        for name in self.engine._sizes:
-            t, x = next((t, x) for t, x in zip(specs, borrowed) if t.name == name)
-            dtype = np_dtype(t.dtype)
-            raw = ctypes.string_at(x.address, math.prod(x.shape) * dtype.itemsize)
-            out.append(tuple(np.frombuffer(raw, dtype).tolist()))
-        return tuple(out)
-
-
-def _check_contents(loaded: Loaded, values: Mapping[str, Sequence[int]], name: str) -> None:
-    """ProfileError unless the elements of inputs that are sizes lie within the profile that messages call `name`."""
-    for n, ranges in loaded.program.contents.items():
-        for k, (v, (low, _, high)) in enumerate(zip(values[n], ranges)):
-            if not low <= v <= high:
-                raise ProfileError(f"element {k} of the input {n!r} is {v}", why=f"{name} allows {low} to {high}",
-                                   do="build the plan with a profile that has it")
-
-
-def environment(loaded: Loaded, shapes: Sequence[tuple[int, ...]], engine: Engine, name: str) -> dict[str, int]:
-    """Dimensions from the inputs' shapes, checked against each other and the profile, which messages call `name`."""
-    specs, profile = loaded.program.inputs, loaded.program.dims
-    env = dict(loaded.fixed)
-    tensors = [(t, shape) for t, shape in zip(specs, shapes) if t.dtype != "object"]
-    for t, shape in tensors:
-        if len(shape) != len(t.shape):
-            raise _wrong_shape(t, shape, engine)
-    plain = {dims.plain_name(d) for t, _ in tensors for d in t.shape}
-    for i, k, dim in dims.tellers([t.shape for t, _ in tensors], env.keys() - plain):
-        t, shape = tensors[i]
-        value = dims.solve(t.shape[k], dim, shape[k], env)
-        if value is None:
-            raise _wrong_shape(t, shape, engine, env)
-        low, _, high = profile[dim]
-        if not low <= value <= high:
-            raise ProfileError(f"the dimension {dim} is {value}", where=f"the input {t.name!r}, {list(shape)}",
-                               why=f"{name} allows {low} to {high}",
-                               do="build the plan with a profile that has it")
-        env[dim] = value
-    for t, shape in tensors:
-        if len(engine._programs) > 1 and any(isinstance(d, int) and d != n for d, n in zip(t.shape, shape)):
-            raise ProfileError(f"the input {t.name!r} has the shape {list(shape)}",
-                               why=f"{name} takes {_brackets(_shape(t))}", do=f"give {engine.accepts()}")
-        for d, n in zip(t.shape, shape):
-            if dims.names(d) <= env.keys() and dims.evaluate(d, env) != n:
-                raise _wrong_shape(t, shape, engine, env)
-    return env
-
 
 def _into(out: Any, y: Any, name: str, spans: list[tuple[int, int, str]]) -> Any:
     """The result copied into what the caller gave for it."""
@@ -504,12 +465,6 @@ def _named(names: Sequence[str], env: Mapping[str, int]) -> str:
     return ", ".join(f"{n} = {env[n]}" for n in names)
 
 
-def _wrong_shape(t: Tensor, shape: tuple[int, ...], engine: Engine, env: Mapping[str, int] | None = None) -> InputError:
-    given = f" with {', '.join(f'{k} = {v}' for k, v in env.items())}" if env else ""
-    return InputError(f"the input {t.name!r} has the shape {list(shape)}",
-                      why=f"the plan takes {_brackets(_shape(t))}{given}", do=f"give {engine.accepts()}")
-
-
 def _no_overlap(spans: list[tuple[int, int, str]], start: int, size: int, name: str) -> None:
     for a, z, other in spans:
         if start < z and a < start + size:
@@ -517,13 +472,3 @@ def _no_overlap(spans: list[tuple[int, int, str]], start: int, size: int, name: 
                              why="it is written while that is used", do="give memory of its own")
     if size:
         spans.append((start, start + size, name))
-
-
-def _shape(t: Tensor) -> tuple[int | str, ...]:
-    return tuple(d if isinstance(d, int) else dims.show(d) for d in t.shape)
-
-
-def _brackets(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-

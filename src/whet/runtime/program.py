@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,10 @@ class Loaded:
         self.program = program
         self.plain = program.plain
         contents: Contents = plan.contents
-        self.tables = [Tables(contents, s) for s in program.segments]
+        self.states = {s.input: s for s in program.states}
+        room = {i: math.prod(self.states[t.name].capacity) * np_dtype(t.dtype).itemsize
+                for i, t in enumerate(program.inputs) if t.name in self.states and self.states[t.name].in_place}
+        self.tables = [Tables(contents, s, room) for s in program.segments]  # states in place: one segment
         self.constants = [[(r, constants[name]) for r, name in b.constants] for b in program.blocks]
         self.host: dict[tuple[int, int], HostFunction] = {
             (i, k): prepare(s.kind, plan.blob(s.payload), s.label)

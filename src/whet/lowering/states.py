@@ -1,0 +1,80 @@
+"""What a context keeps between runs: outputs that are the next run's inputs.
+
+A key-value cache is an input `past` and an output `concat(past, new)`. Where nothing stands between the two, the input
+lies in a buffer that has room for the longest, and the concat writes only what is new behind it: no copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from whet.errors import InputError
+from whet.ir.graph import Graph, Value
+from whet.ir.ops_host import HOST
+from whet.ir.symbolic import Shape, Sym, names, symbol, to_json, upper
+from whet.lowering.storage import dense_strides
+from whet.plan.program import State
+
+Growing = dict[Value, tuple[Value, Shape]]
+
+
+def room_for(graphs: Sequence[Graph], states: Mapping[str, str]) -> dict[str, list[int]]:
+    """The greatest shape that each state's output has in any profile: all profiles share one buffer."""
+    out: dict[str, list[int]] = {}
+    for g in graphs:
+        ranges = {n: (low, high) for n, (low, _, high) in g.dims.items()}
+        named = dict(zip(g.output_names or [v.name for v in g.outputs], g.outputs))
+        for given, result in states.items():
+            if result in named:
+                sizes = [upper(d, ranges) for d in named[result].shape]
+                known = out.get(given, sizes)
+                out[given] = [max(a, b) for a, b in zip(known, sizes)]
+    return out
+
+
+def take_states(graph: Graph, states: Mapping[str, str], room: Mapping[str, Sequence[int]]
+                ) -> tuple[list[State], Growing]:
+    """The states {input name: output name} of a graph, whose outputs lose those that are kept in place, in buffers
+    of the shapes `room`.
+
+    InputError for names that the model lacks, and for an output of another type or rank than its input.
+    """
+    inputs = {v.name: v for v in graph.inputs}
+    output_names = graph.output_names or [v.name for v in graph.outputs]
+    whole = not (graph.sizes or any(n.op in HOST for n in graph.nodes))
+    kept: list[State] = []
+    growing: Growing = {}
+    gone: set[str] = set()
+    for given, result in states.items():
+        if given not in inputs or result not in output_names:
+            missing, having = (given, inputs) if given not in inputs else (result, output_names)
+            raise InputError(f"the state {given!r} = {result!r}: there is no {missing!r}",
+                             why=f"the model has {', '.join(having)}", do="name an input and an output of the model")
+        past, new = inputs[given], graph.outputs[output_names.index(result)]
+        if past.dtype is not new.dtype or past.rank != new.rank:
+            raise InputError(f"the state {given!r} is {past}, its next value {new}", do="name two of one type and rank")
+        axis = _grows(past, new) if whole and graph.outputs.count(new) == 1 and new not in growing else None
+        if axis is None:
+            kept.append(State(given, result))
+            continue
+        capacity = list(room[given])
+        growing[past] = (new, dense_strides(tuple(capacity)))
+        length = past.shape[axis]
+        assert isinstance(length, Sym)
+        kept.append(State(given, result, axis, capacity, next(iter(names(length))), to_json(new.shape[axis]), True))
+        gone.add(result)
+    graph.outputs = [v for v, n in zip(graph.outputs, output_names) if n not in gone]
+    graph.output_names = [n for n in output_names if n not in gone]
+    return kept, growing
+
+
+def _grows(past: Value, new: Value) -> int | None:
+    """The axis along which `new` is `past` and something behind it, if just that is so."""
+    p = new.producer
+    if p is None or p.op != "concat" or p.inputs[0] is not past or past in p.inputs[1:]:
+        return None
+    axis: int = p.attrs["axis"]
+    length = past.shape[axis]
+    plain = isinstance(length, Sym) and names(length) and length == symbol(next(iter(names(length))))
+    others = [d for i, d in enumerate(past.shape) if i != axis]
+    return axis if plain and others == [d for i, d in enumerate(new.shape) if i != axis] else None
