@@ -63,7 +63,7 @@ class ConvDepthwise:
         loads = taps / kw * ((width - 1) * w.strides[-1] + kw) + taps + width
         spill = max(0.0, params["width"] * (1 + w.strides[-1]) + kw - machine.registers)
         tile = max(loads / 2, taps * width / 2, taps * 2) + width + 4 + spill * kh
-        blocks = -(-opt(region, w.rows) // params["rows"]) * params["splits"]
+        blocks = max(1, -(-opt(region, w.rows) // params["rows"]) * params["splits"])
         rounds = -(-blocks // threads) / (blocks / threads)
         return float((opt(region, w.rows) * tiles * vectors * tile * rounds + blocks * 50) / threads / 3e9)
 

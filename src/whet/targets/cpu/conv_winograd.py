@@ -82,7 +82,7 @@ class ConvWinograd:
         rows = count / micro if isinstance(total, int) else mr
         mt, nt = min(params["mt"], micro), min(params["nt"], panels)
         row_blocks, col_blocks = -(-micro // mt), -(-panels // nt)
-        blocks = row_blocks * col_blocks
+        blocks = max(1, row_blocks * col_blocks)
         step = max(rows * nv / 2, (rows + nv) / 2, 4.0 if rows * nv < 8 else 0)
         products = n2 * micro * panels * (c.cg * step + rows * nv + 30)
         narrow = 16 / machine.lanes if machine.registers >= 32 else 2.0

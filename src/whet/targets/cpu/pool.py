@@ -54,7 +54,7 @@ class PoolWindow:
         """Seconds: a load and an operation per element of a window, the threads' balance."""
         w = pool_window(region)
         rows, out, c = (opt(region, d) for d in (w.rows, w.out[-1], w.c))
-        blocks = -(-rows // params["rows"]) * params["splits"]
+        blocks = max(1, -(-rows // params["rows"]) * params["splits"])
         rounds = -(-blocks // threads) / (blocks / threads)
         shared = 1 - 0.1 * params["width"]
         work = rows * out * -(-c // machine.lanes) * math.prod(w.kernel) * shared
