@@ -48,23 +48,48 @@ class _Resize:
 
     def run(self) -> Value:
         c = self.c
-        if c.attr("antialias", 0) or self.x.dtype.is_host:
-            raise NeedsReferenceError("with antialiasing, or of strings")
+        if self.x.dtype.is_host:
+            raise NeedsReferenceError("of strings")
         plans = self._by_sizes() if c.has(3) and (c.computed(3) or c.fixed(3, "sizes").size) else self._by_scales()
         shape: list[Dim] = list(self.x.shape)
         factors: list[float | None] = [None] * self.x.rank
         for a, (size, factor, resampled) in plans.items():
             if resampled is None:
                 shape[a], factors[a] = size, factor
+        if c.attr("antialias", 0) and self.mode != "nearest":
+            return self._antialiased(plans)
         y = self.x
         if any(f not in (None, 1.0) for f in factors) or shape != list(self.x.shape):
-            y = c.emit("resize", self.x, shape=tuple(shape), scales=tuple(factors), mode=self.mode,
-                       coordinate=self.how, rounding=self.rounding, cubic_coeff_a=c.attr("cubic_coeff_a", -0.75),
-                       exclude_outside=bool(c.attr("exclude_outside", 0)))
+            y = self._emit(self.x, shape, factors)
         for a, (_, _, resampled) in plans.items():
             if resampled is not None:
                 y = self._resampled(y, a, resampled)
         return y
+
+    def _emit(self, x: Value, shape: Sequence[Dim], factors: Sequence[float | None], **more: bool) -> Value:
+        c = self.c
+        return c.emit("resize", x, shape=tuple(shape), scales=tuple(factors), mode=self.mode, coordinate=self.how,
+                      rounding=self.rounding, cubic_coeff_a=c.attr("cubic_coeff_a", -0.75),
+                      exclude_outside=bool(c.attr("exclude_outside", 0)), **more)
+
+    def _antialiased(self, plans: dict[int, tuple[Dim, float | None, _Axis | None]]) -> Value:
+        """One axis after the other, integers in float32: filters are wide, and their product would be costly."""
+        c, y = self.c, self.x
+        if any(resampled is not None for _, _, resampled in plans.values()):
+            raise NeedsReferenceError("with antialiasing, by a scale that the run computes or a crop")
+        whole = self.x.dtype.is_integer
+        if whole:
+            y = c.cast(y, DType.F32)
+        for a, (size, factor, _) in plans.items():
+            if size != y.shape[a] or factor not in (None, 1.0):
+                shape: list[Dim] = list(y.shape)
+                factors: list[float | None] = [None] * y.rank
+                shape[a], factors[a] = size, factor
+                y = self._emit(y, shape, factors, antialias=True)
+        if whole:
+            info = np.iinfo(self.x.dtype.np)
+            y = c.emit("min", c.emit("max", c.emit("round", y), c.like(y, info.min)), c.like(y, info.max))
+        return c.cast(y, self.x.dtype)
 
     # -- sizes and scales ----------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR
 from whet.ir.graph import Graph, Node, Value, dims_in
 from whet.ir.ops import POINTWISE
@@ -24,6 +25,7 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
 EPILOGUE = frozenset({"matmul", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm", "rmsnorm",
                       "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
+ALONE = frozenset({"resize"})  # kinds that apply one to their result in float32 which reads no other tensor
 LOOKAHEAD = 48  # pointwise nodes that an epilogue may try to close over
 MAX_LEAVES = 12  # tensors read by one expression
 MAX_TERMS = 64
@@ -140,7 +142,10 @@ class _Former:
 
     def epilogue(self, anchor: Node) -> list[Node]:
         """The longest closed set of pointwise nodes after the anchor: only its last result is read outside."""
-        if anchor.op not in EPILOGUE or len(anchor.outputs) != 1:
+        if anchor.op not in EPILOGUE | ALONE or len(anchor.outputs) != 1:
+            return []
+        alone = anchor.op in ALONE
+        if alone and (anchor.output.dtype is not DType.F32 or anchor.attrs["mode"] == "nearest"):
             return []
         shape = anchor.output.shape
         members: list[Node] = []
@@ -163,6 +168,8 @@ class _Former:
             if n.output.shape != shape or not all(fits_epilogue(v, shape) for v in outside):
                 continue
             leaves |= {v for v in outside if scalar(v) is None}
+            if alone and leaves:
+                break
             if len(leaves) > MAX_LEAVES:
                 break
             members.append(n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.symbolic import Dim, Shape, product
 from whet.passes.rewrite import Result, Rewriter, made_by, uniform
@@ -17,8 +18,21 @@ def simplify(graph: Graph) -> None:
         "slice": [full_slice, slice_of_slice, slice_of_concat],
         "concat": [short_concat, concat_of_slices],
         "expand": [expand_of_expand], "pad": [empty_pad], "gather": [gather_of_constant_index],
-        "gather_nd": [gather_of_grid], "reduce": [reduce_of_ones, reduce_of_reduce],
+        "gather_nd": [gather_of_grid], "reduce": [reduce_of_ones, reduce_of_reduce], "resize": [resize_of_cast],
     })
+
+
+BYTES = frozenset({DType.U8, DType.I8, DType.U16, DType.I16})  # that float32 holds exactly
+
+
+def resize_of_cast(rw: Rewriter, node: Node) -> Result:
+    """Pixels are read as the bytes that they are: interpolated into float32, or moved before they are widened."""
+    inner = made_by(node.input(0), "cast")
+    if inner is None or node.input(0).dtype is not DType.F32 or inner.input(0).dtype not in BYTES:
+        return None
+    if node.attrs["mode"] != "nearest":
+        return rw.add("resize", inner.input(0), like=node, **{**node.attrs, "dtype": DType.F32})
+    return rw.add("cast", rw.add("resize", inner.input(0), like=node, **node.attrs), like=inner, to=DType.F32)
 
 
 def reshape_of_reshape(rw: Rewriter, node: Node) -> Result:

@@ -141,6 +141,8 @@ def _can_write(n: Node) -> bool:
     if region is None or region.extra_outputs:
         return False
     if region.kind in MOVES:
+        if region.epilogue is not None or region.inputs[0].dtype is not region.anchor.dtype:
+            return False  # a resize that computes
         return abs(float(region.attrs.get("value", 0) or 0)) < BF16_LARGEST or bool(np.isinf(region.attrs["value"]))
     if region.kind != "pointwise" and region.kind not in EPILOGUE:
         return False

@@ -305,7 +305,7 @@ class Fn:
         """Store a scalar or vector; masked-off lanes are not touched."""
         a = align or _size(v.scalar)
         if mask is not None and mask.ref.startswith("<i1 true") and mask.ref.count("true") == 1:
-            v, mask = self.extract(v, 0), None  # LLVM 20 takes this for a scalar store, and forgets to truncate
+            v, mask = self.extract(v, 0), None  # LLVM 22 makes a scalar store of this, and forgets to truncate
         if mask is None:
             self.line(f"store {v.ty} {v.ref}, ptr {p.ref}, align {a}")
         else:
