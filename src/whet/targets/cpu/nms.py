@@ -16,6 +16,7 @@ from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
 from whet.targets.cpu.loops import optimum
+from whet.targets.cpu.moving import rows_contiguous
 
 _LONGEST = 1 << 22  # boxes that fit each thread's scratch
 _ROWS = ("x1", "y1", "x2", "y2", "area", "score", "place")
@@ -23,13 +24,15 @@ _NONE = (1 << 31) - 1
 
 
 class Nms:
-    """The only tactic for `nms`; every operand may have any strides."""
+    """The only tactic for `nms`; the scores of a class are neighbours, boxes may have any strides."""
 
     name = "nms"
 
     def applies(self, region: Region, machine: Isa) -> str:
         if region.epilogue is not None or region.prologue:
             return "nms takes no expressions"
+        if not rows_contiguous(region.inputs[1]):
+            return "the scores of a class are not contiguous"
         if _most(region) > _LONGEST:
             return f"over {_LONGEST} boxes"
         return ""
@@ -78,7 +81,7 @@ class _Kernel:
         for tile in k.range(k.begin, k.end):
             b, c = tile // classes, tile % classes
             there = self._pack(at(p[0], box_strides, [b], 4), box_strides[1:],
-                               at(p[1], score_strides, [b, c], 4), score_strides[2], n, least)
+                               at(p[1], score_strides, [b, c], 4), n, least)
             out = at(places, out_strides, [b, c], 8)
             taken = k.var("i64", 0)
             best, value = k.var("i64", 0), k.var("float", self.minus)
@@ -96,12 +99,13 @@ class _Kernel:
             k.store(taken.get(), at(counts, count_strides, [b, c], 8))
         return Step(finish(k, "nms", len(_ROWS) * self.row_bytes), args.table, product(scores.shape[:2]))
 
-    def _pack(self, box: Val, box_strides: list[IntLike], score: Val, stride: IntLike, n: IntLike, least: Val) -> Val:
+    def _pack(self, box: Val, box_strides: list[IntLike], score: Val, n: IntLike, least: Val) -> Val:
         """The boxes that score more than `least`, one after the other in the rows; how many they are."""
-        k, rows = self.k, self.rows
+        k, rows, lanes = self.k, self.rows, self.lanes
         there = k.var("i64", 0)
-        for i in k.range(0, n):
-            s = k.load("float", score + i * stride * 4)
+
+        def pack(i: IntLike) -> None:
+            s = k.load("float", score + i * 4)
             with k.if_(s > least):
                 numbers = [k.load("float", box + i * box_strides[0] * 4 + j * box_strides[1] * 4) for j in range(4)]
                 x1, y1, x2, y2 = self._corners(numbers)
@@ -111,6 +115,15 @@ class _Kernel:
                 for name, v in values.items():
                     k.store(v, rows[name] + to * 4)
                 there.set(to + 1)
+
+        whole = n // lanes * lanes
+        for i in k.range(0, whole, lanes):  # most score little
+            some = k.load("float", score + i * 4, lanes) > k.splat(least, lanes)
+            with k.if_(k.call(f"llvm.vector.reduce.or.v{lanes}i1", "i1", [some])):
+                for j in k.range(i, i + lanes):
+                    pack(j)
+        for i in k.range(whole, n):
+            pack(i)
         k.store(k.splat(self.minus, self.lanes), rows["score"] + there.get() * 4)  # a last vector is not whole
         return there.get()
 
@@ -147,12 +160,9 @@ class _Kernel:
             index = own + k.splat(k.cast("trunc", k.i64(i), "i32"), lanes)
             top.set(k.select(better, score, top.get()))
             where.set(k.select(better, index, where.get()))
-        if lanes == 1:
-            m, first = top.get(), where.get()
-        else:
-            m = k.call(f"llvm.vector.reduce.fmax.v{lanes}f32", "float", [top.get()])
-            candidates = k.select(top.get().eq(k.splat(m, lanes)), where.get(), k.const(whole, _NONE))
-            first = k.call(f"llvm.vector.reduce.smin.v{lanes}i32", "i32", [candidates])
+        m = k.call(f"llvm.vector.reduce.fmax.v{lanes}f32", "float", [top.get()])
+        candidates = k.select(top.get().eq(k.splat(m, lanes)), where.get(), k.const(whole, _NONE))
+        first = k.call(f"llvm.vector.reduce.smin.v{lanes}i32", "i32", [candidates])
         value.set(m)
         best.set(k.cast("sext", first, "i64"))
 
