@@ -9,6 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_cases import agree, by_onnxruntime, by_plan, by_reference, model, one
 
+from whet.errors import GraphError
+from whet.frontends import load_model
+
 ML = "ai.onnx.ml"
 RNG = np.random.default_rng
 
@@ -239,3 +242,12 @@ def test_ngrams_of_numbers(mode: str, low: int, high: int, skip: int) -> None:
     agree(by_plan(m, feeds), by_reference(m, feeds))
     m, feeds = one("TfIdfVectorizer", [x[0].astype(np.int32)], **attrs)
     agree(by_plan(m, feeds), by_reference(m, feeds))
+
+
+def test_a_weight_of_a_leaf_that_is_not_there_is_a_fault_of_the_model() -> None:
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, nodes_treeids=[0],
+                            nodes_nodeids=[0], nodes_modes=["LEAF"], nodes_featureids=[0], nodes_values=[0.0],
+                            nodes_truenodeids=[0], nodes_falsenodeids=[0], target_treeids=[0], target_nodeids=[9],
+                            target_ids=[0], target_weights=[1.0])
+    with pytest.raises(GraphError, match="do not fit"):
+        load_model(model([node], {"x": (np.float32, ("n", 2))}, ["y"], domains={"ai.onnx.ml": 3}))

@@ -277,7 +277,7 @@ class _Importer:
         except GraphError as e:
             e.where = e.where or call.origin
             raise
-        except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
+        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
             raise GraphError(f"the operands of {call.proto.op_type} do not fit it", where=call.origin, why=str(e),
                              do="check the model with onnx.checker, or export it again") from e
         del self.graph.nodes[before:]
