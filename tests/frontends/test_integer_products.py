@@ -97,3 +97,18 @@ def test_qlinear_matmul(form: str, real: type) -> None:
     want = np.clip(np.rint(exact) + 100, 0, 255)
     near = np.abs(exact - np.floor(exact) - 0.5) < 1e-3  # ties may go either way: the factor is computed in f32
     assert (np.abs(got - want) <= near).all()
+
+
+@pytest.mark.parametrize("x", [np.zeros(5), np.full(5, 3.0), np.full(5, -2.0), np.linspace(-1, 7, 33)],
+                         ids=["zeros", "positive", "negative", "range"])
+def test_dynamic_quantization_of_any_range(x: np.ndarray) -> None:
+    feeds = {"x": x.astype(np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info(n, t, None) for n, t in
+         (("y", TensorProto.UINT8), ("scale", TensorProto.FLOAT), ("zero", TensorProto.UINT8))])
+    m = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    got = whet.load(whet.build(m, opt_level=0, threads=1))(feeds)
+    for name, want in zip(("y", "scale", "zero"), ReferenceEvaluator(m).run(None, feeds), strict=True):
+        np.testing.assert_array_equal(got[name], want, err_msg=name)
