@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
+from whet import plugins
 from whet.errors import GraphError, UnsupportedError, WhetError
 from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
     lower_attention,
@@ -47,7 +48,9 @@ from whet.frontends.call import (
 )
 from whet.frontends.control import CONTROL, MAX_DEPTH, State
 from whet.frontends.dims import Learnt, declare, settle
+from whet.frontends.functions import definition
 from whet.frontends.order import bodies, free_names, ordered
+from whet.frontends.plugin import lower_plugin
 from whet.frontends.prepare import prepare
 from whet.frontends.protobuf import Source, read
 from whet.frontends.reference import reference_node
@@ -249,7 +252,7 @@ class _Importer:
     def node(self, n: NodeProto, scope: Scope) -> None:
         domain = _domain(n.domain)
         opset = self.opsets.get(domain)
-        if (domain, n.op_type) not in LOWERINGS or not domain:
+        if not domain or ((domain, n.op_type) not in LOWERINGS and plugins.find(domain, n.op_type, opset or 1) is None):
             _check_schema(n, domain, opset)
         inputs = [scope[i] if i else None for i in n.input]
         call = Call(self.builder, n, inputs, opset or 1)
@@ -286,6 +289,8 @@ class _Importer:
     def _compiled(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None] | None:
         """The node's results by whet's own operators, None where the reference has to run it."""
         op = call.proto.op_type
+        if domain and (plugin := plugins.find(domain, op, call.opset)) is not None:
+            return lower_plugin(call, plugin)
         if not domain and op in CONTROL:
             return CONTROL[op](self, call, scope)
         if not domain and op in RULES:
@@ -301,9 +306,22 @@ class _Importer:
                 return folded
         lowering = LOWERINGS.get((domain, op))
         if lowering is None:
-            return None
+            return self._defined(call, domain)
         made = lowering(call)
         return [made] if isinstance(made, (Value, Partial, Items, Absent)) else made
+
+    def _defined(self, call: Call, domain: str) -> Sequence[Operand | None] | None:
+        """The node's results by ONNX's definition of its operator, None where there is none."""
+        found = definition(call, domain)
+        if found is None:
+            return None
+        g, opsets = found
+        outer = self.opsets, self.on_fault
+        self.opsets, self.on_fault = {**self.opsets, **opsets}, None  # what fails inside is the fault of this node
+        try:
+            return self.subgraph(g, {}, dict(zip((v.name for v in g.input), (x for x in call.inputs if x is not None))))
+        finally:
+            self.opsets, self.on_fault = outer
 
     def _stray(self, first: int) -> bool:
         """True if a node from this one on makes strings, which no kernel can."""
