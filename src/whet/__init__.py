@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from whet.loading import load
     from whet.pipeline import build
     from whet.plan import Plan
+    from whet.plugins import plugin
     from whet.runtime import Context, Engine
 
 __version__ = "0.1.0"
-__all__ = ["Context", "Engine", "Plan", "WhetError", "__version__", "build", "load"]
+__all__ = ["Context", "Engine", "Plan", "WhetError", "__version__", "build", "load", "plugin"]
 
 _WHERE = {"build": "whet.pipeline", "load": "whet.loading", "Engine": "whet.runtime",
-          "Context": "whet.runtime", "Plan": "whet.plan"}
+          "Context": "whet.runtime", "Plan": "whet.plan", "plugin": "whet.plugins"}
 
 
 def __getattr__(name: str) -> Any:

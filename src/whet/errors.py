@@ -127,6 +127,18 @@ class MissingExtraError(WhetError):
                    do=f"pip install 'whet[{extra}]'")
 
 
+class PluginError(WhetError):
+    """A plugin's own code failed, or cannot be imported."""
+
+    code = "W601-plugin"
+
+
+class MissingPluginError(PluginError):
+    """A plan or model needs a plugin that is not here."""
+
+    code = "W602-missing-plugin"
+
+
 class InternalError(WhetError):
     """A fault of whet itself; the message says where."""
 

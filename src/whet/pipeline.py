@@ -138,6 +138,18 @@ def regenerate(plan: Plan) -> Plan:
     return plan.with_code(linked.code, linked.symbols)
 
 
+def _plugins(outlines: Sequence[Outline]) -> list[dict[str, Any]]:
+    """The plugins whose functions the plan calls, which must be there where it is loaded."""
+    used: dict[str, dict[str, Any]] = {}
+    for o in outlines:
+        for s in (s for b in o.blocks for s in b.steps):
+            if isinstance(s, Host) and s.kind == "plugin":
+                stored = json.loads(o.blobs[s.payload])
+                used[f"{stored['domain']}.{stored['name']}"] = {
+                    k: stored[k] for k in ("domain", "name", "since", "package", "version")}
+    return [used[k] for k in sorted(used)]
+
+
 def _recipe(jobs: Sequence[tuple[Region, Choice]], cpu: CpuTarget) -> bytes:
     """What `regenerate` needs: the regions, their tactics, and the instruction set."""
     isa = {**dataclasses.asdict(cpu.isa), "features": sorted(cpu.isa.features)}
@@ -221,7 +233,7 @@ def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: 
         "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
         "precision": {"allowed": sorted(allowed), "compute": compute, "note": note},
         "steps": counts, "copies": first.copies, "layers": told.layers,
-        "output_values": told.outputs,
+        "output_values": told.outputs, "plugins": _plugins(outlines),
         "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                    "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                    "weights": sum(w.nbytes for w in weights.arrays.values())},

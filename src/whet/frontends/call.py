@@ -394,5 +394,6 @@ def unknown_operator(proto: onnx.NodeProto, opset: int | None) -> UnsupportedErr
     return UnsupportedError(
         f"unknown operator {proto.op_type} of domain {domain}, opset {opset if opset is not None else 'not imported'}",
         where=f"node {proto.name or first}",
-        why="neither ONNX's standard nor whet defines it",
-        do=f"did you mean {near[0]}?" if near else "export the model with standard operators, or as a local function")
+        why="neither ONNX's standard nor whet nor an installed plugin defines it",
+        do=f"did you mean {near[0]}?" if near else
+        "export the model with standard operators or as a local function, or write a plugin for it (docs/plugins.md)")

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from whet import plugins
+from whet.errors import MissingPluginError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.ir.ops_base import REQUIRED, Attrs, OpDef, Spec, need
@@ -90,5 +92,21 @@ LOOP = OpDef("loop", (2, None), _loop_rule, _control,
              {"body": REQUIRED, "states": REQUIRED, "scan_inputs": (), "scan_outputs": (), "results": REQUIRED},
              optional=(0, 1))
 
-HOST_OPS = {op.name: op for op in (ONNX, IF, LOOP)}
+def _plugin_reference(xs: list[Any], at: Attrs) -> list[Any]:
+    p = plugins.find(at["domain"], at["name"], at["since"])
+    if p is None:
+        raise MissingPluginError(f"the plugin {at['domain']}.{at['name']} is not here", do="import its package")
+    return plugins.call(p, xs, dict(at["attributes"]))
+
+
+def _plugin_rule(ins: list[Value], at: Attrs) -> list[Spec]:
+    return [(t, tuple(s)) for t, s in at["results"]]
+
+
+# A plugin's function on arrays. attributes: (name, value) pairs.
+PLUGIN = OpDef("plugin", (0, None), _plugin_rule, _plugin_reference,
+               {"domain": REQUIRED, "name": REQUIRED, "since": REQUIRED, "attributes": (), "results": REQUIRED},
+               optional=tuple(range(64)))
+
+HOST_OPS = {op.name: op for op in (ONNX, PLUGIN, IF, LOOP)}
 HOST = frozenset(HOST_OPS)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from whet import plugins
 from whet.errors import InternalError
 from whet.ir.graph import Graph, Node, Value, dims_in
 from whet.ir.ops_host import HOST
@@ -266,7 +267,8 @@ class _BlockMaker:
                             stacks=list(at["scan_outputs"]), body=self.whole.block(at["body"], outer), results=results,
                             outputs=outs, learn=learn)
             case _:
-                step = Host(kind="onnx", payload=self.whole.blob(at["proto"]), label=label, results=results,
+                raw = at["proto"] if n.op == "onnx" else plugin_payload(n)
+                step = Host(kind=n.op, payload=self.whole.blob(raw), label=label, results=results,
                             inputs=[r for r in operands if r is not None], outputs=outs, learn=learn)
         self.steps.append(step)
 
@@ -314,6 +316,15 @@ class _BlockMaker:
         for i, s in enumerate(self.steps):
             gone = sorted(r for r, k in last.items() if k == i and r not in kept)
             self.steps[i] = _replaced(s, free=gone)
+
+
+def plugin_payload(n: Node) -> bytes:
+    """What a plan stores of a node of op `plugin`."""
+    at = n.attrs
+    p = plugins.find(at["domain"], at["name"], at["since"])
+    if p is None:
+        raise InternalError(f"the plugin {at['domain']}.{at['name']} has gone", where=n.origin)
+    return plugins.to_payload(p, dict(at["attributes"]), [v is not None for v in n.inputs])
 
 
 def reads(s: Native | Host | If | Loop) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from whet import plugins
 from whet.errors import MissingExtraError, PlanFormatError, WhetError
 
 HostFunction = Callable[[Sequence[Any]], list[Any]]
@@ -73,7 +74,8 @@ class _Strings:
         return [self.array.copy()]
 
 
-KINDS: dict[str, Callable[[bytes, str], HostFunction]] = {"onnx": _Reference, "strings": _Strings}
+KINDS: dict[str, Callable[[bytes, str], HostFunction]] = {
+    "onnx": _Reference, "strings": _Strings, "plugin": plugins.from_payload}
 
 
 def typed(x: Any, dtype: np.dtype, label: str) -> np.ndarray:
