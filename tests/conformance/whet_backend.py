@@ -89,12 +89,20 @@ def cases(home: str) -> dict[str, unittest.TestCase]:
             if name.startswith("test_") and name.endswith("_cpu")}
 
 
+def _data(table: str) -> dict[str, Any]:
+    return tomllib.loads(EXCEPTIONS.read_text())[table]
+
+
 def tolerances() -> dict[str, dict[str, float]]:
     """{case: rtol, atol} where the suite's do not do."""
-    return {name: {k: v for k, v in row.items() if k != "reason"}
-            for name, row in tomllib.loads(EXCEPTIONS.read_text())["tolerances"].items()}
+    return {name: {k: v for k, v in row.items() if k != "reason"} for name, row in _data("tolerances").items()}
+
+
+def drawn() -> dict[str, str]:
+    """{case: why it passes by luck alone}."""
+    return _data("random")
 
 
 def exceptions() -> dict[str, str]:
     """{case: why it does not pass}."""
-    return tomllib.loads(EXCEPTIONS.read_text())["fails"]
+    return _data("fails")

@@ -120,3 +120,28 @@ def test_columns_to_image(image: tuple[int, ...], block: tuple[int, ...], more: 
     x = RNG(1).normal(size=(2, 3 * int(np.prod(block)), int(np.prod(blocks)))).astype(np.float32)
     m, feeds = one("Col2Im", [x, np.array(image), np.array(block)], constants=[1, 2], **more)
     agree(by_plan(m, feeds), by_reference(m, feeds))
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("exclude", [0, 1])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("how", ["half_pixel", "align_corners", "asymmetric"])
+def test_resizing_with_antialiasing(mode: str, exclude: int, known: bool, how: str) -> None:
+    """Smaller along one axis, larger along the other; sizes and scales that are constants, and inputs."""
+    x = RNG(2).normal(size=(1, 2, 13, 5)).astype(np.float32)
+    m, feeds = one("Resize", [x, None, None, np.array([1, 2, 4, 7])], constants=[3] if known else [], mode=mode,
+                   antialias=1, exclude_outside=exclude, coordinate_transformation_mode=how)
+    agree(by_plan(m, feeds), by_reference(m, feeds), 1e-4, 1e-4)
+    scales = np.array([1, 1, 0.4, 0.7], np.float32)
+    m, feeds = one("Resize", [x, None, scales], constants=[2] if known else [], mode=mode, antialias=1,
+                   exclude_outside=exclude, coordinate_transformation_mode=how)
+    agree(by_plan(m, feeds), by_reference(m, feeds), 1e-4, 1e-4)
+
+
+def test_antialiasing_of_pixels() -> None:
+    """Integers are rounded to the nearest, and do not wrap where a cubic kernel overshoots."""
+    x = RNG(3).choice([0, 255], size=(1, 1, 17, 16)).astype(np.uint8)
+    m, feeds = one("Resize", [x, None, None, np.array([1, 1, 6, 9])], constants=[3], mode="cubic", antialias=1)
+    wide, more = one("Resize", [x.astype(np.float64), None, None, np.array([1, 1, 6, 9])], constants=[3], mode="cubic",
+                     antialias=1)
+    agree(by_plan(m, feeds), [np.clip(np.rint(by_reference(wide, more)[0]), 0, 255).astype(np.uint8)], 0, 1)

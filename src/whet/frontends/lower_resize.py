@@ -75,13 +75,13 @@ class _Resize:
     def _antialiased(self, plans: dict[int, tuple[Dim, float | None, _Axis | None]]) -> Value:
         """One axis after the other, integers in float32: filters are wide, and their product would be costly."""
         c, y = self.c, self.x
-        if any(resampled is not None for _, _, resampled in plans.values()):
-            raise NeedsReferenceError("with antialiasing, by a scale that the run computes or a crop")
         whole = self.x.dtype.is_integer
         if whole:
             y = c.cast(y, DType.F32)
-        for a, (size, factor, _) in plans.items():
-            if size != y.shape[a] or factor not in (None, 1.0):
+        for a, (size, factor, resampled) in plans.items():
+            if resampled is not None:
+                y = self._resampled(y, a, resampled)
+            elif size != y.shape[a] or factor not in (None, 1.0):
                 shape: list[Dim] = list(y.shape)
                 factors: list[float | None] = [None] * y.rank
                 shape[a], factors[a] = size, factor
@@ -214,7 +214,7 @@ class _Resize:
                      else emit("floor" if r == "floor" else "ceil", at))
             y = self._taken(x, axis, place, last)
         else:
-            y = self._weighted(x, axis, p, at, last)
+            y = (self._filtered if c.attr("antialias", 0) else self._weighted)(x, axis, p, at, last)
         if self.how == "tf_crop_and_resize":
             inside = emit("and", emit("ge", at, one(0)), emit("le", at, last))
             y = emit("where", c.reshape(inside, self._along(axis, x.rank, p.size)), y,
@@ -248,6 +248,27 @@ class _Resize:
             info = np.iinfo(x.dtype.np)
             y = emit("min", emit("max", emit("round", y), c.like(y, info.min)), c.like(y, info.max))
         return c.cast(y, x.dtype)
+
+    def _filtered(self, x: Value, axis: int, p: _Axis, at: Value, last: Value) -> Value:
+        """With antialiasing by a scale that the run computes: one product with the matrix of weights.
+
+        Elements before the first and after the last count as these, unless they are excluded.
+        """
+        c, emit, one = self.c, self.c.emit, self._number
+        work = DType.F64 if x.dtype is DType.F64 else DType.F32
+        linear = self.mode == "linear"
+        outside: Dim = 0 if c.attr("exclude_outside", 0) else 2 * p.n + 2  # no filter reaches farther
+        count = p.n + 2 * outside
+        places = emit("sub", emit("iota", start=0, step=1, size=count, dtype=DType.F64),
+                      self._f64(self.calc.value(outside)))
+        far = emit("mul", emit("abs", emit("sub", c.reshape(at, (p.size, 1)), places)), emit("min", p.scale, one(1)))
+        weights = emit("max", emit("sub", one(1), far), one(0)) if linear else self._cubic(far)
+        weights = c.transpose(c.cast(emit("div", weights, c.reduce(weights, "sum", (1,))), work), (1, 0))
+        order = [i for i in range(x.rank) if i != axis] + [axis]
+        lines = c.transpose(self._taken(c.cast(x, work), axis, places, last), order)
+        y = emit("matmul", c.reshape(lines, (1, count)) if x.rank == 1 else lines, weights)
+        y = c.reshape(y, (*(x.shape[i] for i in order[:-1]), p.size))
+        return c.cast(c.transpose(y, (order.index(i) for i in range(x.rank))), x.dtype)
 
     def _cubic(self, d: Value) -> Value:
         """Keys' kernel at distance d."""
