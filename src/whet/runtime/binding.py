@@ -82,8 +82,9 @@ class Binding:
         self._bind_slots(tables, slots, values, weights, arena, c)
         offsets = tables.args["value"][tables.io_slots] + values[tables.arg_expr[tables.io_slots]]
         limits = np.array([tables.capacities.get(t.index, t.nbytes) for t in both] or [0], np.int64)
-        if np.any((offsets < 0) | (offsets > limits[tables.io_index])):
+        if np.any(offsets < 0):
             raise outside("an address outside an input or output")
+        offsets = np.minimum(offsets, limits[tables.io_index])  # a view of no elements may begin behind them
         patches.reshape(-1, 3)[:] = np.stack([tables.io_slots, tables.io_index, offsets], 1) if n_patches else 0
         tiles = tables.steps["value"] + values[tables.step_expr]
         if np.any((tiles < 0) | (tiles > layout.MAX_TILES)):
@@ -114,6 +115,7 @@ class Binding:
                     c: Contents) -> None:
         numbers = tables.args["value"] + values[tables.arg_expr]
         kinds = tables.args["kind"]
+        numbers = np.where(kinds == layout.ARG_ARENA, np.minimum(numbers, arena.size), numbers)  # as for the inputs
         for kind, size in ((layout.ARG_ARENA, arena.size), (layout.ARG_WEIGHT, c.sections[layout.WEIGHTS][1])):
             mine = numbers[kinds == kind]
             if np.any((mine < 0) | (mine > size)):
