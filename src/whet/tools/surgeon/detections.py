@@ -17,7 +17,7 @@ from whet.tools.surgeon.sanitize import convert
 from whet.tools.surgeon.shapes import dims, infer, tensor_type
 
 NO_SCORE = 0.0  # what a place without a detection has
-PADDED, FOUND = ("boxes", "scores", "classes", "count"), ("boxes", "scores", "classes", "image")
+PADDED, FOUND = ("boxes", "scores", "classes", "count"), ("boxes", "scores", "classes", "batch_index")
 Typed = dict[str, tuple[int, list[int | str | None]]]  # new outputs: element types and shapes
 
 
@@ -101,7 +101,7 @@ def detect(model: OnnxModel, *, output: str | None = None, boxes: Literal["cxcyw
 
     padded: outputs `boxes` [B, K, 4] (x1, y1, x2, y2), `scores` [B, K], `classes` [B, K] (int64), best first, `count`
     [B] (int64) with K = max_detections; behind the count there are zeros, and class -1. Otherwise, for the M boxes of
-    all images: `boxes` [M, 4], `scores`, `classes`, and `image` [M] (int64), their place in the batch.
+    all images: `boxes` [M, 4], `scores`, `classes`, and `batch_index` [M] (int64), the image that each lies in.
     """
     if multi_label and agnostic:
         raise InputError("boxes with several labels that suppress each other", do="ask for multi_label or agnostic")
@@ -175,9 +175,9 @@ def _detections(n: Nodes, found: str, top: str, label: str, valid: str, batch: i
     places = n.add("Transpose", there, perm=[1, 0])
     for source, name in ((found, "boxes"), (top, "scores"), (label, "classes")):
         n.named(n.add("GatherND", source, places), name)
-    n.named(n.add("Gather", there, n.const(0, np.int64), axis=0), "image")
+    n.named(n.add("Gather", there, n.const(0, np.int64), axis=0), "batch_index")
     m = "detections"
-    return {"boxes": (f32, [m, 4]), "scores": (f32, [m]), "classes": (i64, [m]), "image": (i64, [m])}
+    return {"boxes": (f32, [m, 4]), "scores": (f32, [m]), "classes": (i64, [m]), "batch_index": (i64, [m])}
 
 
 def _split(n: Nodes, x: str, columns: bool, form: str, objectness: bool, sigmoid: bool) -> tuple[str, str]:
