@@ -130,15 +130,16 @@ def _loop(node: Node, xs: Sequence[Any], env: Mapping[str, int]) -> list[Any]:
         for kept, x in zip(stacked, out[1 + at["states"]:]):
             kept.append(x)
         i += 1
-    return [*states, *(stack(kept, axis, reverse, v) for kept, (axis, reverse), v in
+    return [*states, *(stack(kept, axis, reverse, v, env) for kept, (axis, reverse), v in
                        zip(stacked, at["scan_outputs"], node.outputs[at["states"]:]))]
 
 
-def stack(slices: list[Any], axis: int, reverse: bool, like: Value) -> np.ndarray:
+def stack(slices: list[Any], axis: int, reverse: bool, like: Value, env: Mapping[str, int]) -> np.ndarray:
     """Slices along a new axis, last first where `reverse`; without any, an empty tensor of `like`'s type and rank."""
     if slices:
         return np.stack(slices[::-1] if reverse else slices, axis)
-    return np.zeros([0 if i == axis or isinstance(d, Sym) else d for i, d in enumerate(like.shape)], like.dtype.np)
+    shape = [dim_value(d, env) if names(d) <= env.keys() else 0 for d in like.shape]
+    return np.zeros([0 if i == axis else n for i, n in enumerate(shape)], like.dtype.np)
 
 
 _CONTROL: dict[str, Callable[[Node, Sequence[Any], Mapping[str, int]], list[Any]]] = {"if": _if, "loop": _loop}

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from whet import plugins
-from whet.errors import MissingExtraError, PlanFormatError, WhetError
+from whet.errors import MissingExtraError, PlanFormatError
+from whet.reference import Kernel
 
 HostFunction = Callable[[Sequence[Any]], list[Any]]
 
@@ -30,33 +31,18 @@ def prepare(kind: str, payload: bytes, label: str) -> HostFunction:
 
 
 class _Reference:
-    """An ONNX model run by `onnx.reference`."""
+    """An ONNX model of one node, run by `whet.reference`."""
 
     def __init__(self, payload: bytes, label: str) -> None:
         try:
-            import onnx
-            from onnx.reference import ReferenceEvaluator
-        except ImportError as e:
-            raise MissingExtraError("onnx is not installed", where=label,
-                                    why="a step of the plan runs by onnx.reference", do="pip install onnx") from e
-        self.label = label
-        try:
-            model = onnx.load_from_string(payload)
-            self.evaluator = ReferenceEvaluator(model)
+            self.kernel = Kernel(payload, label)
+        except MissingExtraError:
+            raise
         except Exception as e:
             raise PlanFormatError("a host step of the plan cannot be set up", where=label, why=str(e)) from e
-        self.names = [i.name for i in model.graph.input]
-        self.outputs = [o.name for o in model.graph.output]
 
     def __call__(self, operands: Sequence[Any]) -> list[Any]:
-        try:
-            # Copies, for some reference kernels change their operands.
-            feeds = {n: x.copy() if isinstance(x, np.ndarray) else list(x) if isinstance(x, list) else x
-                     for n, x in zip(self.names, operands)}
-            return list(self.evaluator.run(self.outputs, feeds))
-        except Exception as e:
-            raise WhetError("a step that runs by onnx.reference failed", where=self.label,
-                            why=f"{type(e).__name__}: {e}") from e
+        return self.kernel(operands)
 
 
 class _Strings:
