@@ -256,3 +256,17 @@ def test_grouped_attention_from_prompt_to_tokens_in_one_plan() -> None:
         got = engine(feeds)
         for name, w in zip(("y", "nk", "nv"), want, strict=True):
             np.testing.assert_allclose(got[name], w, rtol=1e-4, atol=1e-5, err_msg=f"{name} {b} {s} {past}")
+
+
+@pytest.mark.parametrize("past", [0, 11])
+def test_grouped_attention_whose_total_length_is_an_input(past: int) -> None:
+    ins, attrs = grouped(9 if past == 0 else 1, past)
+    s = 9 if past == 0 else 1
+    model, feeds = model_of("GroupQueryAttention", ins, [(F32, 3), (F32, 4), (F32, 4)], attrs, (7, 8))
+    import whet
+
+    want = by_onnxruntime(model, feeds)
+    got = whet.load(whet.build(model, opt_level=0, threads=1))(feeds)
+    for i, w in enumerate(want):
+        assert got[f"y{i}"].shape == w.shape == ((2, s, 96) if i == 0 else (2, 2, s + past, 16))
+        np.testing.assert_allclose(got[f"y{i}"], w, rtol=1e-4, atol=1e-5)

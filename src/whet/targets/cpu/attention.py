@@ -44,6 +44,7 @@ from whet.targets.cpu.microkernel import Accumulators, fma, load_f32, round_bf16
 from whet.targets.cpu.vmath import exp_negative, fmax
 
 _INF = float("inf")
+MOST_SCRATCH = 4 << 20  # bytes per thread
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,14 @@ class Attention:
             mr = min(16, (machine.registers - 1 - nv) // nv)
             for m in {max(1, mr - i) for i in range(3)}:
                 for block in (0, 128, 256):
-                    if block and block >= opt(region, region.inputs[1].shape[2]):
-                        continue
                     params = {"mr": m, "nv": nv, "block": block, "copy": _must_copy(region)}
-                    if _Kernel.scratch_bytes(region, params, machine) <= 4 << 20 or block == 128:
-                        found.append((self.cost(region, params, machine, threads), params))
+                    if _Kernel.scratch_bytes(region, params, machine) > MOST_SCRATCH and block != 128:
+                        continue
+                    whole = {**params, "block": 0}
+                    if block >= opt(region, region.inputs[1].shape[2]) and block and (
+                            _Kernel.scratch_bytes(region, whole, machine) <= MOST_SCRATCH):
+                        continue
+                    found.append((self.cost(region, params, machine, threads), params))
         found.sort(key=lambda f: f[0])
         return [p for _, p in found[:12]]
 
