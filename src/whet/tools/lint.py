@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,19 @@ def lint(model: Model, *, shapes: Mapping[str, Sequence[Any]] | None = None,
     typed, types = infer(s, inputs)
     outputs = {o.name for o in s.graph.output}
     about_weights, stats = lint_weights.check(weights, outputs)
-    found += [*s.findings, *typed, *about_weights, *lint_numbers.check(s, types, weights, stats)]
-    found += _reachable(s)
-    more, graph = _imported(s, types, known, shapes, profiles)
-    found += more
-    if graph is not None:
-        found += lint_cost.dimensions(graph, {v.name for v in s.graph.input}, profiles)
-        clean = not stops(found)
-        found += lint_cost.check(graph, threads)
-        if measure and clean:
-            found = lint_cost.measured(found, model, shapes, profiles, feeds, threads)
-        if feeds is not None and clean:
-            found += lint_numbers.observe(model, feeds, shapes)
+    found += [*s.findings, *about_weights, *lint_numbers.check(s, types, weights, stats), *_reachable(s)]
+    imported = _Imported(s, types, known, shapes, profiles)
+    found += [*imported.run(), *imported.judged(typed)]
+    if imported.graph is not None:
+        found += lint_cost.dimensions(imported.graph, {v.name for v in s.graph.input}, profiles)
+        if stops(found):
+            found += lint_cost.hosted(imported.graph)
+        else:
+            found += lint_cost.check(imported.graph, threads)
+            if measure:
+                found = lint_cost.measured(found, model, shapes, profiles, feeds, threads)
+            if feeds is not None:
+                found += lint_numbers.observe(model, feeds, shapes)
     return _sorted(found)
 
 
@@ -96,31 +98,73 @@ def _inputs(s: Structure, shapes: Mapping[str, Sequence[Any]] | None,
             for name, dtype, shape in declared.inputs if dtype in TO_ONNX}, set(declared.ranges)
 
 
-def _imported(s: Structure, types: Types, known: set[str], shapes: Mapping[str, Sequence[Any]] | None,
-              profiles: Sequence[Mapping[str, Any]] | None) -> tuple[list[Finding], Graph | None]:
+class _Imported:
     """Faults that whet's own import finds, and the graph of what can be imported (None: nothing)."""
-    found: dict[tuple[str, str], Finding] = {}
 
-    def on_fault(n: NodeProto, e: WhetError) -> dict[str, Value]:
-        if n.domain != STAND_IN and not s.broken & {o for o in n.output if o}:
+    def __init__(self, s: Structure, types: Types, known: set[str], shapes: Mapping[str, Sequence[Any]] | None,
+                 profiles: Sequence[Mapping[str, Any]] | None) -> None:
+        self.s, self.types, self.known, self.shapes, self.profiles = s, types, known, shapes, profiles
+        self.graph: Graph | None = None
+        self.found: dict[tuple[str, str], Finding] = {}
+        self.refused: set[str] = set()  # names that nodes would compute which whet does not take
+        self.unknown: set[str] = set()  # those without a stand-in
+
+    def run(self) -> list[Finding]:
+        """What cannot be imported."""
+        s = self.s
+        if unranked := [v.name for v in s.graph.input if _unranked(v, self.shapes)]:
+            return [finding("L210", name, f"the input {name!r} has no shape",
+                            "the model declares none, not even its rank", "give one: --shapes NAME:DIMS")
+                    for name in unranked]
+        try:
+            self.graph = survey(prepare(_mended(s)), self._fault, self.shapes, self.profiles)
+        except InputError:
+            raise
+        except WhetError as e:
+            more = [f for n in s.graph.node if (f := _unknown(n, s)) is not None]
+            if not stops([*s.findings, *self.found.values(), *more]):
+                more.append(finding("L117" if isinstance(e, GraphError) else "L201", "", e.what,
+                                    "; ".join(x for x in (e.where, e.why) if x), e.do or AGAIN))
+            return [*self.found.values(), *more]
+        return [*self.found.values(), *self._outputs(self.graph)]
+
+    def _fault(self, n: NodeProto, e: WhetError) -> dict[str, Value]:
+        outputs = {o for o in n.output if o}
+        self.refused |= outputs
+        if n.domain != STAND_IN and outputs.isdisjoint(self.s.broken | self.s.doubtful):
             f = _as_finding(n, e)
-            found.setdefault((f.code, f.node), f)
-        return {o: v for o in n.output if (v := _stand_in(o, types.get(o), known)) is not None}
+            self.found.setdefault((f.code, f.node), f)
+        stand_ins = {o: v for o in outputs if (v := _stand_in(o, self.types.get(o), self.known)) is not None}
+        self.unknown |= outputs - stand_ins.keys()
+        return stand_ins
 
-    if unranked := [v.name for v in s.graph.input if _unranked(v, shapes)]:
-        return [finding("L210", name, f"the input {name!r} has no shape", "the model declares none, not even its rank",
-                        "give one: --shapes NAME:DIMS") for name in unranked], None
-    try:
-        source = prepare(_mended(s))
-        graph = survey(source, on_fault, shapes, profiles)
-    except InputError:
-        raise
-    except WhetError as e:
-        more = [f for n in s.graph.node if (f := _unknown(n, s)) is not None]
-        if not s.findings and not found and not more:
-            more.append(finding("L117" if isinstance(e, GraphError) else "L201", e.where, e.what, e.why, e.do or AGAIN))
-        return [*found.values(), *more], None
-    return list(found.values()), graph
+    def _outputs(self, graph: Graph) -> list[Finding]:
+        declared = {o.name: o.type.tensor_type.elem_type for o in self.s.graph.output}
+        return [finding("L114", name, f"the output {name} is declared {ELEMENT_TYPES[declared[name]].value}",
+                        f"it is computed as {v.dtype.value}", AGAIN)
+                for name, v in zip(graph.output_names, graph.outputs)
+                if v.dtype in TO_ONNX and declared.get(name) in ELEMENT_TYPES and declared[name] != TO_ONNX[v.dtype]]
+
+    def judged(self, typed: Sequence[Finding]) -> list[Finding]:
+        """Findings about types and shapes: warnings where whet takes the node all the same."""
+        out = []
+        unknown = self._unknown() if self.graph is not None else set()
+        for f in typed:
+            if self.graph is not None and f.code == "L114":
+                if f.node in self.graph.output_names:  # the import has judged that
+                    continue
+            elif self.graph is not None and (self.refused | unknown).isdisjoint(f.data["outputs"]):
+                f = replace(f, severity="warning", why=f"{f.why}; whet builds it, other runtimes may not")
+            out.append(replace(f, data={k: v for k, v in f.data.items() if k != "outputs"}))
+        return out
+
+    def _unknown(self) -> set[str]:
+        """Names that were never looked at: those without a stand-in, and what depends on them."""
+        out = set(self.unknown)
+        for n in self.s.graph.node:
+            if not out.isdisjoint({*n.input, *_inner(n)}):
+                out |= {o for o in n.output if o}
+        return out
 
 
 def _unranked(v: onnx.ValueInfoProto, shapes: Mapping[str, Sequence[Any]] | None) -> bool:
@@ -130,8 +174,6 @@ def _unranked(v: onnx.ValueInfoProto, shapes: Mapping[str, Sequence[Any]] | None
 
 def _mended(s: Structure) -> Any:
     """The source that whet imports: nodes without what is wrong with them, where that leaves something."""
-    from dataclasses import replace
-
     proto = onnx.ModelProto()
     proto.CopyFrom(s.source.proto)
     opsets = opsets_of(proto)

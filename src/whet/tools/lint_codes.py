@@ -82,7 +82,7 @@ _FAMILIES: dict[str, tuple[tuple[str, Severity, str, str], ...]] = {
         ("L203", "note", "control flow on the host", "The host decides what runs next."),
         ("L204", "note", "old opset", "The model is converted to a newer opset first."),
         ("L205", "warning", "dynamic dimension without a profile", "Its range is a guess."),
-        ("L206", "note", "size that depends on data", "Memory is reserved for a bound, which may be generous."),
+        ("L206", "note", "size that depends on data", "Known while the model runs; the bound may be generous."),
         ("L207", "warning", "large cast of its own", "A conversion that no neighbour takes in: a pass over memory."),
         ("L208", "note", "large copy of its own", "A transposition or copy that no neighbour takes in."),
         ("L209", "warning", "very large tensor", "A tensor of a size that memory may not hold."),

@@ -29,6 +29,7 @@ def dimensions(graph: Graph, inputs: set[str], profiles: Sequence[Mapping[str, A
     out: list[Finding] = []
     profiled = {n for p in profiles or () for n in p}
     where: dict[str, list[str]] = {}
+    told_by: dict[str, list[str]] = {}
     for v in graph.inputs:
         for i, d in enumerate(v.shape if v.name in inputs else ()):
             for n in names(d):
@@ -43,12 +44,17 @@ def dimensions(graph: Graph, inputs: set[str], profiles: Sequence[Mapping[str, A
                     f"whet takes {low} to {high} and tunes for {opt}: other sizes are refused when the plan runs",
                     "give --min-shapes, --opt-shapes and --max-shapes, or fix it with --shapes",
                     min=low, opt=opt, max=high))
-        else:
-            told = getattr(graph, "sizes", {}).get(name)
+        elif low < high:
+            told = graph.sizes.get(name)
             origin = told.value.producer.origin if told is not None and told.value.producer is not None else ""
-            out.append(finding("L206", node_name(origin) or name, f"a size ({name}) depends on data",
-                               f"memory is reserved for up to {high}", "nothing, if that bound is right",
-                               op=origin.split(" ")[0], max=high))
+            told_by.setdefault(origin, []).append(name)
+    for origin, sizes in told_by.items():
+        op, _, node = origin.partition(" ")
+        most = max(graph.dims[n][2] for n in sizes)
+        out.append(finding("L206", node or sizes[0], f"{len(sizes)} sizes depend on data" if len(sizes) > 1 else
+                           "a size depends on data",
+                           f"{', '.join(sizes[:4])}: known while the model runs, at most {most}",
+                           "nothing, if that bound is right", op=op, max=most, count=len(sizes)))
     return out
 
 
@@ -67,7 +73,7 @@ def check(graph: Graph, threads: int | None = None) -> list[Finding]:
         text = _estimated(share)
         name, op = node_name(s.node.origin), s.node.origin.split(" ", 1)[0]
         if s.kind == "host":
-            out.append(_hosted(s.node, name, op, text, share))
+            out.append(_hosted(s.node, text, {"share": share, "basis": "estimated"}))
         elif s.region is not None and s.bytes >= OWN_BYTES and share >= OWN_SHARE and (kind := moves(s.region)):
             code = "L207" if kind == "cast" else "L208"
             out.append(finding(code, name or s.region.kind, f"a {kind} that moves {size(s.bytes)}", text, op=op,
@@ -81,18 +87,23 @@ def _estimated(share: float) -> str:
     return f"about {share:.0%} of the estimated time"
 
 
-def _hosted(node: Node, name: str, op: str, text: str, share: float) -> Finding:
+def hosted(graph: Graph) -> list[Finding]:
+    """The nodes of an imported graph that will run on the host, where nothing is known about their time."""
+    return [_hosted(n, "", {}) for n in graph.nodes if n.op in HOST]
+
+
+def _hosted(node: Node, text: str, data: Mapping[str, Any]) -> Finding:
+    op, _, name = node.origin.partition(" ")
     if node.op in HOST - {"onnx"}:
         return finding("L203", name, f"{op} decides on the host what runs", text, "nothing: its bodies are compiled",
-                       op=op, share=share, basis="estimated")
-    why = reason(node)
-    return finding("L202", name, f"{op} runs on the host by a reference kernel", f"{why}; {text}",
-                   "replace it by operators that whet compiles, or register it as a plugin", op=op,
-                   share=share, basis="estimated")
+                       op=op, **data)
+    return finding("L202", name, f"{op} runs on the host by a reference kernel",
+                   "; ".join(x for x in (reason(node), text) if x),
+                   "replace it by operators that whet compiles, or register it as a plugin", op=op, **data)
 
 
 def _large(graph: Graph) -> list[Finding]:
-    ranges = {n: (low, high) for n, (low, _, high) in graph.dims.items()}
+    ranges = {n: (low, high) for n, (low, _, high) in graph.dims.items() if n not in graph.sizes}
     out = []
     for v in (*graph.inputs, *(o for n in graph.nodes for o in n.outputs)):
         if v.data is None and v.dtype is not DType.OBJECT and not names(*v.shape) - ranges.keys():

@@ -56,12 +56,14 @@ class Structure:
               STAND_IN that compute the same names.
     broken:   names that nodes at fault compute: reported already.
     mended:   {index of a node: the node without what is wrong with it}, for finding out the types of its outputs.
+    doubtful: names that nodes compute whose operands do not fit ONNX's rules: whet may take them all the same.
     """
 
     source: Source
     findings: list[Finding] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     mended: dict[int, NodeProto] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)
 
     @property
     def graph(self) -> GraphProto:

@@ -23,6 +23,7 @@ SAME = frozenset({
     "Identity", "Reshape", "Transpose", "Slice", "Gather", "GatherND", "GatherElements", "Squeeze", "Unsqueeze",
     "Expand", "Flatten", "Split", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax",
     "ReduceMin", "ReduceMean", "Tile", "DepthToSpace", "SpaceToDepth", "Cast", "Dropout", "TopK"})
+ARITY = {"Sub": 2, "Mul": 2, "Div": 2, "Where": 3, "MatMul": 2, "Gemm": 2, "Conv": 2}
 FIXED: dict[str, Interval] = {
     "Sigmoid": (0, 1), "Tanh": (-1, 1), "Softmax": (0, 1), "HardSigmoid": (0, 1), "Erf": (-1, 1), "Sin": (-1, 1),
     "Cos": (-1, 1), "Softsign": (-1, 1), "LogSoftmax": (-math.inf, 0), "Hardmax": (0, 1)}
@@ -72,9 +73,9 @@ def _of_type(t: TypeProto | None) -> Interval | None:
 
 def _node(n: NodeProto, known: Mapping[str, Interval], constants: Mapping[str, np.ndarray]) -> Interval:
     xs = [known.get(i, ANY) for i in n.input]
-    if n.domain not in ("", "ai.onnx") or (not xs and n.op_type != "Constant"):
-        return ANY
     op = n.op_type
+    if n.domain not in ("", "ai.onnx") or len(xs) < ARITY.get(op, 0 if op == "Constant" else 1) or not n.output:
+        return ANY
     if op in FIXED:
         return FIXED[op]
     if op in SAME:

@@ -24,7 +24,7 @@ BROADCAST = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "X
 def infer(s: Structure, inputs: Types | None = None) -> tuple[list[Finding], Types]:
     """Types of every value as far as they are known, and the nodes whose operands do not fit.
 
-    inputs: what replaces the declared types of inputs. Nodes at fault are added to `s.broken`.
+    inputs: what replaces the declared types of inputs. What nodes at fault compute is added to `s.doubtful`.
     """
     return _Inference(s, inputs or {}).run()
 
@@ -157,8 +157,8 @@ class _Inference:
         if not unfit:
             return True
         self.found.append(finding("L109", label(n), *unfit, "cast one of them, or export the model again",
-                                  op=n.op_type))
-        self.s.broken.update(o for o in n.output if o)
+                                  op=n.op_type, outputs=[o for o in n.output if o]))
+        self.s.doubtful.update(o for o in n.output if o)
         return False
 
     def _unfit(self, n: NodeProto, schema: onnx.defs.OpSchema) -> tuple[str, str] | None:
@@ -187,8 +187,9 @@ class _Inference:
             text = text.split(noise, 1)[-1] if noise != "(op_type:" else text
         shapes = ", ".join(f"{i} {_show(self.types.get(i))}" for i in n.input if i)
         self.found.append(finding("L110", label(n), f"{n.op_type} of {shapes}", text,
-                                  "check the node's operands and attributes, or export the model again", op=n.op_type))
-        self.s.broken.update(o for o in n.output if o)
+                                  "check the node's operands and attributes, or export the model again", op=n.op_type,
+                                  outputs=[o for o in n.output if o]))
+        self.s.doubtful.update(o for o in n.output if o)
 
     # -- going on ------------------------------------------------------------------------------
 
