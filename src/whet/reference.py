@@ -1,8 +1,8 @@
 """Kernels of the ONNX operators that whet has no code for: `onnx.reference`, and sequences and optionals in its stead.
 
-A sequence is a list of arrays, an optional its value or None, a string tensor an array of objects (`str`). Sequences
-and optionals are few lines, for which `onnx.reference` is not always right: it wraps what Optional is given in a list,
-and inserts at the front where the position is the length.
+A sequence is a list of arrays, an optional its value or None, a string tensor an array of objects (`str`), a map a
+dict. Sequences and optionals are few lines, for which `onnx.reference` is not always right: it wraps what Optional is
+given in a list, and inserts at the front where the position is the length. It lacks ZipMap.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Kernel:
         self.where = where or f"{node.op_type} {node.name}".strip()
         self.op = node.op_type
         self.inputs = [i.name for i in model.graph.input]
-        self._own = OWN.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        self._own = OWN.get(node.op_type if not domain else f"{domain}.{node.op_type}")
         if self._own is not None:
             held = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
             self._operands = [(name, held.get(name)) for name in node.input]
@@ -73,8 +74,8 @@ def _copied(x: Any) -> Any:
 
 def _plain(y: Any) -> Any:
     """A result as the rest of whet wants it: arrays, strings as objects."""
-    if y is None:
-        return None
+    if y is None or isinstance(y, dict):
+        return y
     if isinstance(y, (list, tuple)):
         return [_plain(v) for v in y]
     a = np.asarray(y)
@@ -132,6 +133,11 @@ def _split(at: Attrs, x: np.ndarray, split: Any = None) -> list[np.ndarray]:
     return np.split(x, np.cumsum(sizes)[:-1], axis) if sizes else []
 
 
+def _zip_map(at: Attrs, scores: np.ndarray) -> list[dict[Any, float]]:
+    labels = at.get("classlabels_int64s") or [s.decode("utf-8", "replace") for s in at["classlabels_strings"]]
+    return [dict(zip(labels, row, strict=True)) for row in np.atleast_2d(scores).tolist()]
+
+
 # Each takes the node's attributes and its operands (None where one is absent), and gives its only output.
 OWN: dict[str, Callable[..., Any]] = {
     "Identity": lambda at, x: x,
@@ -146,4 +152,5 @@ OWN: dict[str, Callable[..., Any]] = {
     "SequenceLength": lambda at, sequence: np.asarray(len(sequence), np.int64),
     "ConcatFromSequence": _concat,
     "SplitToSequence": _split,
+    "ai.onnx.ml.ZipMap": _zip_map,
 }

@@ -300,8 +300,7 @@ FAMILIES: tuple[Family, ...] = (
     fixed("yolos", _hf("YolosForObjectDetection", IMAGE, ("logits", "pred_boxes"), {
         **SMALL, "image_size": [32, 32], "patch_size": 8, "num_detection_tokens": 7, "num_labels": 5})),
     any_size("yolo", _ours("Yolo"), multiple=16),
-    any_size("yolo_nms", _ours("Yolo"), multiple=16, finish=with_nms,
-             reference=1, why="NonMaxSuppression runs on the host", order="selected"),
+    any_size("yolo_nms", _ours("Yolo"), multiple=16, finish=with_nms, order="selected"),
     Family("unet", _ours("UNet"), _diffusion, tuple(
         {"batch": b, "height": h, "width": w} for b, h, w in ((2, 16, 12), (1, 8, 8), (3, 20, 24))),
         {"x": ("batch", 4, "2*h", "2*w"), "times": ("batch",)}, {**BATCH, "h": (2, 8, 12), "w": (2, 8, 12)}),
