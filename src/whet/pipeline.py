@@ -17,7 +17,7 @@ from whet.ir.graph import Graph
 from whet.ir.region import Region, region_from_json
 from whet.ir.symbolic import names
 from whet.ir.work import flops
-from whet.lowering import Outline, complete, outline, room_for
+from whet.lowering import Outline, agree, complete, outline, room_for
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
 from whet.plan import Plan, PlanData
@@ -102,6 +102,7 @@ def build(
     weights, room = Weights(), room_for(graphs, states or {})
     outlines = [outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else "", states, room)
                 for i, graph in enumerate(graphs)]
+    agree([o.states for o in outlines])
     tuned = _tune([l.region for o in outlines for l in o.launches], cpu, cache, opt_level, progress)
 
     progress("compiling and writing the plan", 0, 0)

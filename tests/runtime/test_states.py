@@ -110,6 +110,12 @@ def test_two_profiles_share_one_cache() -> None:
             np.testing.assert_allclose(ctx.run({"x": sample(1, seq, i)})["y"], want["y"], rtol=1e-5, atol=1e-6)
 
 
+def test_a_state_that_is_in_place_in_one_profile_only_is_refused() -> None:
+    fixed = {"batch": (1, 1, 1), "seq": (2, 7, 7), "past_len": (0, 0, 0)}
+    with pytest.raises(InputError, match="not in profile 2"):
+        build(cache_model(), [PROFILE, fixed])
+
+
 def test_a_full_cache_and_another_batch_are_errors_that_leave_the_state_as_it_was() -> None:
     with whet.load(build(cache_model())) as engine, engine.context() as ctx:
         for i in range(3):

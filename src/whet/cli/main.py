@@ -33,6 +33,8 @@ def build(
     min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
     max_shapes: options.MaxShapes = None,
+    profiles: options.Profiles = None,
+    states: options.States = None,
     timing_cache: options.TimingCacheFile = None,
     opt_level: options.OptLevel = 3,
     dump: options.Dump = None,
@@ -45,6 +47,8 @@ def build(
 
     whet build bert.onnx -o bert.plan --min-shapes ids:1x8 --opt-shapes ids:1x128 --max-shapes ids:8x512
 
+    whet build gpt.onnx -o gpt.plan --state 'past.*=present.*' --profile x:1x1..1x1..1x1 --profile x:1x2..1x64..1x512
+
     --shapes fixes an input's dimensions; the other three bound dynamic ones, and the plan is tuned for the optimum.
     What was measured is kept in the timing cache, so that a second build is quick, and one that is stopped with Ctrl-C
     goes on where it was.
@@ -52,14 +56,16 @@ def build(
     from whet import pipeline
     from whet.cli.files import check_output
     from whet.cli.progress import build_progress
-    from whet.cli.shapes import parse_profile, parse_shapes
+    from whet.cli.shapes import parse_profile, parse_profiles, parse_shapes, parse_states
 
     check_output(output)
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
+    every = [*([profile] if profile else []), *parse_profiles(profiles or ())]
+    kept = parse_states(states, *_ends(model)) if states else None
     with build_progress() as progress:
         plan = pipeline.build(model, target=target, precision=_precision(bf16, best),
                               force_precision=force_precision, threads=threads,
-                              shapes=parse_shapes(shapes or ()) or None, profiles=[profile] if profile else None,
+                              shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress)
     plan.save(output)
     from whet.cli.inspect import print_summary
@@ -185,6 +191,15 @@ def doctor(json: options.AsJson = False) -> None:
 app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
 app.add_typer(surgeon.app, name="surgeon")
+
+
+def _ends(model: Path) -> tuple[list[str], list[str]]:
+    """The names of a model's inputs and outputs."""
+    from whet.frontends.protobuf import read
+
+    graph = read(model).proto.graph
+    weights = {t.name for t in graph.initializer}
+    return [v.name for v in graph.input if v.name not in weights], [o.name for o in graph.output]
 
 
 def _precision(bf16: bool, best: bool) -> set[str]:

@@ -20,6 +20,12 @@ MinShapes = Annotated[list[str] | None, Option(
 OptShapes = Annotated[list[str] | None, Option("--opt-shapes", metavar="NAME:DIMS", help="Shapes to tune for.")]
 MaxShapes = Annotated[list[str] | None, Option(
     "--max-shapes", metavar="NAME:DIMS", help="Largest shapes: what memory is planned for.")]
+Profiles = Annotated[list[str] | None, Option(
+    "--profile", metavar="NAME:MIN..OPT..MAX,...", help="A profile whole. Repeat it for several: a run takes the first "
+    "that has its shapes.")]
+States = Annotated[list[str] | None, Option(
+    "--state", metavar="INPUT=OUTPUT", help="An output that is the next run's input, kept by the context: a key-value "
+    "cache, say 'past.*=present.*'. May be repeated.")]
 TimingCacheFile = Annotated[Path | None, Option(
     "--timing-cache", help="Timing cache to read and add to. Default: the user's cache.")]
 OptLevel = Annotated[int, Option(

@@ -53,6 +53,47 @@ def parse_profile(low: Iterable[str], opt: Iterable[str],
     return out
 
 
+def parse_profiles(texts: Iterable[str]) -> list[dict[str, tuple[Shape, Shape, Shape]]]:
+    """`ids:1x8..1x128..8x512,mask:...` as {name: (min, opt, max)}, one for each text."""
+    out = []
+    for text in texts:
+        profile = {}
+        for part in text.split(","):
+            name, colon, bounds = part.rpartition(":")
+            shapes = bounds.split("..")
+            if not colon or len(shapes) != 3:
+                raise InputError(f"not a profile: {part!r}", why="a profile is NAME:MIN..OPT..MAX, joined by commas",
+                                 do="for example --profile ids:1x8..1x128..8x512,mask:1x8..1x128..8x512")
+            low, opt, high = (parse_shape(f"{name}:{s}")[1] for s in shapes)
+            profile[name] = (low, opt, high)
+        out.append(profile)
+    return out
+
+
+def parse_states(texts: Iterable[str], inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, str]:
+    """`past.*=present.*` as {input: output}: each input that fits the left, whatever the star stands for."""
+    inputs, outputs = list(inputs), set(outputs)
+    out: dict[str, str] = {}
+    for text in texts:
+        left, equals, right = text.partition("=")
+        if not equals or left.count("*") > 1 or left.count("*") != right.count("*"):
+            raise InputError(f"not a state: {text!r}", why="a state is INPUT=OUTPUT, each with one star or none",
+                             do="for example --state 'past.*=present.*'")
+        before, star, after = left.partition("*")
+        found = [n for n in inputs if n == left or (star and n.startswith(before) and n.endswith(after)
+                                                    and len(n) >= len(before) + len(after))]
+        for name in found:
+            result = right.replace("*", name[len(before): len(name) - len(after)]) if star else right
+            if result not in outputs:
+                raise InputError(f"the state {text!r}: the model has no output {result!r}",
+                                 why=f"it has {', '.join(sorted(outputs))}", do="name what the input becomes")
+            out[name] = result
+        if not found:
+            raise InputError(f"the state {text!r}: no input of the model fits {left!r}",
+                             why=f"it has {', '.join(inputs)}", do="name inputs of the model")
+    return out
+
+
 def load_inputs(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file. InputError if it is not one, or holds Python objects."""
     try:

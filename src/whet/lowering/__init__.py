@@ -6,8 +6,8 @@
 
 from whet.lowering.memory import Lifetime, plan_memory
 from whet.lowering.program import Outline, complete, outline
-from whet.lowering.states import room_for
+from whet.lowering.states import agree, room_for
 from whet.lowering.storage import Buffer, Launch, Schedule, Storage, schedule
 
-__all__ = ["Buffer", "Launch", "Lifetime", "Outline", "Schedule", "Storage", "complete", "outline", "plan_memory",
-           "room_for", "schedule"]
+__all__ = ["Buffer", "Launch", "Lifetime", "Outline", "Schedule", "Storage", "agree", "complete", "outline",
+           "plan_memory", "room_for", "schedule"]

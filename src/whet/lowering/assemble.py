@@ -151,7 +151,7 @@ class _Assembler:
                 case Packed(k):
                     return WeightArg(packed[k])
                 case Work(offset):
-                    return ArenaArg(to_json(self.work[i] + offset))
+                    return ArenaArg(to_json(self.work.get(i, 0) + offset))
                 case Int(value):
                     return IntArg(to_json(value))
             raise InternalError(f"unknown kernel argument {a!r}", where=launch.origin)

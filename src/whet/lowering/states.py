@@ -68,6 +68,16 @@ def take_states(graph: Graph, states: Mapping[str, str], room: Mapping[str, Sequ
     return kept, growing
 
 
+def agree(kept: Sequence[Sequence[State]]) -> None:
+    """InputError unless each state is kept the same way in all profiles, which share its memory."""
+    for ways in zip(*kept):
+        if len({s.in_place for s in ways}) > 1:
+            odd = [i + 1 for i, s in enumerate(ways) if not s.in_place]
+            raise InputError(f"the state {ways[0].input!r} grows in place, but not in profile {odd[0]}",
+                             why="there its length is fixed, or something stands between it and its next value",
+                             do="give its length a range of more than one value in every profile")
+
+
 def _grows(past: Value, new: Value) -> int | None:
     """The axis along which `new` is `past` and something behind it, if just that is so."""
     p = new.producer
