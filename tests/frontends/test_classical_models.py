@@ -251,3 +251,26 @@ def test_a_weight_of_a_leaf_that_is_not_there_is_a_fault_of_the_model() -> None:
                             target_ids=[0], target_weights=[1.0])
     with pytest.raises(GraphError, match="do not fit"):
         load_model(model([node], {"x": (np.float32, ("n", 2))}, ["y"], domains={"ai.onnx.ml": 3}))
+
+
+@pytest.mark.parametrize("kind", ["trees", "linear"])
+def test_names_of_classes(kind: str) -> None:
+    """Only the names are looked up on the host: the scores are compiled."""
+    rng = RNG(9)
+    x = np.nan_to_num(rows(rng, 13, 3))
+    if kind == "trees":
+        m, feeds = ml("TreeEnsembleClassifier", [x], outputs=2, classlabels_strings=["cat", "dog", "eel"],
+                      **random_trees(rng, 3, 3, 3, ["BRANCH_LEQ"], "class", 3))
+    else:
+        m, feeds = ml("LinearClassifier", [np.clip(x, -9, 9)], outputs=2, coefficients=rng.normal(size=9).tolist(),
+                      intercepts=[0.0, 1, 0], classlabels_strings=["cat", "dog", "eel"], post_transform="SOFTMAX")
+    m.graph.output[0].type.tensor_type.elem_type, m.graph.output[1].type.tensor_type.elem_type = 8, 1
+    import whet
+
+    plan = whet.build(m, opt_level=0, threads=1)
+    assert plan.summary()["steps"]["native"] > 1
+    with whet.load(plan) as engine:
+        label, scores = (engine(feeds)[o.name] for o in m.graph.output)
+    want = by_onnxruntime(m, feeds)
+    assert label.tolist() == want[0].tolist()
+    agree([scores], want[1:])

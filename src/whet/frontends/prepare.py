@@ -10,6 +10,7 @@ import onnx.inliner
 import onnx.version_converter
 
 from whet.errors import GraphError, UnsupportedError
+from whet.frontends.labels import numbered
 from whet.frontends.lower_math import PER_CHANNEL
 from whet.frontends.protobuf import Source
 
@@ -18,8 +19,8 @@ CONVERTED_TO = 11
 
 
 def prepare(source: Source) -> Source:
-    """The model with local functions inlined and opsets before 7 converted to 11. UnsupportedError for a newer opset
-    than `onnx` knows."""
+    """The model with local functions inlined, opsets before 7 converted to 11, and labels that are strings apart.
+    UnsupportedError for a newer opset than `onnx` knows."""
     opset = _opset(source.proto)
     newest = onnx.defs.onnx_opset_version()
     if opset > newest:
@@ -31,7 +32,7 @@ def prepare(source: Source) -> Source:
                           "its local functions cannot be inlined")
     if opset < OLDEST_NATIVE:
         source = _converted(source, opset)
-    return source
+    return replace(source, proto=numbered(source.proto))
 
 
 def _check_inputs(source: Source) -> None:
