@@ -263,16 +263,20 @@ def _rotary_embedding(c: Call) -> Value:
 
 
 def write_cache(c: Call, cache: Value, update: Value, start: Value, axis: int, circular: bool = False) -> Value:
-    """The cache [B, ..] with update written along `axis` from place start[b] on, for each batch element b."""
-    b, n = cache.shape[0], update.shape[axis]
-    places = c.emit("add", c.reshape(c.cast(start, DType.I64), (start.shape[0], 1)), counting(c, n))
+    """The cache [B, ..] with update written along `axis` from place start[b] on, for each batch element b.
+
+    The index has every dimension up to the axis, so that the result has the cache's own layout.
+    """
+    shape = update.shape[:axis + 1]
+    places = c.emit("add", c.reshape(c.cast(start, DType.I64), (start.shape[0], 1)), counting(c, shape[axis]))
     if circular:
         places = c.emit("mod", places, dim_value(c, cache.shape[axis]))
-    batch = c.expand(c.reshape(counting(c, b), (b, 1, 1)), (b, n, 1))
-    index = c.emit("concat", batch, c.expand(c.reshape(places, (*places.shape, 1)), (b, n, 1)), axis=2)
-    order = (0, axis, *(i for i in range(1, cache.rank) if i != axis))
-    y = c.emit("scatter_nd", c.transpose(cache, order), index, c.transpose(update, order))
-    return c.transpose(y, (order.index(i) for i in range(cache.rank)))
+    index = []
+    for i in range(axis):
+        index.append(c.reshape(counting(c, shape[i]), tuple(shape[i] if k == i else 1 for k in range(axis + 1))))
+    index.append(c.reshape(places, (places.shape[0], *(1,) * (axis - 1), shape[axis])))
+    parts = [c.expand(c.reshape(x, (*x.shape, 1)), (*shape, 1)) for x in index]
+    return c.emit("scatter_nd", cache, c.emit("concat", *parts, axis=axis + 1), update)
 
 
 @lowers("TensorScatter")
