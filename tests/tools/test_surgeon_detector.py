@@ -27,7 +27,8 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 def camera(frame: tuple[int | None, int | None] = (H, W), batch: int | str = 1, rng: Any = None,
            **options: Any) -> OnnxModel:
     network = OnnxModel.open(detector(batch, rng))
-    return surgeon.detect(surgeon.preprocess(network, "yolo", frame=frame), **{"max_detections": 20, "score_threshold": 0.6, **options})
+    settings: dict[str, Any] = {"max_detections": 20, "score_threshold": 0.6, **options}
+    return surgeon.detect(surgeon.preprocess(network, "yolo", frame=frame), **settings)
 
 
 def native(plan: Any) -> bool:

@@ -43,11 +43,18 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
             v.type.CopyFrom(old[name])
             if forget:
                 _forget(v.type)
+    stored = {t.name: t for t in model.graph.initializer}
     for v in model.graph.output:
         kind = v.type.WhichOneof("value")
-        if not forget and v.name in old and (kind is None or (kind == "tensor_type" and not
-                                                              v.type.tensor_type.HasField("shape"))):
+        if kind is not None and (kind != "tensor_type" or v.type.tensor_type.HasField("shape")):
+            continue
+        if v.name in stored:  # ONNX infers nothing of an output that is a constant
+            v.type.CopyFrom(tensor_type(stored[v.name].data_type, list(stored[v.name].dims)))
+        elif v.name in old:
             v.type.CopyFrom(old[v.name])
+            if forget:
+                for d in v.type.tensor_type.shape.dim:
+                    d.Clear()
 
 
 def _forget(t: TypeProto) -> None:
