@@ -20,7 +20,7 @@ from whet.ir.ops import evaluate
 from whet.ir.ops_host import HOST
 from whet.ir.symbolic import Dim, Shape, Sym, lower, maximum, minimum, names, product, substitute, symbol, upper
 
-UNKNOWN_RANGE = (0, 1, 1 << 20)  # of a size that depends on data, unless more is known about it
+UNKNOWN_RANGE = (0, 16, 1 << 20)  # of a size that depends on data, unless more is known about it
 FOLD_LIMIT = 1 << 16  # elements; larger constants are folded by the pass, not while importing
 
 
@@ -92,18 +92,27 @@ class Builder:
     """Adds nodes to a graph, folding small constants on the way.
 
     types: what is known of values of type OBJECT. outer: the dimensions that the graphs around a body know.
-    prefix: of the names of a body's own dimensions, which tells them from other bodies'.
+    prefix: of the names of a body's own dimensions, which tells them from other bodies'. varying: dimensions that
+    differ between the iterations of a loop. below: what a loop's counter is always less than.
     """
 
-    def __init__(self, graph: Graph, tensors: Tensors, types: dict[Value, onnx.TypeProto] | None = None,
-                 outer: frozenset[str] = frozenset(), prefix: str = "") -> None:
+    def __init__(self, graph: Graph, tensors: Tensors) -> None:
         self.graph = graph
         self.tensors = tensors
         self.learnt = Learnt()
         self.scalars = Memo()
-        self.types: dict[Value, onnx.TypeProto] = {} if types is None else types
-        self.outer = outer
-        self.prefix = prefix
+        self.types: dict[Value, onnx.TypeProto] = {}
+        self.outer: frozenset[str] = frozenset()
+        self.prefix = ""
+        self.varying: set[str] = set()
+        self.below: dict[str, Dim] = {}
+
+    def body(self, graph: Graph, label: str) -> Builder:
+        """A builder of a graph inside this one's. `label` tells the dimensions of bodies apart."""
+        b = Builder(graph, self.tensors)
+        b.learnt, b.types, b.varying, b.below = self.learnt, self.types, self.varying, self.below
+        b.outer, b.prefix = frozenset(self.graph.dims), f"{self.prefix}{label}_"
+        return b
 
     # -- sizes ---------------------------------------------------------------------------------
 
@@ -115,7 +124,13 @@ class Builder:
         ranges = self.ranges()
         if not names(d) <= ranges.keys():
             return -(1 << 62), 1 << 62
-        return lower(d, ranges), upper(d, ranges)
+        low, high = lower(d, ranges), upper(d, ranges)
+        for name in names(d) & self.below.keys():
+            slope, _ = linear(d, name)
+            if slope:
+                edge = self.bounds(substitute(d, {name: self.below[name] - 1}))
+                low, high = (low, min(high, edge[1])) if slope > 0 else (max(low, edge[0]), high)
+        return low, high
 
     def minimum(self, a: Dim, b: Dim) -> Dim:
         """min(a, b), decided where the profile decides it."""
@@ -169,7 +184,7 @@ class Builder:
             from whet.frontends.sequences import made
 
             return made(self, x)
-        told = self._told(x)
+        told = self._told(x) if not self.varying.isdisjoint(names(*x.dims.reshape(-1))) else None
         if told is not None:
             return told
         v = self.graph.add("dims", [], {"values": tuple(x.dims.reshape(-1).tolist()), "shape": x.dims.shape},
@@ -177,13 +192,31 @@ class Builder:
         return v if x.dtype is DType.I64 else self.graph.add("cast", [v], {"to": x.dtype}, origin="shape arithmetic")
 
     def _told(self, x: Partial) -> Value | None:
-        """The value that the only element of x is learnt from, where it has the same type and shape."""
-        d = x.dims.reshape(-1)[0] if x.dims.size == 1 else None
-        for name in names(d) if isinstance(d, Sym) and d in map(symbol, names(d)) else ():
-            s = self.graph.sizes.get(name)
-            if s is not None and not s.axis and s.value.dtype is x.dtype and s.value.shape == x.shape:
-                return s.value
-        return None
+        """x computed from the scalars that its dimensions are learnt from, where all are linear in one each: then
+        nothing needs to be bound anew where these change."""
+        if x.dtype is not DType.I64 or x.dims.size > 8:
+            return None
+        parts = [self._linear(d) for d in x.dims.reshape(-1)]
+        if any(p is None for p in parts):
+            return None
+        (first, *more) = parts
+        if not more and x.shape == ():
+            return first
+        rows = [p if p is None or p.shape == (1,) else self.emit("reshape", p, shape=(1,)) for p in parts]
+        row = self.emit("concat", *rows, axis=0) if more else rows[0]
+        return row if row is None or row.shape == x.shape else self.emit("reshape", row, shape=x.shape)
+
+    def _linear(self, d: Dim) -> Value | None:
+        """slope * name + rest as a scalar, made of the scalar that the name is learnt from."""
+        changing = names(d) & self.varying
+        if not changing:
+            return self.materialize(self.operand(d))
+        name = next(iter(changing))
+        s, (slope, rest) = self.graph.sizes.get(name), linear(d, name)
+        if len(changing) > 1 or not slope or s is None or s.axis or s.value.shape or s.value.dtype is not DType.I64:
+            return None
+        v = s.value if slope == 1 else self.emit("mul", s.value, self.graph.const(slope, DType.I64))
+        return v if rest == 0 else self.emit("add", v, self.materialize(self.operand(rest)))
 
     def operand(self, dims: Any, dtype: DType = DType.I64) -> Operand:
         """An array of Dims as a constant where all are ints, else as a Partial."""
@@ -215,6 +248,15 @@ class Builder:
         return (node.op not in HOST and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
                 and all(small(v.shape) for v in node.outputs)
                 and not any(isinstance(d, Sym) for a in node.attrs.values() if isinstance(a, tuple) for d in a))
+
+
+def linear(d: Dim, name: str) -> tuple[int, Dim]:
+    """(a, b) where d is a * name + b and b is without the name; (0, d) where it is not linear."""
+    rest = substitute(d, {name: 0})
+    slope = substitute(d, {name: 1}) - rest
+    if isinstance(slope, int) and d == symbol(name) * slope + rest:
+        return slope, rest
+    return 0, d
 
 
 class Call:
@@ -372,6 +414,10 @@ class Call:
         """x[start : start + size*step : step] along one axis."""
         if start == 0 and step == 1 and size == x.shape[axis]:
             return x
+        if step == 1 and isinstance(size, int) and not self.builder.varying.isdisjoint(names(start)):
+            at = self.builder.materialize(self.builder.operand([start]))  # read, so that nothing is bound anew
+            rows = at if size == 1 else self.emit("add", at, self.constant(np.arange(size), DType.I64))
+            return self.emit("gather", x, rows, axis=axis)
         starts: list[Dim] = [0] * x.rank
         starts[axis] = start
         return self.emit("slice", x, starts=tuple(starts), sizes=(*x.shape[:axis], size, *x.shape[axis + 1:]),

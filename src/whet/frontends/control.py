@@ -81,7 +81,6 @@ class Importer(Protocol):
     builder: Builder
     graph: Graph
     generalized: dict[Any, list[State]]
-    varying: set[str]
 
     def inside(self, name: str, label: str) -> Importer:
         """An importer into a new graph inside this one. `label` tells the dimensions of bodies apart."""
@@ -205,10 +204,10 @@ class State:
             return State(DType.OBJECT, type=seen_from(type_of(importer.builder, x), importer.graph.dims))
         return State(x.dtype, tuple(d if names(d) <= importer.graph.dims.keys() else None for d in x.shape))
 
-    def formal(self, builder: Builder, hint: str, varying: set[str]) -> Value:
-        """The body's input. `varying` gets the names of dimensions that differ between iterations."""
+    def formal(self, builder: Builder, hint: str) -> Value:
+        """The body's input."""
         shape = tuple(builder.unknown(f"{hint}_{i}") if d is None else d for i, d in enumerate(self.shape))
-        varying.update(names(*(d for d, known in zip(shape, self.shape) if known is None)))
+        builder.varying.update(names(*(d for d, known in zip(shape, self.shape) if known is None)))
         v = Value(builder.graph.fresh(hint), self.dtype, shape)
         if self.type is not None:
             builder.types[v] = self.type
@@ -264,12 +263,12 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
 
     def formals(b: Builder) -> list[Value]:
         return [Value(b.graph.fresh("iteration"), DType.I64, ()), Value(b.graph.fresh("condition"), DType.BOOL, ()),
-                *(s.formal(b, "state", importer.varying) for s in states),
-                *(s.formal(b, "slice", importer.varying) for s in slices)]
+                *(s.formal(b, "state") for s in states), *(s.formal(b, "slice") for s in slices)]
 
     def fill(inner: Importer, outside: Captures, given: list[Value]) -> Sequence[Operand]:
         number = inner.builder.learn(given[0], 0, "iteration", (0, min(1, last), last))
-        importer.varying.update(names(number))
+        builder.varying.update(names(number))
+        builder.below.update({name: most for name in names(number) if most is not None})
         return plan.turn(inner, outside, Turn(Partial(np.asarray(number, object), DType.I64), given[1], given[2:2 + n],
                                               given[2 + n:]))
 

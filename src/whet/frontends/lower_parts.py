@@ -9,7 +9,7 @@ from whet.frontends.call import Call, NeedsReferenceError, lowers
 from whet.frontends.scalars import Scalar, Scalars
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
-from whet.ir.symbolic import Dim, ceildiv
+from whet.ir.symbolic import Dim, Sym, ceildiv, names
 
 INT64_MAX = (1 << 63) - 1
 
@@ -88,6 +88,8 @@ def _slice(c: Call) -> Value:
         if isinstance(bounds[2], Value):
             places = c.emit("mul", c.emit("iota", start=0, step=1, size=n, dtype=DType.I64), calc.value(bounds[2]))
             picked[i] = c.emit("add", places, calc.value(start))
+        elif bounds[2] == 1 and isinstance(start, Sym) and isinstance(n, int) and names(start) & c.builder.varying:
+            x, size[i] = c.slice(x, i, start, n), n  # by itself: it changes in every iteration
         else:
             assert isinstance(bounds[2], int)
             first[i], size[i], step[i] = calc.read(start, f"{c.hint}_start_{i}", 0), n, bounds[2]

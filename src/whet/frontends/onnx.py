@@ -137,7 +137,6 @@ class _Importer:
         self.unsettled = unsettled or set()  # pairs of dimensions whose difference is a fault
         self.unknown: set[str] = set()  # names that a fault has left without a value
         self.generalized = {} if generalized is None else generalized  # what is known of loops' states, by loop
-        self.varying: set[str] = set()  # dimensions that differ between the iterations of a loop
         self.depth = 0
         self.tensors = tensors
         self.proto = source.proto.graph
@@ -189,9 +188,7 @@ class _Importer:
         """An importer into a new graph inside this one. `label` tells the dimensions of bodies apart."""
         inner = copy.copy(self)
         inner.graph = self.graph.body(name)
-        inner.builder = Builder(inner.graph, self.tensors, self.builder.types, frozenset(self.graph.dims),
-                                f"{self.builder.prefix}{label}_")
-        inner.builder.learnt = self.builder.learnt
+        inner.builder = self.builder.body(inner.graph, label)
         inner.on_fault = None
         return inner
 
@@ -274,7 +271,7 @@ class _Importer:
         except NeedsReferenceError as e:
             why = str(e)
         except DimConflictError as e:
-            if self.varying.isdisjoint(names(e.a, e.b)):  # else they are equal in some iterations only
+            if self.builder.varying.isdisjoint(names(e.a, e.b)):  # else they are equal in some iterations only
                 e.where = e.where or call.origin
                 raise
         except GraphError as e:

@@ -51,7 +51,8 @@ def format_attr(value: Any) -> str:
 
 
 def _attrs(attrs: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    kept = [f"{k}={format_attr(v)}" for k, v in attrs.items() if k not in defaults or defaults[k] != v]
+    kept = [f"{k}={format_attr(v)}" for k, v in attrs.items()
+            if not isinstance(v, Graph) and (k not in defaults or defaults[k] != v)]
     return f"  {{{', '.join(kept)}}}" if kept else ""
 
 
@@ -102,7 +103,12 @@ def to_text(graph: Graph, *, constants: bool = False, origins: bool = False) -> 
     lines.append(f"  {len(graph.nodes)} nodes, {len(large)} large constants of {total:,} bytes")
     if constants:
         lines += [f"  {_constant(v)}" for v in large]
-    lines += [f"  {format_node(n)}" + (f"  # {n.origin}" if origins and n.origin else "") for n in graph.nodes]
+    for n in graph.nodes:
+        lines.append(f"  {format_node(n)}" + (f"  # {n.origin}" if origins and n.origin else ""))
+        for key, body in n.attrs.items():
+            if isinstance(body, Graph):
+                text = to_text(body, constants=constants, origins=origins)
+                lines += [f"    {key}:", *(f"      {line}" for line in text.splitlines())]
     names = graph.output_names or [v.name for v in graph.outputs]
     lines += [f"  output {name} = {_operand(v)}: {_type(v)}" for name, v in zip(names, graph.outputs)]
     return "\n".join(lines) + "\n"
