@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 
 from whet.frontends.order import bodies
 from whet.tools.surgeon.model import OnnxModel
 from whet.tools.surgeon.names import graphs, producers, reads, rename_all, rename_reads
 from whet.tools.surgeon.shapes import dims, types
+
+GLANCE = 256  # bytes
 
 
 def drop_identities(model: OnnxModel) -> int:
@@ -67,19 +69,21 @@ def merge_duplicates(model: OnnxModel) -> int:
     """Let equal initializers of the main graph be one; the bytes that this frees."""
     g = model.proto.graph
     taken = {v.name for v in g.input} | {o.name for o in g.output}
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    alike: dict[tuple[int, tuple[int, ...], bytes], list[TensorProto]] = {}
+    for t in g.initializer:
+        if t.name not in taken and t.data_type != TensorProto.STRING:
+            head = bytes(model.data(t)[:GLANCE])  # most weights differ at once, and need not be read
+            alike.setdefault((t.data_type, tuple(t.dims), head), []).append(t)
     new: dict[str, str] = {}
     freed = 0
-    for t in g.initializer:
-        if t.name in taken or t.data_type == t.STRING:
-            continue
-        data = model.data(t)
-        key = (t.data_type, tuple(t.dims), hashlib.sha256(data).digest())
-        if key in first:
-            new[t.name] = first[key]
-            freed += len(data)
-        else:
-            first[key] = t.name
+    for group in alike.values():
+        first: dict[bytes, str] = {}
+        for t in group if len(group) > 1 else ():
+            data = model.data(t)
+            kept = first.setdefault(hashlib.sha256(data).digest(), t.name)
+            if kept != t.name:
+                new[t.name] = kept
+                freed += len(data)
     rename_reads(g, new)
     for i in reversed(range(len(g.initializer))):
         if g.initializer[i].name in new:

@@ -13,6 +13,7 @@ from whet.tools.surgeon.model import OnnxModel
 from whet.tools.surgeon.names import constants, graphs, unknown
 
 Dims = Sequence[int | str | None]
+MADE_UP = "unk__"  # how onnx.shape_inference calls dimensions that it cannot express
 
 
 def infer(model: ModelProto, *, forget: bool = False) -> None:
@@ -20,7 +21,10 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
 
     What cannot be inferred (operators that ONNX does not know) keeps what the model says, less the shape with `forget`.
     """
-    old = {v.name: v.type for v in (*model.graph.value_info, *model.graph.output)}
+    old: dict[str, TypeProto] = {}
+    for v in (*model.graph.value_info, *model.graph.output):
+        old[v.name] = TypeProto()
+        old[v.name].CopyFrom(v.type)
     for g in graphs(model.graph):
         del g.value_info[:]
         if g is not model.graph and forget:
@@ -34,6 +38,8 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
         raise GraphError("types and shapes of the model contradict each other", why=str(e).strip().splitlines()[0],
                          do="check the names, types and shapes that were given") from None
     model.CopyFrom(found)
+    for v in (*model.graph.value_info, *model.graph.output):
+        _named_as_before(v.type, None if forget else old.get(v.name))
     known = {v.name for v in model.graph.value_info}
     missing = [o for n in model.graph.node for o in n.output if o and o not in known and o in old]
     outputs = {v.name for v in model.graph.output}
@@ -55,6 +61,20 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
             if forget:
                 for d in v.type.tensor_type.shape.dim:
                     d.Clear()
+
+
+def _named_as_before(t: TypeProto, old: TypeProto | None) -> None:
+    """Dimensions that inference only made up a name for are what they were, or unnamed."""
+    known = dims(old)
+    for i, d in enumerate(t.tensor_type.shape.dim if dims(t) else ()):
+        if d.dim_param.startswith(MADE_UP):
+            d.Clear()
+            if known is not None and len(known) == len(t.tensor_type.shape.dim):
+                before = known[i]
+                if isinstance(before, int):
+                    d.dim_value = before
+                elif before and not before.startswith(MADE_UP):
+                    d.dim_param = before
 
 
 def _forget(t: TypeProto) -> None:
