@@ -156,3 +156,12 @@ def test_several_results_and_generators_are_regions() -> None:
     assert ops(g) == {"topk": 1, "iota": 1, "pointwise": 1, "dims": 1}
     (region,) = regions(g, "topk")
     assert [t.dtype for t in (region.output, *region.extra_outputs)] == [DType.F32, DType.I64]
+
+
+def test_a_ladder_of_scalars_does_not_double_with_every_rung() -> None:
+    b = Building()
+    v = b.input("x", (1,))
+    for _ in range(40):  # each rung has two readers: copies of copies would be 2**40
+        v = b.add_(b.sin(v), b.cos(v))
+    g = fused(b.done(v), rtol=1e-4, atol=1e-4)
+    assert len(g.nodes) < 3 * 40

@@ -72,12 +72,15 @@ def duplicate_cheap(graph: Graph) -> None:
     """Give every reader its own copy of a widening cast and of scalar arithmetic, so that both fuse."""
     position = {id(n): i for i, n in enumerate(graph.nodes)}
     added: list[tuple[int, Node]] = []
+    budget = len(graph.nodes)  # copies of copies: each of a ladder of scalars would double what is above it
     uses, outside = graph.uses(), graph.read_outside()
     for n in reversed(graph.nodes):
         if n.op not in POINTWISE or not (widens(n) or _tiny(n)) or n.output in outside:
             continue
         readers = [r for r in dict.fromkeys(uses.get(n.output, [])) if r.op in POINTWISE or r.op in PROLOGUE | EPILOGUE]
         others = len(dict.fromkeys(uses.get(n.output, []))) - len(readers)
+        if len(added) + len(readers) > budget:
+            break
         for r in readers[1 if not others else 0:]:
             copy = Node(n.op, list(n.inputs), [Value(graph.fresh(n.op), n.output.dtype, n.output.shape)],
                         dict(n.attrs), n.origin, n.compute)

@@ -59,7 +59,7 @@ def lint(model: Model, *, shapes: Mapping[str, Sequence[Any]] | None = None,
     about_weights, stats = lint_weights.check(weights, outputs)
     found += [*s.findings, *about_weights, *lint_numbers.check(s, types, weights, stats), *_reachable(s)]
     imported = _Imported(s, types, known, shapes, profiles)
-    found += [*imported.run(), *imported.judged(typed)]
+    found += [*imported.run(), *imported.judged([*s.doubts, *typed])]
     if imported.graph is not None:
         found += lint_cost.dimensions(imported.graph, {v.name for v in s.graph.input}, profiles)
         if stops(found):
@@ -122,7 +122,7 @@ class _Imported:
             raise
         except WhetError as e:
             more = [f for n in s.graph.node if (f := _unknown(n, s)) is not None]
-            if not stops([*s.findings, *self.found.values(), *more]):
+            if not stops([*s.findings, *s.doubts, *self.found.values(), *more]):
                 more.append(finding("L117" if isinstance(e, GraphError) else "L201", "", e.what,
                                     "; ".join(x for x in (e.where, e.why) if x), e.do or AGAIN))
             return [*self.found.values(), *more]
@@ -146,7 +146,7 @@ class _Imported:
                 if v.dtype in TO_ONNX and declared.get(name) in ELEMENT_TYPES and declared[name] != TO_ONNX[v.dtype]]
 
     def judged(self, typed: Sequence[Finding]) -> list[Finding]:
-        """Findings about types and shapes: warnings where whet takes the node all the same."""
+        """Findings about schemas, types and shapes: warnings where whet takes the node all the same."""
         out = []
         unknown = self._unknown() if self.graph is not None else set()
         for f in typed:
@@ -173,21 +173,16 @@ def _unranked(v: onnx.ValueInfoProto, shapes: Mapping[str, Sequence[Any]] | None
 
 
 def _mended(s: Structure) -> Any:
-    """The source that whet imports: nodes without what is wrong with them, where that leaves something."""
+    """The source that whet imports: nodes that it need not look at replaced by stand-ins."""
     proto = onnx.ModelProto()
     proto.CopyFrom(s.source.proto)
     opsets = opsets_of(proto)
     for o in proto.opset_import:
         if o.domain in ("", "ai.onnx"):
             o.version = min(o.version, onnx.defs.onnx_opset_version())
-    for k, n in enumerate(proto.graph.node):
+    for n in proto.graph.node:
         if not s.broken.isdisjoint(n.output):
-            whole = s.mended.get(k)
-            complete = whole is not None and len(whole.input) >= _least(whole, opsets) and not _lacking(whole, opsets)
-            if complete and whole is not None and not any(bodies(whole)):
-                n.CopyFrom(whole)
-            else:
-                n.CopyFrom(NodeProto(op_type=n.op_type, name=n.name, domain=STAND_IN, output=n.output))
+            n.CopyFrom(NodeProto(op_type=n.op_type, name=n.name, domain=STAND_IN, output=n.output))
     if "" not in opsets and not proto.opset_import:
         proto.opset_import.append(onnx.helper.make_opsetid("", onnx.defs.onnx_opset_version()))
     typed = [v for v in proto.graph.input if v.type.WhichOneof("value") is not None]
@@ -195,17 +190,6 @@ def _mended(s: Structure) -> Any:
         del proto.graph.input[:]
         proto.graph.input.extend(typed)
     return replace(s.source, proto=proto)
-
-
-def _least(n: NodeProto, opsets: Mapping[str, int]) -> int:
-    schema = schema_of(n, opsets)
-    return schema.min_input if schema is not None else 0
-
-
-def _lacking(n: NodeProto, opsets: Mapping[str, int]) -> bool:
-    schema = schema_of(n, opsets)
-    given = {a.name for a in n.attribute}
-    return schema is not None and any(a.required and k not in given for k, a in schema.attributes.items())
 
 
 def _as_finding(n: NodeProto, e: WhetError) -> Finding:

@@ -55,14 +55,16 @@ class Structure:
     source:   functions inlined; nodes in order; those that have no place in it replaced by stand-ins of the domain
               STAND_IN that compute the same names.
     broken:   names that nodes at fault compute: reported already.
+    doubts:   findings about nodes that depart from ONNX's rules, which whet may take all the same; their
+              data["outputs"] are the names that the node computes, and `doubtful` has all of these.
     mended:   {index of a node: the node without what is wrong with it}, for finding out the types of its outputs.
-    doubtful: names that nodes compute whose operands do not fit ONNX's rules: whet may take them all the same.
     """
 
     source: Source
     findings: list[Finding] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     mended: dict[int, NodeProto] = field(default_factory=dict)
+    doubts: list[Finding] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
 
     @property
@@ -82,10 +84,12 @@ def structure(source: Source) -> Structure:
             continue
         found, mended = check_schema(n, opsets)
         inner = [f for g in bodies(n) for m in _nodes(g) for f in check_schema(m, opsets)[0]]
-        out.findings += [*found, *inner]
-        if found or inner:
-            out.broken.update(o for o in n.output if o)
+        outputs = [o for o in n.output if o]
+        out.findings += inner
+        out.doubts += [replace(f, data={**f.data, "outputs": outputs}) for f in found]
+        if found:
             out.mended[k] = mended
+        (out.broken if inner else out.doubtful if found else set()).update(outputs)
     return out
 
 

@@ -193,7 +193,7 @@ def _scores(name: str, producers: Mapping[str, NodeProto]) -> NodeProto | None:
     """The product whose result reaches a softmax with nothing but additions and masks on the way."""
     for _ in range(4):
         n = producers.get(name)
-        if n is None:
+        if n is None or not n.input:
             return None
         if n.op_type == "MatMul":
             return n if not any(_scaled(i, producers) for i in n.input) else None
@@ -207,7 +207,7 @@ def _scaled(name: str, producers: Mapping[str, NodeProto]) -> bool:
     """True where an operand of a product is multiplied or divided by something on its way."""
     for _ in range(4):
         n = producers.get(name)
-        if n is None:
+        if n is None or not n.input:
             return False
         if n.op_type in ("Mul", "Div", "LpNormalization"):
             return True

@@ -122,7 +122,7 @@ class _Inference:
                 schema, n, known, {i: self.data[i] for i in n.input if i in self.data}, None, self.imports,
                 self.model.ir_version)
         except Exception as e:  # InferenceError, and RuntimeErrors of other kinds
-            if fits and not likely and label(n) and not self.s.broken & set(n.output):
+            if fits and not likely and (self.s.broken | self.s.doubtful).isdisjoint(n.output):
                 self._report(n, str(e))
             self._guess(n, schema)
             return
