@@ -198,3 +198,12 @@ def test_no_function_calls_out_of_the_kernel() -> None:
             calls = [line for line in text.splitlines() if line.split()[:1] in (["callq"], ["bl"], ["jmp"])
                      and not line.split()[1].startswith(".L")]
             assert not calls, f"{name} on {isa.name}: {calls}"
+
+
+def test_softmax_exponentials_are_zero_or_normal() -> None:
+    x = np.array([0.0, -1.0, -87.3, -87.4, -95.0, -103.0, -110.0, -1e4, -3e38, -INF, NAN], np.float32)
+    for lanes in (1, 8, 16):
+        y = run(host(), vmath.exp_negative, x, lanes=lanes)
+        np.testing.assert_allclose(y[:3], np.exp(x[:3].astype(np.float64)), rtol=1e-6)
+        assert (y[3:-1] == 0).all()
+        assert np.isnan(y[-1])
