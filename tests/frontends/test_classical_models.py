@@ -144,6 +144,16 @@ def test_linear_models(post: str, dtype: Any) -> None:
         agree(by_plan(m, feeds), by_reference(m, feeds))
 
 
+@pytest.mark.parametrize("kernel", ["LINEAR", "RBF", "POLY", "SIGMOID"])
+@pytest.mark.parametrize("one_class", [0, 1])
+def test_support_vectors(kernel: str, one_class: int) -> None:
+    rng = RNG(8)
+    m, feeds = ml("SVMRegressor", [rng.normal(size=(19, 5)).astype(np.float32)], kernel_type=kernel, rho=[0.3],
+                  kernel_params=[0.4, 0.5, 3.0], n_supports=7, coefficients=rng.normal(size=7).tolist(),
+                  support_vectors=rng.normal(size=35).tolist(), one_class=one_class)
+    agree(by_plan(m, feeds), by_reference(m, feeds))
+
+
 @pytest.mark.parametrize(("op", "attrs"), [
     ("Scaler", {"offset": [1.0, -2, 0.5], "scale": [2.0, 0.5, -1]}), ("Scaler", {"offset": [1.0], "scale": [0.5]}),
     ("Normalizer", {"norm": "MAX"}), ("Normalizer", {"norm": "L1"}), ("Normalizer", {"norm": "L2"}),

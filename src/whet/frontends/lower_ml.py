@@ -56,6 +56,37 @@ def _linear_classifier(c: Call) -> list[Value]:
     return [labels_of(y, labels), transformed(y, c.attr("post_transform", "NONE")).to(DType.F32).value]
 
 
+def _kernel(c: Call, x: Formula, vectors: np.ndarray) -> Formula:
+    """The kernel of rows [rows, features] with support vectors [vectors, features]: [rows, vectors]."""
+    gamma, offset, degree = c.attr("kernel_params") or (0.0, 0.0, 0.0)
+    if c.attr("kernel_type", "LINEAR") == "RBF":  # by differences: the squares' own would cancel
+        d = x.reshape(x.shape[0], 1, x.shape[1]) - Formula(c, c.constant(vectors, x.dtype))
+        return ((d * d).reduce("sum", (2,)) * -gamma).apply("exp")
+    dot = x.apply("matmul", c.constant(vectors.T, x.dtype))
+    match c.attr("kernel_type", "LINEAR"):
+        case "LINEAR":
+            return dot
+        case "SIGMOID":
+            return (dot * gamma + offset).apply("tanh")
+        case "POLY":
+            return (dot * gamma + offset).apply("pow", int(degree))
+    raise NeedsReferenceError("with an unknown kernel")
+
+
+@lowers("SVMRegressor", domain=ML)
+def _svm_regressor(c: Call) -> Value:
+    x, count = _floats(c), c.attr("n_supports", 0)
+    weights = np.asarray(c.attr("coefficients"), np.float64)
+    if x.rank != 2:
+        raise NeedsReferenceError("of a vector")
+    if count:
+        x = _kernel(c, x, np.asarray(c.attr("support_vectors"), np.float64).reshape(count, -1))
+    y = x.apply("matmul", c.constant(weights.reshape(-1, 1), x.dtype)) + float(c.attr("rho")[0])
+    if c.attr("one_class", 0):
+        y = (y > 0).where(y * 0 + 1, -1)
+    return transformed(y, c.attr("post_transform", "NONE")).to(DType.F32).value
+
+
 def _per_feature(c: Call, x: Formula, name: str) -> Formula:
     return Formula(c, c.constant(c.attr(name), x.dtype))
 
