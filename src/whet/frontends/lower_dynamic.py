@@ -19,12 +19,13 @@ from whet.ir.symbolic import Dim, product
 MAX_SORTED_COLUMNS = 16  # of slices that Unique compares: one sort for each
 
 
-def marked(c: Call, marks: Value, hint: str) -> tuple[Value, Dim]:
-    """(places, count): where a vector of bools is true, in order, and how often that is."""
+def marked(c: Call, marks: Value, hint: str, typical: int | None = None) -> tuple[Value, Dim]:
+    """(places, count): where a vector of bools is true, in order, and how often that is (`typical`: half of all)."""
     calc = Scalars(c)
     (n,) = marks.shape
     ones = c.cast(marks, DType.I64)
-    count = calc.read(c.reduce(ones, "sum", (0,), keepdims=False), hint, most=n)
+    typical = (calc.span(n).opt or 2) // 2 if typical is None else typical
+    count = calc.read(c.reduce(ones, "sum", (0,), keepdims=False), hint, typical, most=n)
     room = n + 1  # the last place takes what is not marked
     target = c.emit("where", marks, c.emit("cumsum", ones, axis=0, exclusive=True), calc.value(n))
     empty = c.expand(c.constant(0, DType.I64), (room,))
@@ -144,7 +145,7 @@ def _non_max_suppression(c: Call) -> Value:
     order = c.reshape(_counted(c, capacity), (1, 1, capacity))
     marks = c.emit("lt", order, c.reshape(counts, (batch, classes, 1)))
     total = product(places.shape)
-    at, count = marked(c, c.reshape(marks, (total,)), c.hint)
+    at, count = marked(c, c.reshape(marks, (total,)), c.hint, 100)
     row, room = c.emit("div", at, calc.value(capacity)), calc.value(classes)
     columns = (c.emit("div", row, room), c.emit("mod", row, room),
                c.emit("gather", c.reshape(places, (total,)), at, axis=0))

@@ -153,7 +153,7 @@ class _Run:
                 a, b = dims.evaluate(c.a, env), dims.evaluate(c.b, env)
                 if a > b if c.most else a != b:
                     raise InputError(f"{a} is {'over' if c.most else 'not'} {b}", where=c.what,
-                                     why=f"{dims.show(c.a)} must be {'at most' if c.most else ''} {dims.show(c.b)}",
+                                     why=f"{dims.show(c.a)} must be {'at most ' if c.most else ''}{dims.show(c.b)}",
                                      do="check the input that it is computed from")
 
 
