@@ -153,7 +153,7 @@ class _Folder:
         small = helper.make_model(g, opset_imports=self.opsets)
         try:
             found = types(onnx.shape_inference.infer_shapes(small, data_prop=True))
-        except onnx.shape_inference.InferenceError:
+        except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
             return None
         total = 0
         for o in n.output:

@@ -34,7 +34,7 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
         _forget(v.type)
     try:
         found = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError as e:
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
         raise GraphError("types and shapes of the model contradict each other", why=str(e).strip().splitlines()[0],
                          do="check the names, types and shapes that were given") from None
     model.CopyFrom(found)
@@ -61,6 +61,15 @@ def infer(model: ModelProto, *, forget: bool = False) -> None:
             if forget:
                 for d in v.type.tensor_type.shape.dim:
                     d.Clear()
+
+
+def contradiction(model: ModelProto) -> str:
+    """What strict inference finds wrong with the shapes of a model; "" for nothing."""
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as e:
+        return " ".join(str(e).split()) or "shape inference failed"
+    return ""
 
 
 def _named_as_before(t: TypeProto, old: TypeProto | None) -> None:
@@ -137,6 +146,7 @@ def set_shapes(model: OnnxModel, shapes: Mapping[str, Dims] | None = None,
     InputError for names that are not there and for a wrong rank, GraphError where the model cannot have these shapes.
     """
     out = OnnxModel.open(model)
+    sound = not contradiction(out.proto)
     there = {v.name: v for v in out.proto.graph.input}
     named = {d.dim_param for v in out.proto.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
     for name, shape in (shapes or {}).items():
@@ -161,4 +171,7 @@ def set_shapes(model: OnnxModel, shapes: Mapping[str, Dims] | None = None,
                     else:
                         d.dim_param = size
     infer(out.proto, forget=True)
+    if sound and (problem := contradiction(out.proto)):
+        raise GraphError("the model cannot have these shapes", where=model.name, why=problem,
+                         do="give shapes that fit its weights and the sizes that it fixes")
     return out
