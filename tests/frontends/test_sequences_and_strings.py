@@ -72,8 +72,8 @@ def test_a_split_that_is_stacked_again(split: Any, keepdims: int) -> None:
 
 
 def test_a_stack_has_a_new_axis() -> None:
-    nodes = [node("SequenceConstruct", ["x", "w"], ["s"]), node("ConcatFromSequence", ["s"], ["y"], axis=-1, new_axis=1)]
-    m = model(nodes, {"x": (F, (2, 3)), "w": (F, (2, 3))}, ["y"])
+    stack = node("ConcatFromSequence", ["s"], ["y"], axis=-1, new_axis=1)
+    m = model([node("SequenceConstruct", ["x", "w"], ["s"]), stack], {"x": (F, (2, 3)), "w": (F, (2, 3))}, ["y"])
     np.testing.assert_array_equal(runs(m, {"x": X, "w": -X})[0], np.stack([X, -X], -1))
     assert not hosts(imported(m))
 
@@ -120,6 +120,19 @@ def test_sequence_map_over_known_items_is_unrolled() -> None:
     m = model(nodes, {"x": (F, (2, 3)), "w": (F, (1, 3))}, ["y"])
     assert not {n.op for n in imported(m).nodes} & HOST
     np.testing.assert_array_equal(runs(m, {"x": X, "w": X[:1]})[0], X + X[:1])
+
+
+def test_a_short_loop_over_known_items_is_taken_apart() -> None:
+    nodes = [node("SequenceAt", ["s", "i"], ["v"]), node("Add", ["h", "v"], ["k"]), node("Mul", ["k", "k"], ["o"])]
+    inside = body(nodes, counter([info("h")]), ["c", "k", "o"])
+    nodes = [node("SplitToSequence", ["x", "one"], ["s"], axis=1), node("SequenceLength", ["s"], ["n"]),
+             node("SequenceAt", ["s", "zero"], ["f"]), node("Loop", ["n", "", "f"], ["y", "z"], body=inside)]
+    m = model(nodes, {"x": (F, ("b", 3))}, ["y", "z"], {"one": np.asarray(1), "zero": np.asarray(0)})
+    assert not {n.op for n in imported(m).nodes} & HOST
+    y, z = runs(m, {"x": X})
+    sums = X[:, :1] + np.cumsum(X, 1)
+    np.testing.assert_array_equal(y, sums[:, 2:])
+    np.testing.assert_array_equal(z, np.stack([sums[:, i:i + 1] ** 2 for i in range(3)]))
 
 
 def test_a_position_outside_a_known_sequence_is_an_error() -> None:

@@ -16,6 +16,7 @@ from onnx import GraphProto, TypeProto
 
 from whet.errors import GraphError, UnsupportedError
 from whet.frontends.call import Builder, Call, Items, Operand, Partial
+from whet.frontends.order import free_names
 from whet.frontends.reference import remember
 from whet.frontends.sequences import at, empty, insert, items, length_of
 from whet.frontends.tensors import TO_ONNX
@@ -26,6 +27,7 @@ from whet.ir.ops_base import DimConflictError, Spec
 from whet.ir.symbolic import Dim, Sym, names
 
 MAX_TRIPS = 1 << 31  # of a loop that may run as often as it likes
+MAX_UNROLLED = 512  # nodes of a loop that is taken apart
 MAX_DEPTH = 64  # of control flow inside control flow
 
 Scope = Mapping[str, Operand]
@@ -339,7 +341,7 @@ def _trips(importer: Importer, call: Call, plan: Plan) -> Dim | None:
 
 
 def lower_loop(importer: Importer, call: Call, scope: Scope) -> Sequence[Operand | None]:
-    """A `loop` node for a Loop."""
+    """A `loop` node for a Loop; its iterations one after another where that takes sequences apart."""
     g: GraphProto = call.attr("body")
     states = _given(call, 2)
     if len(g.input) != 2 + len(states):
@@ -347,6 +349,9 @@ def lower_loop(importer: Importer, call: Call, scope: Scope) -> Sequence[Operand
     stacked = len(g.output) - 1 - len(states)
     if stacked < 0 or len(call.proto.output) > len(g.output) - 1:
         _fail(call, f"its body gives {len(g.output)} outputs for {len(states)} states")
+    flat = _unrolled(importer, call, scope, g, states)
+    if flat is not None:
+        return flat
 
     def turn(inner: Importer, outside: Captures, now: Turn) -> Sequence[Operand]:
         return inner.subgraph(g, outside, _named(g, [now.iteration, now.condition, *now.states]))
@@ -354,6 +359,30 @@ def lower_loop(importer: Importer, call: Call, scope: Scope) -> Sequence[Operand
     plan = Plan(turn, states, call.inputs[0] if call.has(0) else None, call.inputs[1] if call.has(1) else None,
                 scan_outputs=[(0, False)] * stacked)
     return emit_loop(importer, call, scope, plan)
+
+
+def _unrolled(importer: Importer, call: Call, scope: Scope, g: GraphProto, states: list[Operand]
+              ) -> list[Operand] | None:
+    """The results of a Loop of a few iterations over sequences of known length, None for any other."""
+    count, condition = call.const(0), call.inputs[1] if call.has(1) else None
+    if count is None or not 0 < int(count.reshape(-1)[0]) * len(g.node) <= MAX_UNROLLED or not _true(condition):
+        return None
+    read = [*states, *(scope[name] for name in sorted(free_names([g])) if name in scope)]
+    if not any(isinstance(x, Items) for x in read):
+        return None
+    before, b = len(importer.graph.nodes), importer.builder
+    going: Operand = b.graph.const(True)
+    slices: list[list[Value]] = [[] for _ in g.output[1 + len(states):]]
+    for i in range(int(count.reshape(-1)[0])):
+        going, *given = importer.subgraph(g, scope, _named(g, [b.graph.const(i, DType.I64), going, *states]))
+        states = given[:len(states)]
+        for kept, x in zip(slices, given[len(states):]):
+            kept.append(b.materialize(x))
+        if not _true(going) or any(x.dtype.is_host or x.shape != kept[0].shape for kept in slices for x in kept):
+            del importer.graph.nodes[before:]
+            return None
+    stacked = [b.emit("concat", *(call.reshape(x, (1, *x.shape)) for x in kept), axis=0) for kept in slices]
+    return [*states, *stacked]
 
 
 # -- Scan --------------------------------------------------------------------------------------------
