@@ -47,7 +47,7 @@ def test_a_file_that_is_no_model_and_types_that_contradict_are_told() -> None:
                 {"w": np.ones((2, 4), np.float32)})
     with pytest.raises(GraphError, match="cannot have these shapes"):
         surgeon.set_shapes(OnnxModel.open(add), {"x": (5, 5)})
-    odd = model([helper.make_node("Relu", ["x"], ["y"])], [tensor("x", [2])], [tensor("y", [2])])
-    odd.graph.input[0].type.tensor_type.elem_type = 71
-    with pytest.raises(GraphError, match="contradict"):
+    odd = model([helper.make_node("Add", ["x", "w"], ["y"])], [tensor("x", [2])], [tensor("y", [2])])
+    odd.graph.initializer.add(name="w", data_type=71, dims=[2])
+    with pytest.raises(GraphError, match="does not fit it"):
         surgeon.sanitize(OnnxModel.open(odd))

@@ -84,14 +84,14 @@ class OnnxModel:
     # -- tensors -------------------------------------------------------------------------------
 
     def data(self, t: TensorProto) -> memoryview | bytes:
-        """A tensor's bytes, as raw data has them."""
+        """A tensor's bytes, as raw data has them. GraphError where it has none that fit it."""
         number = handle(t)
         if number is not None:
             return self.weights[number].data
-        return t.raw_data if t.HasField("raw_data") else numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
+        return t.raw_data if t.HasField("raw_data") else numpy_helper.from_array(self.array(t)).raw_data
 
     def array(self, t: TensorProto) -> np.ndarray:
-        """A tensor's values: a read-only view of the file where its elements are whole bytes."""
+        """A tensor's values: a read-only view of the file where its elements are whole bytes. GraphError as `data`."""
         number = handle(t)
         try:
             if number is None:
@@ -103,9 +103,9 @@ class OnnxModel:
             whole.CopyFrom(t)
             _inline(whole, bytes(self.weights[number].data))
             return numpy_helper.to_array(whole)
-        except (ValueError, TypeError) as e:
-            raise GraphError(f"the data of a tensor of shape {tuple(t.dims)} does not fit it", where=f"tensor {t.name}",
-                             why=str(e), do="export the model again") from None
+        except (ValueError, TypeError, KeyError) as e:
+            raise GraphError(f"the data of a tensor of type {t.data_type} and shape {tuple(t.dims)} does not fit it",
+                             where=f"tensor {t.name}", why=str(e), do="export the model again") from None
 
     def tensor(self, name: str, array: np.ndarray) -> TensorProto:
         """A tensor of this model with the given values; its bytes are kept outside the protobuf if they are many."""
