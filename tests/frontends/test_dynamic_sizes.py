@@ -389,3 +389,17 @@ def test_a_profile_of_a_scalar() -> None:
 def test_profiles_that_do_not_fit_a_shape_input(bounds: Any) -> None:
     with pytest.raises(ProfileError):
         load_model(_expand(), profiles=[{"s": bounds}])
+
+
+@pytest.mark.parametrize("how", [{}, {"strides": [2, 1], "pads": [1, 0, 1, 2]}, {"dilations": [1, 2]}])
+def test_columns_become_an_image_of_computed_sizes(how: dict[str, list[int]]) -> None:
+    image, block, pads = (5, 6), (2, 3), how.get("pads", [0] * 4)
+    count = 1
+    for a in range(2):
+        reach = how.get("dilations", [1, 1])[a] * (block[a] - 1) + 1
+        count *= (image[a] + pads[a] + pads[2 + a] - reach) // how.get("strides", [1, 1])[a] + 1
+    m, feeds = one("Col2Im", [floats(2, 12, count), ints(*image), ints(*block)], **how)
+    assert not any(n.op in HOST for n in load_model(m).nodes)
+    fixed, less = one("Col2Im", list(feeds.values()), constants=(1, 2), **how)
+    agree(by_whet(m, feeds), by_whet(fixed, less))
+    agree(by_whet(m, feeds), by_reference(m, feeds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from whet.frontends.call import Call, NeedsReferenceError, lowers
+from whet.frontends.dynamic_windows import columns_to_image
 from whet.frontends.formulas import Formula, formula
 from whet.frontends.lower_nn import per_axis
 from whet.ir.dtypes import DType
@@ -35,12 +36,13 @@ def _max_unpool(c: Call) -> Value:
 def _col2im(c: Call) -> Value:
     """The transpose of taking columns: a transposed convolution whose kernels each hold one 1."""
     x = formula(c, 0)
-    if c.const(1) is None or c.const(2) is None or not x.dtype.is_float:
-        raise NeedsReferenceError("with computed sizes, or of integers")
-    image, block = c.ints(1, "image_shape"), c.ints(2, "block_shape")
-    rank = len(block)
+    sizes = c.dims(1, "image_shape"), c.dims(2, "block_shape")
+    rank = len(sizes[1])
     strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
     pads = tuple(c.attr("pads") or (0,) * (2 * rank))
+    if c.computed(1) or c.computed(2) or not x.dtype.is_float:
+        return columns_to_image(c, c.x(0), *sizes, strides, dilations, pads)
+    image, block = c.ints(1, "image_shape"), c.ints(2, "block_shape")
     taken = int(np.prod(block))
     n, deep, _ = x.shape
     if not isinstance(deep, int):
