@@ -214,3 +214,75 @@ def test_every_code_that_the_source_uses_is_in_the_table() -> None:
 def test_what_is_no_model_is_a_typed_error(broken: Callable[[bytes], bytes]) -> None:
     with pytest.raises(whet.WhetError):
         lint(broken(chain().SerializeToString()))
+
+
+def mutated(m: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
+    """The model with one random change to a node or an input."""
+    out = onnx.ModelProto()
+    out.CopyFrom(m)
+    n = out.graph.node[rng.integers(len(out.graph.node))]
+    names = [o for other in out.graph.node for o in other.output] + [v.name for v in out.graph.input]
+    dims = out.graph.input[0].type.tensor_type.shape.dim
+    match rng.integers(10):
+        case 0:
+            n.input[rng.integers(len(n.input))] = "nowhere"
+        case 1:
+            del n.input[rng.integers(len(n.input))]
+        case 2:
+            n.input.append(names[rng.integers(len(names))])
+        case 3:
+            n.op_type = str(rng.choice(["Reluu", "Concat", "MatMul", "Conv", "Gather", "Reshape", "Softmax"]))
+        case 4:
+            n.attribute.append(helper.make_attribute("bogus", 1))
+        case 5:
+            del n.attribute[:]
+        case 6:
+            out.graph.input[0].type.tensor_type.elem_type = int(rng.choice([7, 9, 11]))
+        case 7:
+            dims[rng.integers(len(dims))].dim_value = int(rng.choice([0, 1, 2, 7]))
+        case 8:
+            n.output[0] = names[rng.integers(len(names))]
+        case 9:
+            n.input[0] = names[rng.integers(len(names))]
+    return out
+
+
+def test_lint_and_the_importer_agree_about_mutated_models() -> None:
+    nodes = [node("Conv", "x w", "a", pads=[1, 1, 1, 1]), node("Relu", "a", "b"), node("Add", "b a", "c"),
+             node("GlobalAveragePool", "c", "d"), node("Flatten", "d", "e", axis=1), node("Gemm", "e v", "f", transB=1),
+             node("Shape", "x", "s"), node("Slice", "s zero one", "n"), node("Concat", "n rest", "t", axis=0),
+             node("Reshape", "f t", "g"), node("Softmax", "g", "y", axis=-1)]
+    base = model(nodes, {"x": ["n", 3, 8, 8]}, ["y"], {
+        "w": weight(4, 3, 3, 3), "v": weight(6, 4), "zero": np.array([0]), "one": np.array([1]),
+        "rest": np.array([2, 3])})
+    assert not stops(lint(base))
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        m = mutated(base, rng)
+        if rng.integers(2):
+            m = mutated(m, rng)
+        try:
+            load_model(m)
+            loads = True
+        except WhetError:
+            loads = False
+        assert stops(lint(m)) != loads, [str(n.op_type) for n in m.graph.node]
+
+
+def test_an_operator_of_a_plugin_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    from whet import plugins
+
+    monkeypatch.setattr(plugins, "_registered", {})
+    monkeypatch.setattr(plugins, "_discovered", True)
+    twice = helper.make_node("Twice", ["x"], ["t"], name="mine", domain="com.example.test")
+    m = model([twice, node("Relu", "t", "y")], {"x": [4]}, ["y"])
+    m.opset_import.append(helper.make_opsetid("com.example.test", 1))
+    assert errors(found(m)) == {("L101", "mine")}
+
+    @plugins.plugin("com.example.test", "Twice", shape=plugins.like_first)
+    def run(x: np.ndarray) -> np.ndarray:
+        return 2 * x
+
+    by_code = found(m)
+    assert errors(by_code) == set()
+    assert [f.node for f in by_code["L211"]] == ["mine"]

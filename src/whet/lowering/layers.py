@@ -63,12 +63,13 @@ class _Walk:
             if isinstance(s, Native):
                 held.update(zip(s.outputs, self.segment(s.segment, taken)))
             elif isinstance(s, Host):
-                if s.kind != "onnx":  # constants
+                if s.kind == "strings":  # constants
                     continue
                 given = [self.fresh(s.label) for _ in s.outputs]
                 self.out.layers.append({
-                    "name": s.label, "kind": "host", "tactic": "reference", "reads": _merged(taken), "writes": given,
-                    "reason": self.reasons.get(s.label, ""),
+                    "name": s.label, "kind": "host", "tactic": "reference" if s.kind == "onnx" else s.kind,
+                    "reads": _merged(taken), "writes": given,
+                    "reason": self.reasons.get(s.label, "") if s.kind == "onnx" else "a plugin computes it",
                     "results": [_type(t) for t in s.results]})
                 held.update(zip(s.outputs, ([g] for g in given)))
             else:

@@ -218,6 +218,8 @@ def _model_layers(graph: Graph, cpu: CpuTarget) -> list[Layer]:
             layer.kind = moves(s.region) or s.kind
         elif node.op in VIEWS:
             layer.kind, layer.tactic = "view", node.op
+        elif node.op == "plugin":
+            layer.tactic, layer.reason = "plugin", "a plugin computes it"
         elif node.op in HOST - {"onnx"}:
             layer.kind, layer.tactic, layer.reason = "control", node.op, "the host decides what runs"
         else:

@@ -87,6 +87,7 @@ _FAMILIES: dict[str, tuple[tuple[str, Severity, str, str], ...]] = {
         ("L208", "note", "large copy of its own", "A transposition or copy that no neighbour takes in."),
         ("L209", "warning", "very large tensor", "A tensor of a size that memory may not hold."),
         ("L210", "note", "input of unknown rank", "A shape must be given to build the model."),
+        ("L211", "note", "plugin", "The node runs on the host by a function that a plugin brings."),
     ),
     "Weights": (
         ("L301", "error", "external data missing", "The file with a weight's data is missing, short or elsewhere."),

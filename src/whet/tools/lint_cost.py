@@ -94,6 +94,9 @@ def hosted(graph: Graph) -> list[Finding]:
 
 def _hosted(node: Node, text: str, data: Mapping[str, Any]) -> Finding:
     op, _, name = node.origin.partition(" ")
+    if node.op == "plugin":
+        return finding("L211", name, f"{op} runs on the host by a plugin", text, "give the plugin a lowering to whet's "
+                       "operators, if it has one", op=op, **data)
     if node.op in HOST - {"onnx"}:
         return finding("L203", name, f"{op} decides on the host what runs", text, "nothing: its bodies are compiled",
                        op=op, **data)

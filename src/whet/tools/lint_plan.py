@@ -45,8 +45,9 @@ def _check(plan: Plan, times: LayerTimes) -> list[Finding]:
             share = times.share(str(layer["name"]))
             cost = f"; {share:.0%} of the measured time" if share is not None else ""
             data = {"share": round(share, 4), "basis": "measured"} if share is not None else {}
+            code = "L203" if layer["kind"] == "control" else "L211" if layer["tactic"] == "plugin" else "L602"
             out.append(finding(
-                "L602" if layer["kind"] == "host" else "L203", name or op, f"{op} runs on the host ({layer['tactic']})",
+                code, name or op, f"{op} runs on the host ({layer['tactic']})",
                 (layer.get("reason") or "it has no generated kernel") + cost,
                 "--measure tells what it costs" if share is None else "see whet lint of the model", op=op, **data))
     if info.get("copies"):
