@@ -154,6 +154,17 @@ def test_support_vectors(kernel: str, one_class: int) -> None:
     agree(by_plan(m, feeds), by_reference(m, feeds))
 
 
+@pytest.mark.parametrize("sizes", [[3, 4], [2, 5, 3], [1, 2, 3, 4]])
+def test_pairs_of_classes(sizes: list[int]) -> None:
+    rng = RNG(len(sizes))
+    n, vectors = len(sizes), sum(sizes)
+    m, feeds = ml("SVMClassifier", [rng.normal(size=(33, 4)).astype(np.float32)], outputs=2, kernel_type="RBF",
+                  kernel_params=[0.4, 0.0, 3.0], vectors_per_class=sizes, classlabels_ints=list(range(5, 5 + n)),
+                  coefficients=rng.normal(size=(n - 1) * vectors).tolist(),
+                  rho=rng.normal(size=n * (n - 1) // 2).tolist(), support_vectors=rng.normal(size=vectors * 4).tolist())
+    agree(by_plan(m, feeds), by_reference(m, feeds))
+
+
 @pytest.mark.parametrize(("op", "attrs"), [
     ("Scaler", {"offset": [1.0, -2, 0.5], "scale": [2.0, 0.5, -1]}), ("Scaler", {"offset": [1.0], "scale": [0.5]}),
     ("Normalizer", {"norm": "MAX"}), ("Normalizer", {"norm": "L1"}), ("Normalizer", {"norm": "L2"}),
@@ -208,11 +219,12 @@ def lookup(x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["forest", "boosted", "forest of two classes", "boosted, two classes",
-                                  "tree regression", "boosted regression", "logistic", "linear", "perceptron"])
+                                  "tree regression", "boosted regression", "logistic", "linear", "perceptron",
+                                  "vectors", "vectors of two classes"])
 def test_scikit_learn_pipelines(name: str) -> None:
     """What skl2onnx writes, scaler included, agrees with ONNX Runtime."""
     skl2onnx = pytest.importorskip("skl2onnx")
-    from sklearn import ensemble, linear_model, neural_network, pipeline, preprocessing, tree
+    from sklearn import ensemble, linear_model, neural_network, pipeline, preprocessing, svm, tree
 
     rng = RNG(8)
     x = rng.normal(size=(200, 7)).astype(np.float32)
@@ -225,6 +237,7 @@ def test_scikit_learn_pipelines(name: str) -> None:
         "boosted, two classes": (ensemble.GradientBoostingClassifier(n_estimators=5), two),
         "tree regression": (tree.DecisionTreeRegressor(), real),
         "boosted regression": (ensemble.GradientBoostingRegressor(n_estimators=5), real),
+        "vectors": (svm.SVC(), three), "vectors of two classes": (svm.SVC(), two),
         "logistic": (linear_model.LogisticRegression(), three), "linear": (linear_model.Ridge(), real),
         "perceptron": (neural_network.MLPClassifier((9,), max_iter=20), two)}[name]
     fitted = pipeline.make_pipeline(preprocessing.StandardScaler(), estimator).fit(x, y)

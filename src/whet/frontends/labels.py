@@ -6,7 +6,8 @@ import onnx
 from onnx import NodeProto, helper
 
 ML = "ai.onnx.ml"
-LABELS = {"TreeEnsembleClassifier": "classlabels_int64s", "LinearClassifier": "classlabels_ints"}
+LABELS = {"TreeEnsembleClassifier": "classlabels_int64s", "LinearClassifier": "classlabels_ints",
+          "SVMClassifier": "classlabels_ints"}
 
 
 def _has_names(n: NodeProto) -> bool:

@@ -87,6 +87,33 @@ def _svm_regressor(c: Call) -> Value:
     return transformed(y, c.attr("post_transform", "NONE")).to(DType.F32).value
 
 
+@lowers("SVMClassifier", domain=ML)
+def _svm_classifier(c: Call) -> list[Value]:
+    """One against one: each pair of classes gets a score, and the class that wins most pairs the label.
+
+    Scores are those of the pairs; of two classes [-s, s], as in ONNX Runtime and onnx.reference.
+    """
+    x, labels, sizes = _floats(c), c.attr("classlabels_ints"), c.attr("vectors_per_class")
+    weights = np.asarray(c.attr("coefficients"), np.float64)
+    if not labels or len(labels) < 2 or not sizes or c.attr("prob_a") or x.rank != 2 or weights.min() >= 0:
+        raise NeedsReferenceError("of strings, with probabilities, or of other than pairs of classes")
+    n, vectors = len(labels), sum(sizes)
+    starts = np.cumsum([0, *sizes])
+    weights = weights.reshape(n - 1, vectors)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    each, first, second = np.zeros((vectors, len(pairs))), np.zeros((len(pairs), n)), np.zeros((len(pairs), n))
+    for k, (i, j) in enumerate(pairs):
+        own, other = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+        each[own, k], each[other, k] = weights[j - 1, own], weights[i, other]
+        first[k, i] = second[k, j] = 1
+    near = _kernel(c, x, np.asarray(c.attr("support_vectors"), np.float64).reshape(vectors, -1))
+    y = near.apply("matmul", c.constant(each, x.dtype)) + Formula(c, c.constant(c.attr("rho"), x.dtype))
+    won = (y > 0).to(x.dtype)
+    votes = won.apply("matmul", c.constant(first, x.dtype)) + (1 - won).apply("matmul", c.constant(second, x.dtype))
+    scores = concat([-y, y], 1) if len(pairs) == 1 else y
+    return [labels_of(votes, labels), transformed(scores, c.attr("post_transform", "NONE")).to(DType.F32).value]
+
+
 def _per_feature(c: Call, x: Formula, name: str) -> Formula:
     return Formula(c, c.constant(c.attr(name), x.dtype))
 
