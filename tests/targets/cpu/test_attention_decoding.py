@@ -68,7 +68,9 @@ def check(r: Region, tactic: Tactic, env: dict[str, int] | None = None, lengths:
                     output=replace(r.output, dtype=DType.F64))
     ref, = region_reference(ideal, want, env)
     tolerance = {"f32": 3e-6, "bf16": 2e-2}[r.compute] if r.output.dtype is F32 else 2e-2
-    for params in list(tactic.space(r, isa, 2))[::5][:2]:
+    settings = list(tactic.space(r, isa, 2))[::5][:2]
+    assert settings
+    for params in settings:
         got, = run_region(r, tactic, params, isa, arrays, env)
         np.testing.assert_allclose(got.astype(np.float64), ref, rtol=10 * tolerance, atol=tolerance)
 
