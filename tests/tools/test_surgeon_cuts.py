@@ -288,6 +288,8 @@ def test_other_weights_are_refused(net: OnnxModel, tmp_path: Path) -> None:
         surgeon.restore_weights(tmp_path / "thin.onnx", tmp_path / "short")
     with pytest.raises(ModelFileError, match="not there"):
         surgeon.restore_weights(tmp_path / "thin.onnx", tmp_path / "nowhere")
+    with pytest.raises(InputError, match="cannot be one file"):
+        surgeon.strip_weights(net, tmp_path / "one", tmp_path / "one")
     net.save(tmp_path / "whole.onnx")
     with pytest.raises(ModelFileError, match="not stripped"):
         surgeon.restore_weights(tmp_path / "whole.onnx")
@@ -299,3 +301,32 @@ def test_equal_weights_are_stored_once(tmp_path: Path) -> None:
                              [tensor("x", [1, 64])], [tensor("y", [1, 64])], {"a": w, "b": w}))
     surgeon.strip_weights(m, tmp_path / "m.onnx", tmp_path / "w")
     assert (tmp_path / "w").stat().st_size == w.nbytes
+
+
+# -- operators that are not ONNX's own ------------------------------------------------------------
+
+
+def test_operators_of_other_domains_are_put_in_and_cut_around(net: OnnxModel) -> None:
+    x = feed()
+    gelu = surgeon.insert(net, "Gelu", ["a"], ["b"], domain="com.microsoft")
+    clean = surgeon.sanitize(surgeon.rename(gelu, {"x": "data"}))
+    np.testing.assert_allclose(run(clean, {"data": x["x"]}, ["y"])[0], run(gelu, x, ["y"])[0], rtol=1e-5)
+    assert {o.domain for o in clean.proto.opset_import} == {"", "com.microsoft"}
+    with pytest.raises(InputError, match="type of 'b' is not known"):
+        surgeon.extract(gelu, ["c"], ["b"])
+    part = surgeon.extract(gelu, ["c"], ["b"], shapes={"b": ("n", 64)}, element_types={"b": "float32"})
+    assert run(part, {"b": x["x"]})[0].shape == (3, 64)
+
+
+def test_functions_stay_where_they_are_needed() -> None:
+    opset = [helper.make_opsetid("", 18)]
+    fs = [helper.make_function("mine", name, ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opset)
+          for name in ("Twice", "Other")]
+    m = OnnxModel.open(model([node("Twice", ["x"], ["t"], domain="mine"), node("Other", ["t"], ["u"], domain="mine"),
+                              node("Relu", ["u"], ["y"])], [tensor("x", [3])], [tensor("y", [3])], functions=fs,
+                             opsets=[helper.make_opsetid("mine", 1)]))
+    part = surgeon.extract(m, ["t"])
+    assert [f.name for f in part.proto.functions] == ["Twice"]
+    assert run(part, {"x": np.ones(3, np.float32)})[0].tolist() == [2, 2, 2]
+    more = surgeon.insert(m, "Twice", ["u"], ["u"], domain="mine")
+    assert run(more, {"x": np.ones(3, np.float32)})[0].tolist() == [8, 8, 8]

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from onnx import ModelProto
 
-from whet.errors import ModelFileError, WeightsError
+from whet.errors import InputError, ModelFileError, WeightsError
 from whet.frontends.protobuf import map_file, read
 from whet.plan.writer import atomic
 from whet.tools.surgeon.model import HANDLE, OnnxModel, Weight, handle, set_external, tensors
@@ -40,9 +40,12 @@ def strip_weights(model: OnnxModel, path: str | os.PathLike[str], sidecar: str |
     The model keeps names, types and shapes, and the SHA-256 of every weight; equal weights are stored once. It refers
     to the sidecar as external data, so next to it, it runs as it is. Same model, same bytes. Returns the files written.
 
-    OutputError if they cannot be written, ModelFileError where there is nothing to strip.
+    OutputError if they cannot be written, InputError for one file for both, ModelFileError where there is nothing to
+    strip.
     """
     path, sidecar = Path(path), Path(sidecar)
+    if os.path.realpath(path) == os.path.realpath(sidecar):
+        raise InputError("the model and its weights cannot be one file", where=str(path), do="name another for --weights")
     out = OnnxModel.open(model)
     proto = out.proto
     _share_equal(out)
