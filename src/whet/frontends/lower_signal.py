@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from whet.frontends.call import Call, NeedsReferenceError, lowers
-from whet.frontends.formulas import Formula, formula
+from whet.frontends.formulas import Formula, concat, formula, iota, number
+from whet.frontends.scalars import Scalar, Scalars
+from whet.ir.dtypes import DType
 from whet.ir.graph import Value
+from whet.ir.symbolic import Dim
 
 MAX_TWIDDLES = 1 << 24  # elements of the constant matrix; longer transforms run as reference nodes
 
@@ -74,24 +77,47 @@ def _along(c: Call, x: Formula, axis: int) -> Formula:
 
 @lowers("STFT")
 def _stft(c: Call) -> Value:
-    """A strided convolution whose kernels are the windowed twiddle factors."""
-    x = formula(c, 0)
-    if c.computed(1) or c.computed(3) or not x.dtype.is_float:
-        raise NeedsReferenceError("with computed sizes, or of integers")
-    step = c.ints(1, "frame_step")[0]
+    """A strided convolution whose kernels are the windowed twiddle factors; frames gathered and multiplied by them
+    where the step or the length is computed while the model runs."""
+    x, calc = formula(c, 0), Scalars(c)
     x = x if x.rank == 3 else x.reshape(*x.shape, 1)
-    batch, _, parts = x.shape
+    batch, n, parts = x.shape
     window = formula(c, 2) if c.has(2) else None
-    length = c.ints(3, "frame_length")[0] if c.has(3) else window.shape[0] if window is not None else x.shape[1]
+    step = calc.elements(1)[0]
+    length: Dim = window.shape[0] if window is not None else n
+    if c.has(3):
+        length = calc.read(calc.elements(3)[0], f"{c.hint}_length", most=length)
+    if not isinstance(parts, int) or not x.dtype.is_float or c.builder.bounds(length)[1] ** 2 * 4 > MAX_TWIDDLES:
+        raise NeedsReferenceError("of integers, or of such lengths")
     onesided = bool(c.attr("onesided", 1))
-    if (not isinstance(length, int) or not isinstance(parts, int) or length * parts * length * 2 > MAX_TWIDDLES
-            or (window is not None and window.shape != (length,)) or step < 1):
-        raise NeedsReferenceError("of such frames or window")
+    if window is not None:
+        window = window.slice(0, 0, length).to(x.dtype)
+    if not isinstance(length, int) or not isinstance(step, int) or step < 1:
+        return _gathered(calc, x, step, length, window, onesided)
     matrix = twiddles(length, length, parts, False, onesided)
     kernels = Formula(c, c.constant(matrix.reshape(length, parts, -1).transpose(2, 1, 0), x.dtype))
     if window is not None:
-        kernels = kernels * window.to(x.dtype).reshape(1, 1, length)
+        kernels = kernels * window.reshape(1, 1, length)
     y = Formula(c, c.emit("conv", x.transpose(0, 2, 1).value, kernels.value, strides=(step,), dilations=(1,),
                           pads=(0, 0), group=1))
     frames = y.shape[2]
     return y.transpose(0, 2, 1).reshape(batch, frames, matrix.shape[1] // 2, 2).value
+
+
+def _gathered(calc: Scalars, x: Formula, step: Scalar, length: Dim, window: Formula | None, onesided: bool) -> Value:
+    """The transform of frames of x [batch, n, parts] whose step or length is not known before the run."""
+    c, (batch, n, parts) = x.call, x.shape
+    frames = calc.read(calc.add(calc.floordiv(calc.sub(n, length), step), 1), f"{c.hint}_frames", most=n + 1)
+    starts = iota(c, frames).reshape(frames, 1) * Formula(c, calc.value(step))
+    y = x.gather(starts + iota(c, length), axis=1)  # [batch, frames, length, parts]
+    if window is not None:
+        y = y * window.reshape(length, 1)
+    bins = length // 2 + 1 if onesided else length
+    period = number(c, length, DType.I64)
+    i, k = iota(c, length).reshape(length, 1), iota(c, bins).reshape(1, bins)
+    angle = ((i * k) % period).to(DType.F64) * (-2 * np.pi) / period.to(DType.F64)
+    cosine, sine = (angle.apply(f).to(x.dtype).reshape(length, 1, bins, 1) for f in ("cos", "sin"))
+    rows = [concat([cosine, sine], 3), concat([-sine, cosine], 3)]
+    matrix = concat(rows[:parts] if isinstance(parts, int) else rows, 1).reshape(length * parts, bins * 2)
+    y = y.reshape(batch, frames, length * parts).apply("matmul", matrix)
+    return y.reshape(batch, frames, bins, 2).value
