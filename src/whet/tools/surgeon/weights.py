@@ -45,7 +45,8 @@ def strip_weights(model: OnnxModel, path: str | os.PathLike[str], sidecar: str |
     """
     path, sidecar = Path(path), Path(sidecar)
     if os.path.realpath(path) == os.path.realpath(sidecar):
-        raise InputError("the model and its weights cannot be one file", where=str(path), do="name another for --weights")
+        raise InputError("the model and its weights cannot be one file", where=str(path),
+                         do="name another for --weights")
     out = OnnxModel.open(model)
     proto = out.proto
     _share_equal(out)
