@@ -160,6 +160,13 @@ def test_trilu_is_the_standard_one() -> None:
     agree("Trilu", [normal(2, 5, 7), np.array(1, np.int64)], [(F32, 3)], {"upper": 0}, (1,))
 
 
+@pytest.mark.parametrize(("mode", "padding"), [("bilinear", "zeros"), ("bilinear", "border"), ("nearest", "border"),
+                                               ("bicubic", "zeros")])
+def test_grid_sample_is_the_standard_one(mode: str, padding: str) -> None:
+    grid = np.clip(normal(2, 5, 7, 2, seed=1) * 0.6, -1.2, 1.2)
+    agree("GridSample", [normal(2, 3, 6, 8), grid], [(F32, 4)], {"mode": mode, "padding_mode": padding}, atol=1e-4)
+
+
 @pytest.mark.parametrize("zero", ["none", "packed", "float"])
 @pytest.mark.parametrize(("bits", "k", "block"), [(4, 64, 16), (4, 40, 32), (8, 64, 32), (2, 64, 32)])
 def test_matmul_of_weights_of_a_few_bits(bits: int, k: int, block: int, zero: str) -> None:

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from whet.errors import GraphError
-from whet.frontends import lower_math, lower_nn, lower_quant, lower_tensor  # noqa: F401  (what SAME refers to)
+from whet.frontends import (  # noqa: F401  (what SAME refers to)
+    lower_math,
+    lower_nn,
+    lower_quant,
+    lower_sampling,
+    lower_tensor,
+)
 from whet.frontends.call import LOWERINGS, Call, Operand, lowers
 from whet.frontends.lower_nn import conv, matmul
 from whet.ir.dtypes import DType
@@ -20,7 +26,7 @@ from whet.ir.graph import Value
 MICROSOFT = "com.microsoft"
 
 # Standard operators that also exist under this domain, with the same operands and attributes.
-SAME = ("DequantizeLinear", "GatherND", "Gelu", "QuantizeLinear", "Trilu")
+SAME = ("DequantizeLinear", "GatherND", "Gelu", "GridSample", "QuantizeLinear", "Trilu")
 for _name in SAME:
     LOWERINGS[MICROSOFT, _name] = LOWERINGS["", _name]
 
