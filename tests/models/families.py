@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -330,4 +330,16 @@ FAMILIES: tuple[Family, ...] = (
            {"ids": ("batch", "seq")}, TEXT, reference=2, why="LSTM has no generated kernel yet"),
     Family("tabular", _ours("Tabular"), _table, ({"batch": 4}, {"batch": 1}, {"batch": 33}),
            {"categories": ("batch", 3), "numbers": ("batch", 5)}, {"batch": (1, 8, 64)}),
+)
+
+
+def variant(name: str, exporter: str, opset: int) -> Family:
+    """A family by another exporter or for another opset."""
+    (family,) = (f for f in FAMILIES if f.name == name)
+    return replace(family, name=f"{name}-{exporter}-{opset}", exporter=exporter, opset=opset)
+
+
+VARIANTS: tuple[Family, ...] = (
+    variant("resnet", "script", 13), variant("bert", "script", 17), variant("llama", "script", 20),
+    variant("gpt2", "dynamo", 23), variant("lstm_tagger", "script", 15),
 )

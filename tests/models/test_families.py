@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import FAMILIES, Family, export
+from families import FAMILIES, VARIANTS, Family, export
 
 import whet
 from whet.errors import InputError, ProfileError
@@ -30,7 +30,7 @@ def ordered(outputs: dict[str, np.ndarray], by: str) -> dict[str, np.ndarray]:
     return {k: v[order] for k, v in outputs.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("family", FAMILIES + VARIANTS, ids=lambda f: f.name)
 def test_matches_onnx_runtime_on_generated_kernels(family: Family, folder: Path) -> None:
     import onnxruntime as ort
 
