@@ -36,6 +36,22 @@ def twiddles(taken: int, length: int, parts: int, inverse: bool, onesided: bool)
     return out[:, :parts].reshape(taken * parts, len(k) * 2) / (length if inverse else 1)
 
 
+def _matrix(c: Call, taken: Dim, length: Dim, parts: int, inverse: bool, onesided: bool, dtype: DType) -> Formula:
+    """`twiddles` as a value: a constant, or where a size is symbolic computed when it is known."""
+    if isinstance(taken, int) and isinstance(length, int):
+        return Formula(c, c.constant(twiddles(taken, length, parts, inverse, onesided), dtype))
+    bins = length // 2 + 1 if onesided else length
+    period = number(c, length, DType.I64)
+    i, k = iota(c, taken).reshape(taken, 1), iota(c, bins).reshape(1, bins)
+    angle = ((i * k) % period).to(DType.F64) * (2 * np.pi if inverse else -2 * np.pi) / period.to(DType.F64)
+    waves = [angle.apply(f) for f in ("cos", "sin")]
+    if inverse:
+        waves = [w / period.to(DType.F64) for w in waves]
+    cosine, sine = (w.to(dtype).reshape(taken, 1, bins, 1) for w in waves)
+    rows = [concat([cosine, sine], 3), concat([-sine, cosine], 3)]
+    return concat(rows[:parts], 1).reshape(taken * parts, bins * 2)
+
+
 @lowers("DFT")
 def _dft(c: Call) -> Value:
     """Along an axis that is known, or along each and then the one that turns out to be meant (opset 20)."""
@@ -56,23 +72,24 @@ def _along(c: Call, x: Formula, axis: int) -> Formula:
     """The transform along one axis that the node's other operands and attributes ask for."""
     inverse, onesided = bool(c.attr("inverse", 0)), bool(c.attr("onesided", 0))
     n, parts = x.shape[axis], x.shape[-1]
-    if not isinstance(n, int) or parts not in (1, 2) or c.computed(1) or not x.dtype.is_float:
-        raise NeedsReferenceError("along a dynamic dimension, of a computed length, or of integers")
+    if parts not in (1, 2) or c.computed(1) or not x.dtype.is_float:
+        raise NeedsReferenceError("of a computed length, or of integers")
     assert isinstance(parts, int)
-    length = c.ints(1, "dft_length")[0] if c.has(1) else 2 * (n - 1) if inverse and onesided else n
-    if inverse and onesided and parts == 1:
-        raise NeedsReferenceError("the inverse of a onesided real transform")
-    taken = min(n, length)
-    if length < 1 or taken * parts * length * 2 > MAX_TWIDDLES:
+    back = inverse and onesided
+    length: Dim = c.ints(1, "dft_length")[0] if c.has(1) else 2 * (n - 1) if back else n
+    if back and (parts == 1 or not isinstance(n, int)):
+        raise NeedsReferenceError("the inverse of a onesided real transform, or along a dynamic dimension")
+    taken = c.builder.minimum(n, length)
+    if c.builder.bounds(length)[0] < 1 or c.builder.bounds(taken * length)[1] * parts * 2 > MAX_TWIDDLES:
         raise NeedsReferenceError("of such a length")
-    matrix = twiddles(taken, length, parts, inverse, onesided)
     order = [i for i in range(x.rank - 1) if i != axis]
     y = x.slice(axis, 0, taken).transpose(*order, axis, x.rank - 1)
-    y = y.reshape(*(y.shape[:-2] or (1,)), taken * parts).apply("matmul", c.constant(matrix, x.dtype))
-    width = 1 if inverse and onesided else 2
+    matrix = _matrix(c, taken, length, parts, inverse, onesided, x.dtype)
+    y = y.reshape(*(y.shape[:-2] or (1,)), taken * parts).apply("matmul", matrix)
+    width = 1 if back else 2
     y = y.reshape(*(x.shape[i] for i in order), matrix.shape[1] // width, width)
-    back = [*order, axis, x.rank - 1]
-    return y.transpose(*(back.index(i) for i in range(x.rank)))
+    now = [*order, axis, x.rank - 1]
+    return y.transpose(*(now.index(i) for i in range(x.rank)))
 
 
 @lowers("STFT")
@@ -112,12 +129,7 @@ def _gathered(calc: Scalars, x: Formula, step: Scalar, length: Dim, window: Form
     y = x.gather(starts + iota(c, length), axis=1)  # [batch, frames, length, parts]
     if window is not None:
         y = y * window.reshape(length, 1)
-    bins = length // 2 + 1 if onesided else length
-    period = number(c, length, DType.I64)
-    i, k = iota(c, length).reshape(length, 1), iota(c, bins).reshape(1, bins)
-    angle = ((i * k) % period).to(DType.F64) * (-2 * np.pi) / period.to(DType.F64)
-    cosine, sine = (angle.apply(f).to(x.dtype).reshape(length, 1, bins, 1) for f in ("cos", "sin"))
-    rows = [concat([cosine, sine], 3), concat([-sine, cosine], 3)]
-    matrix = concat(rows[:parts] if isinstance(parts, int) else rows, 1).reshape(length * parts, bins * 2)
+    assert isinstance(parts, int)
+    matrix = _matrix(c, length, length, parts, False, onesided, x.dtype)
     y = y.reshape(batch, frames, length * parts).apply("matmul", matrix)
-    return y.reshape(batch, frames, bins, 2).value
+    return y.reshape(batch, frames, length // 2 + 1 if onesided else length, 2).value
