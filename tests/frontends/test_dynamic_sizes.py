@@ -384,6 +384,16 @@ def test_a_profile_of_a_scalar() -> None:
     assert data_dims(m, profiles=[{"x1": (2, 10, 100)}]) == {"size_y0": (2, 10, 100)}
 
 
+def test_a_profile_of_a_size_that_data_tells() -> None:
+    m, feeds = one("NonZero", [floats(30)])
+    assert data_dims(m, profiles=[{"size_y0": (0, 5, 40)}]) == {"size_y0": (0, 5, 30)}
+    long, _ = one("Range", [np.array(v, I) for v in (0, 5, 1)], constants=(0, 2))
+    assert data_dims(long, profiles=[{"size_y0": (1, 100, 1 << 30)}]) == {"size_y0": (1, 100, 1 << 30)}
+    assert by_whet(m, feeds, profiles=[{"size_y0": (0, 5, 30)}])[0].shape == (1, 30)
+    with pytest.raises(ProfileError, match="size_z"):
+        load_model(m, profiles=[{"size_z": (0, 5, 30)}])
+
+
 @pytest.mark.parametrize("bounds", [((1,), (1,), (1,)), ((3, 1), (2, 1), (4, 1)), (1, 2, 3),
                                     ((1, 2), (1.5, 2), (3, 3))])
 def test_profiles_that_do_not_fit_a_shape_input(bounds: Any) -> None:

@@ -166,6 +166,10 @@ class Builder:
             n += 1
             name = f"{base}_{n}"
         low, opt, high = range_
+        if name in self.learnt.given:  # the profile's, within what is known
+            least, opt, most = self.learnt.given[name]
+            low, high = max(low, least), most if high == UNKNOWN_RANGE[2] else min(high, most)
+            opt = max(opt, low)
         high = min(high, self.learnt.most.get(name, high))
         self.graph.dims[name] = (min(low, high), min(opt, high), high)
         self.learnt.sizes.setdefault(name, len(self.learnt.sizes))

@@ -36,12 +36,14 @@ class Declared:
 class Learnt:
     """What lowering a model found out about its symbols: what they equal, and how large they may be.
 
-    sizes: the names of data-dependent sizes, in the order in which they are learnt.
+    sizes: the names of data-dependent sizes, in the order in which they are learnt. given: ranges that the profile
+    has for such names.
     """
 
     equal: dict[str, Dim] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    given: dict[str, Range] = field(default_factory=dict)
 
 
 def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[Any]] | None,
@@ -50,7 +52,8 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
 
     shapes:     {input: dims}; an int fixes a dimension everywhere it occurs, a str names it, None leaves it.
     profiles:   at most one {name: (min, opt, max)}: for an input three shapes, for a symbol three ints; for an integer
-                vector or scalar of fixed shape, whose elements are used as sizes, three times its elements.
+                vector or scalar of fixed shape, whose elements are used as sizes, three times its elements; for a
+                data-dependent size, by the name that messages and `Graph.dims` have for it, three ints.
     learnt:     symbols known to equal another dimension, or to have a greatest value.
 
     A symbol without a profile gets BATCH_DEFAULT or LENGTH_DEFAULT; one whose range is one value
@@ -74,7 +77,7 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
         return shape
 
     contents = _contents({n: settle(s) for n, t, s in known if t.is_integer}, profiles)
-    ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles, contents)
+    ranges = _profiled({n: settle(s) for n, s in by_name.items()}, profiles, contents, learnt)
     for symbol_name, (low, _, high) in ranges.items():
         if high > learnt.most.get(symbol_name, high):
             raise ProfileError(f"dimension {symbol_name} ranges to {high}", do="give a profile within it",
@@ -256,8 +259,8 @@ def _contents(shapes: Mapping[str, Shape],
 
 
 def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]] | None,
-              contents: Mapping[str, Any]) -> dict[str, Range]:
-    """Ranges that the profile gives to symbols."""
+              contents: Mapping[str, Any], learnt: Learnt) -> dict[str, Range]:
+    """Ranges that the profile gives to symbols. Those of data-dependent sizes (`size_...`) go to `learnt`."""
     if not profiles:
         return {}
     if len(profiles) > 1:
@@ -280,6 +283,8 @@ def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]]
                 _learn_dim(name, shapes[name], i, d, (low, opt, high), learn)
         elif name in symbols:
             learn(name, _ordered((low, opt, high), f"dimension {name}"), f"dimension {name}")
+        elif name.startswith("size_"):
+            learnt.given[name] = _ordered((low, opt, high), f"dimension {name}")
         else:
             raise ProfileError(f"the model has no input or dimension {name!r}", why="a profile names it",
                                do=f"its inputs are {', '.join(shapes)}; its free dimensions "

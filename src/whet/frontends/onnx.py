@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from whet import plugins
-from whet.errors import GraphError, UnsupportedError, WhetError
+from whet.errors import GraphError, ProfileError, UnsupportedError, WhetError
 from whet.frontends import (  # noqa: F401  (imported for the lowerings that they register)
     lower_attention,
     lower_contrib,
@@ -143,7 +143,7 @@ class _Importer:
         self.opsets = {_domain(o.domain): o.version for o in source.proto.opset_import}
         self.graph = Graph(self.proto.name or "graph")
         self.builder = Builder(self.graph, tensors)
-        self.builder.learnt = learnt
+        self.builder.learnt = self.learnt = learnt
         self.declared = {v.name: v for v in (*self.proto.value_info, *self.proto.output)}
         weights = {t.name for t in self.proto.initializer}
         declared = declare([v for v in self.proto.input if v.name not in weights], shapes, profiles, learnt)
@@ -161,6 +161,10 @@ class _Importer:
                 raise GraphError(f"two inputs are called {v.name!r}", where=self.source.name, do="rename one")
             scope[v.name] = v
         self._lower_all(self.proto, scope, self.source.views)
+        unused = self.learnt.given.keys() - self.learnt.sizes.keys()
+        if unused and self.on_fault is None:
+            raise ProfileError(f"the model has no input or dimension {min(unused)!r}", why="a profile names it",
+                               do=f"its data-dependent sizes are {', '.join(self.learnt.sizes) or 'none'}")
         declared = [o for o in self.proto.output if o.name not in self.unknown]
         outputs = _results(self.proto, declared, scope)
         seen: set[str] = set()
