@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "demo": set(),
-    "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime"},
+    "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
     "compare": {"pipeline", "runtime", "measure", "plan", "targets"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).
