@@ -84,7 +84,8 @@ class Model:
     def fill(self, body: Body, depth: int) -> None:
         for _ in range(self.random.randint(1, self.size)):
             choices = [self.pointwise, self.pointwise, self.growing, self.condition, self.number, self.sequence]
-            self.random.choice(choices + [self.if_, self.loop, self.scan] * (2 if depth else 0))(body, depth)
+            choices += [self.if_, self.loop, self.scan, self.collect] * (2 if depth else 0)
+            self.random.choice(choices)(body, depth)
 
     def pointwise(self, body: Body, depth: int) -> None:
         op = self.random.choice(["Add", "Sub", "Max", "Tanh", "Neg", "Relu"])
@@ -174,6 +175,21 @@ class Model:
             self.add(body, "Reshape", [names[-1], shape], "-")
             row, = self.add(body, "ReduceSum", [body.nodes[-1].output[0], "axis"], "-", keepdims=1)
             self.add(body, "Add", [row, self.pick(body, "f")], "f")
+
+    def collect(self, body: Body, depth: int) -> None:
+        """A loop of at least one iteration that fills a sequence; what it adds may grow."""
+        first, = self.add(body, "SequenceEmpty", [], "-")
+        count, = self.add(body, "Max", [self.pick(body, "i"), "one"], "-")
+        names = [self.name() for _ in range(4)]
+        inner = self.inner(body, dict(zip([names[0], names[3]], "ig")))
+        self.fill(inner, depth - 1)
+        goes_on, = self.add(inner, "Identity", [names[1]], "-")
+        kept, = self.add(inner, "SequenceInsert", [names[2], self.pick(inner, self.random.choice("ffg"))], "-")
+        grown, = self.results(inner, "g")
+        formals = dict(zip(names, "ibsg"))
+        graph = self.graph(inner, formals, [(goes_on, "b"), (kept, "s"), (grown, "g")])
+        filled, _ = self.add(body, "Loop", [count, "", first, self.pick(body, "g")], "sg", body=graph)
+        self.tensor_of(body, filled)
 
     def scan(self, body: Body, depth: int) -> None:
         rows, = self.add(body, "Concat", [self.pick(body, "g"), self.pick(body, "f")], "-", axis=0)

@@ -167,7 +167,7 @@ def test_states_may_change_places_and_pass_through() -> None:
 
 
 @pytest.mark.parametrize("rows", [4, "b"])
-def test_what_is_cut_by_the_counter_has_a_known_size(rows: Any) -> None:
+def test_what_is_cut_by_the_counter_has_a_known_size(rows: int | str) -> None:
     """So a loop over a tensor's rows costs no new shapes: each row is gathered."""
     nodes = [node("Identity", ["c"], ["d"]), node("Add", ["i", "one"], ["j"]), node("Unsqueeze", ["i", "zero"], ["a"]),
              node("Unsqueeze", ["j", "zero"], ["b"]), node("Slice", ["x", "a", "b"], ["o"])]

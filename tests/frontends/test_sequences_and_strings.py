@@ -103,14 +103,41 @@ def test_sequences_as_inputs_and_outputs_are_lists() -> None:
     assert runs(m, {"s": [], "x": X, "i": np.asarray(0)})[1] == 1
 
 
-def test_a_sequence_that_a_loop_fills_is_stacked_at_its_end() -> None:
-    nodes = [node("Mul", ["x", "x"], ["v"]), node("SequenceInsert", ["h", "v"], ["k"])]
-    inside = body(nodes, counter([ValueInfoProto(name="h", type=SEQUENCE)]), ["c", "k"])
-    m = model([node("SequenceEmpty", [], ["e"]), node("Loop", ["n", "", "e"], ["s"], body=inside),
-               node("ConcatFromSequence", ["s"], ["y"], axis=0, new_axis=1)], {"n": (I, ()), "x": (F, (2, 3))}, ["y"])
-    g = imported(m)
-    assert g.outputs[0].shape[1:] == (2, 3)  # the rank of the items is known, though the first state has none
-    np.testing.assert_array_equal(runs(m, {"n": np.asarray(4), "x": X})[0], np.stack([X * X] * 4))
+COLLECT = body([node("Mul", ["x", "x"], ["v"]), node("SequenceInsert", ["h", "v"], ["k"])],
+               counter([ValueInfoProto(name="h", type=SEQUENCE)]), ["c", "k"])
+
+
+@pytest.mark.parametrize(("new_axis", "axis"), [(1, 0), (1, -1), (1, 1), (0, 0), (0, 1), (0, -2)])
+def test_a_sequence_that_a_loop_fills_is_stacked_while_it_runs(new_axis: int, axis: int) -> None:
+    nodes = [node("SequenceEmpty", [], ["e"]), node("Loop", ["n", "", "e"], ["s"], body=COLLECT),
+             node("ConcatFromSequence", ["s"], ["y"], axis=axis, new_axis=new_axis),
+             node("SequenceLength", ["s"], ["l"]), node("SequenceAt", ["s", "last"], ["z"])]
+    m = model(nodes, {"n": (I, ()), "x": (F, (2, 3))}, ["y", "l", "z"], {"last": np.asarray(-1)})
+    assert not hosts(imported(m))
+    y, l, z = runs(m, {"n": np.asarray(4), "x": X})
+    np.testing.assert_array_equal(y, (np.stack if new_axis else np.concatenate)([X * X] * 4, axis))
+    assert l == 4
+    np.testing.assert_array_equal(z, X * X)
+
+
+def test_a_sequence_that_a_loop_fills_is_a_list_where_it_leaves() -> None:
+    nodes = [node("SequenceEmpty", [], ["e"]), node("Loop", ["n", "", "e"], ["s"], body=COLLECT)]
+    m = model([*nodes, node("SequenceInsert", ["s", "x"], ["t"])], {"n": (I, ()), "x": (F, (2, 3))}, ["s", "t"])
+    for n in (0, 2):
+        s, t = runs(m, {"n": np.asarray(n), "x": X})
+        np.testing.assert_equal(s, [X * X] * n)
+        np.testing.assert_equal(t, [*[X * X] * n, X])
+
+
+def test_a_sequence_of_different_shapes_is_filled_by_host_nodes() -> None:
+    """The rank of its items is known all the same, though the first state has none."""
+    nodes = [node("Concat", ["w", "x"], ["v"], axis=0), node("SequenceInsert", ["h", "v"], ["k"])]
+    inside = body(nodes, counter([ValueInfoProto(name="h", type=SEQUENCE), info("w")]), ["c", "k", "v"])
+    nodes = [node("SequenceEmpty", [], ["e"]), node("Loop", ["n", "", "e", "x"], ["s", "w"], body=inside),
+             node("ConcatFromSequence", ["s"], ["y"], axis=0)]
+    m = model(nodes, {"n": (I, ()), "x": (F, (2, 3))}, ["y"])
+    assert imported(m).outputs[0].shape[1] == 3
+    assert runs(m, {"n": np.asarray(2), "x": X})[0].shape == (4 + 6, 3)
 
 
 def test_sequence_map_over_known_items_is_unrolled() -> None:

@@ -48,6 +48,16 @@ class Items:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """A sequence of what a tensor has along its first dimension."""
+
+    value: Value
+    dtype: ClassVar[DType] = DType.OBJECT
+    shape: ClassVar[Shape] = ()
+    data: ClassVar[None] = None
+
+
+@dataclass(frozen=True, eq=False)
 class Absent:
     """An optional that is known to have no value. `type` is what it would have."""
 
@@ -57,7 +67,7 @@ class Absent:
     data: ClassVar[None] = None
 
 
-Operand = Value | Partial | Items | Absent
+Operand = Value | Partial | Items | Rows | Absent
 Lowering = Callable[["Call"], "Operand | Sequence[Operand | None]"]
 LOWERINGS: dict[tuple[str, str], Lowering] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import GraphProto, TypeProto
 
 from whet.errors import GraphError, UnsupportedError
-from whet.frontends.call import Builder, Call, Items, Operand, Partial
+from whet.frontends.call import Builder, Call, Items, Operand, Partial, Rows
 from whet.frontends.order import free_names
 from whet.frontends.reference import remember
 from whet.frontends.sequences import at, empty, insert, items, length_of
@@ -57,6 +57,8 @@ class Captures(Scope):
         """What stands in the body for an operand from outside."""
         if isinstance(x, Items):
             return replace(x, items=tuple(self.inside(i) for i in x.items))
+        if isinstance(x, Rows):
+            return Rows(self.value(x.value))
         return self.value(x) if isinstance(x, Value) else x
 
     def value(self, v: Value) -> Value:
@@ -254,13 +256,49 @@ class Plan:
 
 def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: str = "body") -> list[Operand]:
     """A `loop` node. `label` tells the loops of one node apart."""
+    most = _trips(importer, call, plan)
+    states, body = _settled(importer, call, scope, plan, label, most)
+    goes_on = body.graph.outputs[0]
+    always = _true(plan.condition) and (goes_on is body.graph.inputs[1] or _true(goes_on))
+    rows = _collected(importer, plan, body)
+    kept = [i for i in range(len(states)) if i not in rows]
+    formals, outputs = body.graph.inputs, body.graph.outputs
+    body.graph.inputs = [v for i, v in enumerate(formals) if i - 2 not in rows]
+    body.graph.outputs = [v for i, v in enumerate(outputs) if i - 1 not in rows] + list(rows.values())
+    body.graph.prune()
+    stacks = [*plan.scan_outputs, *((0, False) for _ in rows)]
+    types: list[TypeProto | None] = [states[i].type for i in kept]
+    specs = [_result(importer, states[i].dtype, states[i].shape, f"{call.hint}_{i}") for i in kept]
+    for i, v in enumerate(body.graph.outputs[1 + len(kept):]):
+        t, (axis, reverse) = type_of(importer.builder, v), stacks[i]
+        types.append(tensor(t.tensor_type.elem_type, None) if kind(t) == "tensor_type" and t is not None else None)
+        if v.dtype is DType.OBJECT:
+            specs.append((DType.OBJECT, ()))
+            continue
+        axis = call.axis(axis, v.rank + 1)
+        stacks[i] = axis, reverse
+        dims = (*v.shape[:axis], most if always else None, *v.shape[axis:])
+        specs.append(_result(importer, v.dtype, dims, f"{call.hint}_{len(states) + i}"))
+    given = [plan.count, None if _true(plan.condition) else plan.condition, *(plan.states[i] for i in kept),
+             *(x for x, _, _ in plan.scan_inputs)]
+    operands = [*(None if x is None else importer.builder.materialize(x) for x in given), *body.captures]
+    results = _emit(importer, call, "loop", operands, {
+        "body": body.graph, "states": len(kept), "scan_inputs": tuple((a, r) for _, a, r in plan.scan_inputs),
+        "scan_outputs": tuple(stacks)}, types, specs)
+    end = len(results) - len(rows)
+    back = {**dict(zip(kept, results)), **{i: Rows(v) for i, v in zip(rows, results[end:]) if isinstance(v, Value)}}
+    return [*(back[i] for i in range(len(states))), *results[len(kept):end]]
+
+
+def _settled(importer: Importer, call: Call, scope: Scope, plan: Plan, label: str, most: Dim | None
+             ) -> tuple[list[State], Body]:
+    """What is known of the states in every iteration, and the body imported so. most: as `_trips` gives it."""
     builder, n = importer.builder, len(plan.states)
     states = [State.of(importer, x) for x in plan.states]
     # A body may be imported again and again with those around it: it need not learn the same things anew.
     key = (call.origin, label, *call.proto.output, *(s.dtype for s in states))
     states = [s.joined(t, call) for s, t in zip(states, importer.generalized.get(key, states))]
     slices = [_slice_of(importer, x, axis) for x, axis, _ in plan.scan_inputs]
-    most = _trips(importer, call, plan)
     last = max(min(builder.bounds(most)[1], MAX_TRIPS) - 1, 0) if most is not None else MAX_TRIPS - 1
 
     def formals(b: Builder) -> list[Value]:
@@ -279,29 +317,28 @@ def emit_loop(importer: Importer, call: Call, scope: Scope, plan: Plan, label: s
         body = body_of(importer, call.origin, f"{call.hint}_{label}{general or ''}", scope, formals, fill)
         after = [s.joined(State.of(importer, v), call) for s, v in zip(states, body.graph.outputs[1:1 + n])]
         if after == states:
-            break
+            return states, body
         states = importer.generalized[key] = after
-    goes_on = body.graph.outputs[0]
-    always = _true(plan.condition) and (goes_on is body.graph.inputs[1] or _true(goes_on))
-    trips = most if always else None
-    types: list[TypeProto | None] = [s.type for s in states]
-    specs = [_result(importer, s.dtype, s.shape, f"{call.hint}_{i}") for i, s in enumerate(states)]
-    for i, (v, (axis, reverse)) in enumerate(zip(body.graph.outputs[1 + n:], plan.scan_outputs), n):
-        t = type_of(builder, v)
-        types.append(tensor(t.tensor_type.elem_type, None) if kind(t) == "tensor_type" and t is not None else None)
-        if v.dtype is DType.OBJECT:
-            specs.append((DType.OBJECT, ()))
+
+
+def _collected(importer: Importer, plan: Plan, body: Body) -> dict[int, Value]:
+    """The states that are sequences to whose end each iteration adds a tensor of one shape, and nothing else: what is
+    added, by state. It is stacked instead."""
+    g = body.graph
+    found: dict[int, Value] = {}
+    for i, x in enumerate(plan.states):
+        formal, out = g.inputs[2 + i], g.outputs[1 + i]
+        n = out.producer
+        if not isinstance(x, Items) or x.items or n is None or n.attrs.get("name") != "SequenceInsert":
             continue
-        plan.scan_outputs[i - n] = (call.axis(axis, v.rank + 1), reverse)
-        dims: list[Dim | None] = list(v.shape)
-        dims.insert(plan.scan_outputs[i - n][0], trips)
-        specs.append(_result(importer, v.dtype, dims, f"{call.hint}_{i}"))
-    given = [plan.count, None if _true(plan.condition) else plan.condition, *plan.states,
-             *(x for x, _, _ in plan.scan_inputs)]
-    operands = [*(None if x is None else builder.materialize(x) for x in given), *body.captures]
-    return _emit(importer, call, "loop", operands,
-                 {"body": body.graph, "states": n, "scan_inputs": tuple((a, r) for _, a, r in plan.scan_inputs),
-                  "scan_outputs": tuple(plan.scan_outputs)}, types, specs)
+        added = n.inputs[-1]
+        reads = [v for m in g.nodes for v in m.inputs if v is formal or v is out]
+        reads += [v for v in g.outputs if v is formal or v is out]
+        if added is None or len(n.inputs) != 2 or n.inputs[0] is not formal or len(reads) != 2 or added.dtype.is_host:
+            continue
+        if names(*added.shape) <= importer.graph.dims.keys():
+            found[i] = added
+    return found
 
 
 def _slice_of(importer: Importer, x: Operand, axis: int) -> State:

@@ -37,10 +37,8 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
 )
 from whet.frontends.call import (
     LOWERINGS,
-    Absent,
     Builder,
     Call,
-    Items,
     NeedsReferenceError,
     Operand,
     Partial,
@@ -309,7 +307,7 @@ class _Importer:
         if lowering is None:
             return self._defined(call, domain)
         made = lowering(call)
-        return [made] if isinstance(made, (Value, Partial, Items, Absent)) else made
+        return [made] if not isinstance(made, Sequence) else made
 
     def _defined(self, call: Call, domain: str) -> Sequence[Operand | None] | None:
         """The node's results by ONNX's definition of its operator, None where there is none."""

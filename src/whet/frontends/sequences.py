@@ -14,12 +14,13 @@ import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
 from whet.errors import GraphError
-from whet.frontends.call import LOWERINGS, Absent, Builder, Call, Items, Operand
+from whet.frontends.call import LOWERINGS, Absent, Builder, Call, Items, Operand, Rows
 from whet.frontends.reference import OPSET, add
 from whet.frontends.tensors import TO_ONNX
 from whet.frontends.types import EMPTY, element, join, kind, optional, present, sequence, tensor, type_of
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
+from whet.ir.symbolic import product
 
 MAX_ITEMS = 4096  # of a sequence that is done while importing
 
@@ -38,8 +39,13 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 # -- operands as values ------------------------------------------------------------------------------
 
 
-def made(builder: Builder, x: Items | Absent) -> Value:
+def made(builder: Builder, x: Items | Rows | Absent) -> Value:
     """The operand as a value, by a host node."""
+    if isinstance(x, Rows):
+        node = helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0, keepdims=0)
+        v, = add(builder, node, [x.value], [type_of(builder, x)], {"": OPSET}, "SplitToSequence")
+        assert v is not None
+        return v
     if isinstance(x, Absent):
         return host(builder, "Optional", [], optional(x.type))
     t = sequence(x.element)
@@ -92,6 +98,8 @@ def length_of(builder: Builder, x: Operand, origin: str) -> Operand:
     """The number of items of a sequence, an i64."""
     if isinstance(x, Items):
         return builder.graph.const(len(x.items), DType.I64)
+    if isinstance(x, Rows):
+        return builder.operand(np.asarray(x.value.shape[0], object))
     return host(builder, "SequenceLength", [builder.materialize(x)], tensor(TensorProto.INT64, ()), origin)
 
 
@@ -104,6 +112,10 @@ def at(builder: Builder, x: Operand, index: Operand, origin: str) -> Operand:
     """An item of a sequence."""
     if isinstance(x, Items) and isinstance(index, Value) and index.data is not None:
         return x.items[_position(int(index.data.reshape(-1)[0]), len(x.items), len(x.items), origin)]
+    if isinstance(x, Rows):
+        i = builder.materialize(index)
+        i = i if i.rank == 0 else builder.emit("reshape", i, shape=(), origin=origin)
+        return builder.emit("gather", x.value, i, axis=0, origin=origin)
     return host(builder, "SequenceAt", [builder.materialize(x), builder.materialize(index)],
                 element(type_of(builder, x)), origin)
 
@@ -139,6 +151,13 @@ def _erase(c: Call) -> Operand:
 @rule("ConcatFromSequence")
 def _concat(c: Call) -> Operand | None:
     x, axis, new_axis = c.inputs[0], c.attr("axis"), c.attr("new_axis", 0)
+    if isinstance(x, Rows):
+        rank = x.value.rank - (not new_axis)
+        axis = c.axis(axis, rank)
+        perm = [*range(1, axis + 1), 0, *range(axis + 1, x.value.rank)]
+        y = c.transpose(x.value, perm)
+        merged = (*y.shape[:axis], product(y.shape[axis:axis + 2]), *y.shape[axis + 2:])
+        return y if new_axis else c.reshape(y, merged)
     if not isinstance(x, Items) or not x.items or any(i.dtype.is_host for i in x.items):
         return None
     parts = [c.builder.materialize(i) for i in x.items]

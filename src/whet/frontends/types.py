@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from onnx import TensorShapeProto, TypeProto
 
-from whet.frontends.call import Absent, Builder, Items, Operand
+from whet.frontends.call import Absent, Builder, Items, Operand, Rows
 from whet.frontends.tensors import TO_ONNX, element_type
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
@@ -71,6 +71,8 @@ def type_of(builder: Builder, x: Operand) -> TypeProto | None:
     """The type of an operand, None where it is not known."""
     if isinstance(x, Items):
         return sequence(x.element)
+    if isinstance(x, Rows):
+        return sequence(tensor(TO_ONNX[x.value.dtype], x.value.shape[1:]))
     if isinstance(x, Absent):
         return optional(x.type)
     if x.dtype is DType.OBJECT:
