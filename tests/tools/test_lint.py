@@ -286,3 +286,22 @@ def test_an_operator_of_a_plugin_is_no_fault(monkeypatch: pytest.MonkeyPatch) ->
     by_code = found(m)
     assert errors(by_code) == set()
     assert [f.node for f in by_code["L211"]] == ["mine"]
+
+
+def test_large_casts_and_copies_of_their_own_are_told_with_their_bytes() -> None:
+    m = model([node("Cast", "x", "y", "widen", to=TensorProto.FLOAT)], {"x": [1024, 1024]}, ["y"],
+              types={"x": TensorProto.INT32})
+    (f,) = found(m)["L207"]
+    assert f.node == "widen"
+    assert f.data["bytes"] == 2 * 4 << 20
+    assert f.data["share"] == 1
+    m = model([node("Transpose", "x", "y", "turn", perm=[1, 0])], {"x": [1024, 1024]}, ["y"])
+    (f,) = found(m)["L208"]
+    assert f.node == "output 0"
+    assert f.data["bytes"] == 2 * 4 << 20
+
+
+def test_a_cast_that_a_neighbour_takes_in_is_not_told() -> None:
+    nodes = [node("Cast", "x", "f", "widen", to=TensorProto.FLOAT), node("Exp", "f", "y")]
+    m = model(nodes, {"x": [1024, 1024]}, ["y"], types={"x": TensorProto.INT32})
+    assert not {"L207", "L208"} & found(m).keys()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,15 +18,13 @@ from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops_host import HOST
 from whet.ir.printer import format_node, format_shape
 from whet.ir.region import Region, Tensor, region_from_json
-from whet.ir.symbolic import evaluate, names
 from whet.ir.work import flops
 from whet.plan import Plan
 from whet.targets.cpu.target import CpuTarget
-from whet.tools.steps import VIEWS, moves, steps
+from whet.tools.steps import VIEWS, moves, region_bytes, steps
 from whet.tools.timing import LayerTimes
 
 RECIPE = "recipe"  # the blob of a plan that has its regions
-LOOKED_UP = frozenset({"gather", "gather_nd", "gather_elements"})  # they read of their first operand what is asked for
 
 
 class Limits(Protocol):
@@ -214,7 +211,7 @@ def _model_layers(graph: Graph, cpu: CpuTarget) -> list[Layer]:
                       [_type(v) for v in node.outputs], tactic=s.tactic, expression=_text(node), bytes=s.bytes,
                       flops=s.flops, seconds=s.seconds, basis="estimated")
         if s.region is not None:
-            layer.precision, layer.bytes = _precision(s.region.compute), region_bytes(s.region)
+            layer.precision = _precision(s.region.compute)
             layer.kind = moves(s.region) or s.kind
         elif node.op in VIEWS:
             layer.kind, layer.tactic = "view", node.op
@@ -248,21 +245,6 @@ def _precision(compute: str) -> str:
 def _profile(profile: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     lines = [f"{n}: {p['min']} to {p['max']}, tuned at {p['opt']}" for n, p in profile.items() if p["min"] < p["max"]]
     return [("profile", "\n".join(lines))] if lines else []
-
-
-def region_bytes(region: Region) -> int:
-    """Bytes that a region reads and writes at the profile's optimum, each tensor once."""
-    env = {n: opt for n, (_, opt, _) in region.dims.items()}
-
-    def size(t: Tensor) -> int:
-        known = names(*t.shape) <= env.keys()
-        return math.prod(max(0, evaluate(d, env)) for d in t.shape) * t.dtype.size if known else 0
-
-    written = sum(size(t) for t in (region.output, *region.extra_outputs))
-    read = [size(t) for t in region.inputs]
-    if region.kind in LOOKED_UP and read:
-        read[0] = min(read[0], size(region.anchor))
-    return written + sum(read)
 
 
 # -- plans ----------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from whet.ir.symbolic import names, upper
 from whet.targets.cpu.target import CpuTarget
 from whet.tools.lint_codes import Finding, finding
 from whet.tools.lint_weights import size
-from whet.tools.steps import moves, node_name, steps
+from whet.tools.steps import launched, moves, node_name
 
 OWN_BYTES = 1 << 20  # of a cast or copy that is worth a word
 OWN_SHARE = 0.01
+COPY = "copy for "  # how lowering calls the copies that it adds
 LARGE_BYTES = 1 << 30
 
 
@@ -63,7 +64,7 @@ def check(graph: Graph, threads: int | None = None) -> list[Finding]:
     large = _large(graph)
     try:
         cpu = CpuTarget.of_host(threads or len(os.sched_getaffinity(0)))
-        found = steps(passes.run(graph), cpu)
+        found = launched(passes.run(graph), cpu)
     except WhetError as e:
         return [*large, finding("L201", e.where, e.what, e.why, e.do)]
     total = sum(s.seconds for s in found) or 1.0
@@ -71,15 +72,20 @@ def check(graph: Graph, threads: int | None = None) -> list[Finding]:
     for s in found:
         share = round(s.seconds / total, 4)
         text = _estimated(share)
-        name, op = node_name(s.node.origin), s.node.origin.split(" ", 1)[0]
         if s.kind == "host":
             out.append(_hosted(s.node, text, {"share": share, "basis": "estimated"}))
         elif s.region is not None and s.bytes >= OWN_BYTES and share >= OWN_SHARE and (kind := moves(s.region)):
             code = "L207" if kind == "cast" else "L208"
-            out.append(finding(code, name or s.region.kind, f"a {kind} that moves {size(s.bytes)}", text, op=op,
+            origin = s.node.origin.removeprefix(COPY)
+            op, _, name = origin.partition(" ")
+            added = origin != s.node.origin  # by lowering, for a reader that follows no such strides
+            if origin.startswith("output "):
+                op, name = "", origin
+            what = f"a copy for {origin}" if added else f"a {kind} of its own"
+            out.append(finding(code, name or s.region.kind, f"{what} that moves {size(s.bytes)}", text, op=op,
                                do="keep neighbours in one type" if kind == "cast" else
-                               "see `whet inspect` for the layout that its neighbours want",
-                               share=share, basis="estimated", bytes=s.bytes))
+                               "see whet inspect for the layout that its neighbours want",
+                               share=share, basis="estimated", bytes=s.bytes, layer=s.node.origin))
     return large + out
 
 
@@ -140,7 +146,7 @@ def measured(found: Sequence[Finding], model: Any, shapes: Mapping[str, Sequence
         with_plan.close()
     out = []
     for f in found:
-        found_share = timed.share(f.node) if "share" in f.data else None
+        found_share = timed.share(f.data.get("layer", f.node)) if "share" in f.data else None
         if found_share is not None:
             share = round(found_share, 4)
             text = f.why.replace(_estimated(f.data["share"]), f"{share:.0%} of the measured time")

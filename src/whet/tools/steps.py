@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Leaf
 from whet.ir.graph import Graph, Node, Value
-from whet.ir.region import Region
+from whet.ir.ops_host import HOST
+from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate, names
 from whet.ir.work import flops
+from whet.lowering import outline
+from whet.lowering.assemble import Weights
 from whet.targets.cpu.target import CpuTarget
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
+LOOKED_UP = frozenset({"gather", "gather_nd", "gather_elements"})  # they read of their first operand what is asked for
 REFERENCE_RATE = 0.5e9  # bytes a second that a NumPy reference reads and writes, about
 REFERENCE_CALL = 50e-6  # seconds that a host step costs besides
 
@@ -38,26 +42,55 @@ class Step:
     tactic: str = ""
 
 
+class _Costs:
+    """What the cost model says of regions; equal ones are asked about once."""
+
+    def __init__(self, cpu: CpuTarget, dims: Mapping[str, tuple[int, int, int]]) -> None:
+        self.cpu = cpu
+        self.env = {n: opt for n, (_, opt, _) in dims.items()}
+        self.choices: dict[str, tuple[float, str]] = {}
+
+    def region(self, node: Node, region: Region) -> Step:
+        sig = region.signature()
+        if sig not in self.choices:
+            found = self.cpu.candidates(region)
+            self.choices[sig] = (found[0].cost, found[0].tactic) if found else (0.0, "")
+        seconds, tactic = self.choices[sig]
+        return Step(node, region.kind, region, seconds, region_bytes(region), flops(region), tactic)
+
+    def host(self, node: Node) -> Step:
+        count = sum(nbytes(v, self.env) for v in (*node.inputs, *node.outputs) if v is not None)
+        return Step(node, "host", None, REFERENCE_CALL + count / REFERENCE_RATE, count, 0)
+
+
 def steps(graph: Graph, cpu: CpuTarget) -> list[Step]:
-    """The steps of a graph of regions (`passes.run`), in order."""
-    env = {n: opt for n, (_, opt, _) in graph.dims.items()}
-    choices: dict[str, tuple[float, str]] = {}
+    """The nodes of a graph of regions (`passes.run`) as steps, in order; views cost nothing."""
+    costs = _Costs(cpu, graph.dims)
     out = []
     for node in graph.nodes:
-        count = sum(nbytes(v, env) for v in (*node.inputs, *node.outputs) if v is not None)
-        region: Region | None = node.attrs.get("region") if node.op == "region" else None
-        if region is not None:
-            sig = region.signature()
-            if sig not in choices:
-                found = cpu.candidates(region)
-                choices[sig] = (found[0].cost, found[0].tactic) if found else (0.0, "")
-            seconds, tactic = choices[sig]
-            out.append(Step(node, region.kind, region, seconds, count, flops(region), tactic))
+        if node.op == "region":
+            out.append(costs.region(node, node.attrs["region"]))
         elif node.op in VIEWS:
             out.append(Step(node, node.op, None, 0.0, 0, 0))
         else:
-            out.append(Step(node, "host", None, REFERENCE_CALL + count / REFERENCE_RATE, count, 0))
+            out.append(costs.host(node))
     return out
+
+
+def launched(graph: Graph, cpu: CpuTarget) -> list[Step]:
+    """What a plan of a graph of regions (used up) would run: launches, with the copies that lowering adds for views
+    which no kernel follows, and host steps, those of bodies included."""
+    costs = _Costs(cpu, graph.dims)
+    hosted = [costs.host(n) for g in (graph, *_inside(graph)) for n in g.nodes if n.op in HOST]
+    for g in _inside(graph):
+        costs.env.update({n: opt for n, (_, opt, _) in g.dims.items()})
+    return [*(costs.region(l.node, l.region) for l in outline(graph, cpu.accepts, Weights()).launches), *hosted]
+
+
+def _inside(graph: Graph) -> Iterator[Graph]:
+    for body in graph.bodies():
+        yield body
+        yield from _inside(body)
 
 
 def nbytes(v: Value, env: Mapping[str, int]) -> int:
@@ -65,6 +98,21 @@ def nbytes(v: Value, env: Mapping[str, int]) -> int:
     if v.dtype in (DType.STRING, DType.OBJECT) or not names(*v.shape) <= env.keys():
         return 0
     return math.prod(max(0, evaluate(d, env)) for d in v.shape) * v.dtype.size
+
+
+def region_bytes(region: Region) -> int:
+    """Bytes that a region reads and writes at the profile's optimum, each tensor once."""
+    env = {n: opt for n, (_, opt, _) in region.dims.items()}
+
+    def size(t: Tensor) -> int:
+        known = names(*t.shape) <= env.keys()
+        return math.prod(max(0, evaluate(d, env)) for d in t.shape) * t.dtype.size if known else 0
+
+    written = sum(size(t) for t in (region.output, *region.extra_outputs))
+    read = [size(t) for t in region.inputs]
+    if region.kind in LOOKED_UP and read:
+        read[0] = min(read[0], size(region.anchor))
+    return written + sum(read)
 
 
 def node_name(origin: str) -> str:
