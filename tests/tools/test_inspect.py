@@ -174,6 +174,26 @@ def test_timed_layers_say_how_far_they_are_from_the_limit(run: Whet) -> None:
     assert any(l["fraction"] for l in data["layers"])
 
 
+@pytest.mark.parametrize("arguments", [("m.onnx",), ("m.plan",), ("m.plan", "--time")])
+def test_html_draws_the_layers_with_their_dataflow(arguments: tuple[str, ...], run: Whet, folder: Path) -> None:
+    code, out, err = run("inspect", *arguments, "--html", "drawn.html")
+    assert code == 0, err
+    assert "drawn.html" in out
+    text = (folder / "drawn.html").read_text("utf-8")
+    held = json.loads(text.split('type="application/json">', 1)[1].split("</script>", 1)[0])
+    assert {"x", "i", "y"} <= {n["n"] for n in held["nodes"]}
+    labels = [n["l"] for n in held["nodes"]]
+    reached, order = {labels.index("x")}, [labels.index("x")]
+    for a in order:
+        for p, q, *_ in held["edges"]:
+            if p == a and q not in reached:
+                reached.add(q)
+                order.append(q)
+    assert labels.index("y") in reached, "from the input to the output, through what is between"
+    assert labels.index("first") in reached
+    assert ("f" in held["nodes"][labels.index("first")]) == ("--time" in arguments)
+
+
 def test_what_is_not_there_is_exit_code_2(run: Whet, folder: Path) -> None:
     assert run("inspect", "nothing.plan")[0] == 2
     assert run("inspect", "nothing.onnx")[0] == 2
