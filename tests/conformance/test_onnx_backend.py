@@ -15,7 +15,7 @@ from whet_backend import WhetBackend, cases, drawn, exceptions, generated
 
 # What held when these were last raised; neither number may fall.
 PASSES = 2020
-GENERATED = 1860
+GENERATED = 1890
 
 HOME = os.environ.get("ONNX_HOME") or tempfile.mkdtemp(prefix="whet-onnx-")
 CASES = cases(HOME)
