@@ -329,8 +329,11 @@ class Call:
         return self.fixed(i, "a scalar").reshape(-1)[0].item()
 
     def fixed(self, i: int, what: str) -> np.ndarray:
-        """The data of operand i, which must be a constant. UnsupportedError if it is computed."""
+        """The data of operand i, which must be a constant. If it is computed, NeedsReferenceError where that runs the
+        operator, else UnsupportedError."""
         data = self.const(i)
+        if data is None and not self.proto.domain:
+            raise NeedsReferenceError(f"with {what} that is computed")
         if data is None:
             self.unsupported(f"{what} (input {i}) is computed while the model runs",
                              "fold it: onnxsim, or export with constants")
@@ -351,8 +354,10 @@ class Call:
         return [int(d) for d in self.fixed(i, what).reshape(-1)]
 
     def ints(self, i: int, what: str) -> list[int]:
-        """Operand i as a list of ints. UnsupportedError if it is symbolic or depends on data."""
+        """Operand i as a list of ints. UnsupportedError if it is symbolic; as `fixed` if it depends on data."""
         out = []
+        if isinstance(self.inputs[i], Value):
+            self.fixed(i, what)
         for d in self.dims(i, what):
             if isinstance(d, Sym):
                 self.unsupported(f"{what} (input {i}) depends on the dimension {d}", "fix it with shapes=")
