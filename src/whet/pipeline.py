@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from whet import passes
 from whet.errors import InputError, PlanFormatError, UnsupportedError
 from whet.frontends import load_model, model_hash
 from whet.frontends.reference import reason
-from whet.ir.graph import Graph
+from whet.ir.graph import Graph, Node
 from whet.ir.region import Region, region_from_json
 from whet.ir.symbolic import names
 from whet.ir.work import flops
@@ -47,6 +48,7 @@ def build(
     target: str = "cpu",
     precision: str | Iterable[str] = "fp32",
     force_precision: bool = False,
+    fp32_layers: Iterable[str] = (),
     threads: int | None = None,
     shapes: Shapes | None = None,
     profiles: Sequence[Profile] | None = None,
@@ -62,6 +64,7 @@ def build(
     model:          path, bytes or `onnx.ModelProto`; or a `torch.nn.Module` with `example_inputs`.
     precision:      `fp32`, `bf16`, `best`, or a set of them; fp32 is always allowed.
     force_precision: use the precision even where this CPU only emulates it.
+    fp32_layers:    layers (as `whet inspect` or the model calls them) that stay in fp32: their products and results.
     threads:        that the plan is tuned for; default: the cores this process may use.
     shapes:         {input: shape} fixes an input's dimensions.
     profiles:       [{input: (min, opt, max)}, ...] for dynamic dimensions: each is tuned at its opt, and a run takes
@@ -95,10 +98,12 @@ def build(
         "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
     reasons: dict[str, str] = {}  # why nodes run on the host
+    layers_kept = _Kept(fp32_layers)
     for i, graph in enumerate(graphs):
         dumped = Path(dump) / (f"profile{i + 1}" if len(graphs) > 1 else "") if dump else None
-        graphs[i] = passes.run(graph, compute=compute, dump=dumped)
+        graphs[i] = passes.run(graph, compute=compute, dump=dumped, keep=layers_kept)
         reasons |= _reasons(graphs[i])
+    layers_kept.check()
     weights, room = Weights(), room_for(graphs, states or {})
     outlines = [outline(graph, cpu.accepts, weights, f"profile{i + 1}." if i else "", states, room)
                 for i, graph in enumerate(graphs)]
@@ -108,6 +113,29 @@ def build(
     progress("compiling and writing the plan", 0, 0)
     name = graphs[0].name
     return Plan.from_data(_plan_data(name, outlines, weights, tuned, cpu, compute, allowed, source, note, reasons))
+
+
+class _Kept:
+    """Which regions stay in fp32, by the names that were given."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        self.given = set(given)
+        self.met: set[str] = set()
+        self.there: set[str] = set()
+
+    def __call__(self, node: Node) -> bool:
+        names = {node.origin, node.origin.partition(" ")[2]} - {""}
+        self.there |= names
+        self.met |= names & self.given
+        return bool(names & self.given)
+
+    def check(self) -> None:
+        """InputError for a name that is no layer's (known once there was something to assign)."""
+        if self.there and (missing := sorted(self.given - self.met)):
+            near = difflib.get_close_matches(missing[0], sorted(self.there), 3, 0.5)
+            raise InputError(f"there is no layer {missing[0]!r} to keep in fp32",
+                             why=f"names like it: {', '.join(near)}" if near else "no name is like it",
+                             do="whet inspect MODEL.plan shows the layers")
 
 
 def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: Mapping[str, str]) -> Graph:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from whet.ir.graph import Graph
+from whet.ir.graph import Graph, Node
 from whet.ir.printer import to_text
 from whet.ir.verify import verify as check
 from whet.passes import (
@@ -70,17 +70,20 @@ PASSES: list[Pass] = [
 ]
 
 
-def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False) -> Graph:
+def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
+        keep: Callable[[Node], bool] = lambda node: False) -> Graph:
     """From the frontend's graph to a graph of regions: PASSES, then `regions`.
 
     compute: "fp32", or "bf16" (products and activations in bf16 where `precision` finds it safe).
     dump:    a folder that gets `NN-name.txt` after each pass: the graph as text under a line of statistics.
     verify:  check the graph's legality after each pass; a fault names the pass.
+    keep:    regions that stay in fp32 (`precision.assign`).
     """
-    return regions(apply(graph, PASSES, dump, verify), compute, dump, verify)
+    return regions(apply(graph, PASSES, dump, verify), compute, dump, verify, keep)
 
 
-def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False) -> Graph:
+def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
+            keep: Callable[[Node], bool] = lambda node: False) -> Graph:
     """The graph of regions: `fuse.form_regions`, then `precision.assign` unless all is to be fp32.
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
@@ -88,7 +91,7 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
     """
     steps = [Pass("regions", fuse.form_regions)]
     if compute not in ("fp32", "f32"):
-        steps.append(Pass("precision", lambda g: precision.assign(g, compute)))
+        steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep)))
     return apply(graph, steps, dump, verify, first=len(PASSES))
 
 

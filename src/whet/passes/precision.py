@@ -29,7 +29,7 @@ SMALL_INNER = 16  # a product over fewer terms is an outer product (rotary angle
 
 
 def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = lambda node: False) -> Graph:
-    """Store activations and take products in bf16; `keep(region node)` names those whose product stays fp32.
+    """Store activations and take products in bf16; `keep(region node)` names those whose product and results stay fp32.
 
     Takes and returns a graph of regions (changed in place).
     """
@@ -45,8 +45,9 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = l
         if (n.outputs[0] not in exact or _is_layer(region)) and not _is_depthwise(region):
             n.attrs["region"] = replace(region, compute="bf16")
             n.compute = "bf16"
+    kept = {o for n in graph.nodes if n.op == "region" and keep(n) for o in n.outputs}
     for component in _components(graph):
-        if _may_round(graph, component, exact):
+        if kept.isdisjoint(component) and _may_round(graph, component, exact):
             for v in component:
                 _store(v)
     for n in graph.nodes:
