@@ -279,8 +279,10 @@ class _Importer:
         except GraphError as e:
             e.where = e.where or call.origin
             raise
-        except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e:  # ranks, indices, sizes
-            raise GraphError(f"the operands of {call.proto.op_type} do not fit it", where=call.origin, why=str(e),
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+                MemoryError) as e:  # ranks, indices, sizes, attributes that are not there
+            raise GraphError(f"the operands of {call.proto.op_type} do not fit it", where=call.origin,
+                             why=str(e) or type(e).__name__,
                              do="check the model with onnx.checker, or export it again") from e
         del self.graph.nodes[before:]
         return reference_node(call, self.opsets, self.declared, why)
