@@ -217,3 +217,24 @@ def test_a_range_of_floats_over_a_symbolic_dimension() -> None:
     for n in (1, 6, 7):
         (y,) = by_whet(m, {"x": np.zeros(n, F)})
         np.testing.assert_array_equal(y, np.arange(0, n, 2, dtype=F))
+
+
+def padded_ends() -> onnx.ModelProto:
+    """x[n] without its ends, by Slice (never below 0 elements), added to the same by a convolution (n - 2 elements)."""
+    nodes = [node("Slice", ["x", "one", "end", "axis"], ["a"]), node("Conv", ["x", "w"], ["b"]),
+             node("Add", ["a", "b"], ["y"])]
+    return model(nodes, {"x": (F, (1, 1, "n"))}, ["y"], {
+        "one": np.array([1], I), "end": np.array([-1], I), "axis": np.array([2], I), "w": np.ones((1, 1, 3), F)})
+
+
+def test_a_size_that_must_not_be_negative_bounds_its_dimension_from_below() -> None:
+    m = padded_ends()
+    assert load_model(m).dims["n"][0] == 2
+    x = np.arange(5, dtype=F).reshape(1, 1, 5)
+    np.testing.assert_array_equal(by_whet(m, {"x": x})[0], [[[4, 8, 12]]])
+
+
+def test_a_profile_that_goes_below_what_the_model_takes_is_refused() -> None:
+    with pytest.raises(ProfileError, match="ranges from 1") as e:
+        load_model(padded_ends(), profiles=[{"n": (1, 8, 16)}])
+    assert "from 2 on" in e.value.why

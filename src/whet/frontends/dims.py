@@ -14,7 +14,7 @@ import onnx
 from whet.errors import InputError, ProfileError, UnsupportedError
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
-from whet.ir.symbolic import Dim, Shape, Sym, is_static, minimum, names, parse, substitute, symbol
+from whet.ir.symbolic import Dim, Shape, Sym, evaluate, is_static, maximum, minimum, names, parse, substitute, symbol
 
 Range = tuple[int, int, int]
 
@@ -42,6 +42,7 @@ class Learnt:
 
     equal: dict[str, Dim] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     given: dict[str, Range] = field(default_factory=dict)
 
@@ -82,6 +83,9 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
         if high > learnt.most.get(symbol_name, high):
             raise ProfileError(f"dimension {symbol_name} ranges to {high}", do="give a profile within it",
                                why=f"the model works up to {learnt.most[symbol_name]}: a table in it has that length")
+        if low < learnt.least.get(symbol_name, low):
+            raise ProfileError(f"dimension {symbol_name} ranges from {low}", do="give a profile within it",
+                               why=f"the model works from {learnt.least[symbol_name]} on: below, nothing would be left")
         if low == high:
             fixed[symbol_name] = low
     out = Declared([(n, t, settle(s)) for n, t, s in known],
@@ -93,9 +97,11 @@ def declare(inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence
                 raise InputError(f"input {name} has the dimension {d}", do="give shapes that the model can have")
             for s in sorted(names(d)):
                 default = BATCH_DEFAULT if i == 0 and len(shape) > 1 else LENGTH_DEFAULT
-                most = learnt.most.get(s, default[2])
-                out.ranges.setdefault(s, ranges.get(s) or (min(default[0], most), min(default[1], most),
-                                                           min(default[2], most)))
+                least = learnt.least.get(s, 0)
+                high = max(default[2], 4 * least)
+                most = min(learnt.most.get(s, high), high)
+                out.ranges.setdefault(s, ranges.get(s) or (max(min(default[0], most), least),
+                                                           max(min(default[1], most), least), most))
     return out
 
 
@@ -104,8 +110,12 @@ def settle(a: Dim, b: Dim, learnt: Learnt) -> bool:
 
     Prefers to replace the data-dependent size that is learnt last (nothing may depend on a later one), then a name
     that stands alone (t by p + 1, not p by t - 1), then one that whet made up. min(s, 64) equals s where s is at
-    most 64.
+    most 64, and max(s//20 - 1, 0) equals s//20 - 1 where s is at least 20.
     """
+    floor = _floor(a, b) or _floor(b, a)
+    if floor is not None and floor[0] not in learnt.sizes and floor[1] > learnt.least.get(floor[0], 0):
+        learnt.least[floor[0]] = floor[1]
+        return True
     a, b = _cancelled(a, b)
 
     def latest(d: Dim) -> int:
@@ -146,6 +156,21 @@ def _bound(x: Dim, y: Dim) -> int | None:
               for a in atom[1:] if isinstance(a, int)):
         if minimum(c, x) == y:
             return c
+    return None
+
+
+def _floor(x: Dim, y: Dim) -> tuple[str, int] | None:
+    """(name, n) where y is max(c, x) for an int c and x, of one name, is at least c from n on."""
+    found = names(x)
+    if len(found) != 1 or not isinstance(y, Sym):
+        return None
+    (name,) = found
+    for c in (a for mono, _ in y.terms for atom in mono if atom[0] == "max" for a in atom[1:] if isinstance(a, int)):
+        if maximum(c, x) == y:
+            n = next((1 << k for k in range(30) if evaluate(x, {name: 1 << k}) >= c), None)
+            while n and evaluate(x, {name: n - 1}) >= c:
+                n -= 1
+            return (name, n) if n else None
     return None
 
 
