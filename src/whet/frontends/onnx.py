@@ -44,7 +44,7 @@ from whet.frontends.call import (
     Partial,
     unknown_operator,
 )
-from whet.frontends.control import CONTROL, MAX_DEPTH, State
+from whet.frontends.control import CONTROL, State
 from whet.frontends.dims import Learnt, declare, settle
 from whet.frontends.functions import definition
 from whet.frontends.order import bodies, free_names, ordered
@@ -62,6 +62,7 @@ from whet.ir.ops_host import HOST
 from whet.ir.symbolic import Sym, names
 
 MAX_TERMS = 256  # of one dimension: repeated products would grow without bound
+MAX_DEPTH = 64  # of graphs inside graphs
 MAX_LESSONS = 64  # pairs of dimensions found to be equal, each of which starts the import anew
 
 Scope = MutableMapping[str, Operand]
