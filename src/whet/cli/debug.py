@@ -18,6 +18,7 @@ from whet.errors import InputError
 
 if TYPE_CHECKING:
     from whet.tools.debug.layers import Layer, Layers
+    from whet.tools.debug.precision import Needs
     from whet.tools.debug.reduce import Reduced
     from whet.tools.debug.repeat import Repeated
 
@@ -130,6 +131,38 @@ def reduce(
     raise typer.Exit(0 if found.held else 1)
 
 
+@app.command()
+def precision(
+    model: options.Model,
+    inputs: Inputs = None,
+    measure: Annotated[str, Option("--measure", help="alone: a layer in bf16, the others in fp32; without: all but "
+                                                     "it in bf16.")] = "alone",
+    target: Annotated[float, Option("--target", min=0, help="Relative L2 error of the outputs that is "
+                                                               "allowed.")] = 5e-2,
+    layer: Annotated[list[str] | None, Option("--layers", metavar="NAME,...", help="Measure these layers.")] = None,
+    shapes: options.Shapes = None,
+    everything: Annotated[bool, Option("--all", help="Show every layer.")] = False,
+    threads: options.Threads = None,
+    json: Json = "",
+) -> None:
+    """Measure what each layer adds to the outputs' error when it is in bf16, and which have to stay in fp32.
+
+    A build and a run for each layer. Exit code 1: all of it in bf16 is further off than --target.
+
+    Example: whet debug precision model.onnx --inputs x.npz --target 1e-2
+    """
+    from whet.cli.progress import build_progress
+    from whet.tools import debug
+
+    _check(json)
+    with build_progress() as progress:
+        found = debug.precision(model, _feeds(inputs), measure=measure, target=target, only=_names(layer),
+                                shapes=_shapes(shapes), threads=threads, progress=progress)
+    if _write(json, found.document()):
+        _print_needs(model, found, everything)
+    raise typer.Exit(0 if found.held else 1)
+
+
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def repeat(
     command: Annotated[list[str], Argument(help="The command, after --.", show_default=False)],
@@ -227,6 +260,29 @@ def _print_reduced(path: Path, found: Reduced, output: Path, kept: Path) -> None
            *(f"  {n.op_type} {n.name}: {', '.join(n.input)} -> {', '.join(n.output)}"
              for n in list(found.model.proto.graph.node)[:SHOWN]),
            *(["  ..."] if found.nodes > SHOWN else []), f"{output} written, and its inputs {kept}")
+
+
+def _print_needs(path: Path, found: Needs, everything: bool) -> None:
+    out = _console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("layer", "kind"):
+        table.add_column(name, overflow="fold")
+    table.add_column("alone in bf16" if found.measure == "alone" else "all but it in bf16", justify="right")
+    if found.measure == "without":
+        table.add_column("gain", justify="right")
+    rows = found.contributions if everything else found.contributions[:SHOWN]
+    for c in rows:
+        figures = (c.error,) if found.measure == "alone" else (c.error, c.gain)
+        table.add_row(_plain(c.layer), c.kind, *(f"{x:.3g}" for x in figures),
+                      style="red" if c.layer in found.keep else None)
+    out.print(table)
+    if len(rows) < len(found.contributions):
+        _lines(out, f"... and {len(found.contributions) - len(rows)} more (--all, or --json)")
+    _lines(out, f"{path}: relative L2 error in bf16 {found.error:.3g}, {found.target:g} is allowed")
+    if found.keep and found.kept_error is not None:
+        enough = "" if found.kept_error <= found.target else ": not enough"
+        _lines(out, f"with {len(found.keep)} layers in fp32 it is {found.kept_error:.3g}{enough}",
+               "fp32_layers=" + repr(found.keep))
 
 
 def _print_repeated(found: Repeated) -> None:
