@@ -20,6 +20,7 @@ from whet.frontends import load_model
 from whet.plan import Plan
 from whet.tuning.cache import TimingCache
 
+SIZES = (0, 8, 512)  # least, typical and greatest of dimensions that a model leaves open: some cases have empty ones
 EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
 
 
@@ -54,7 +55,10 @@ class WhetBackend(Backend):
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> WhetRep:
         cls.model, cls.plan = model, None
-        cls.plan = whet.build(model, opt_level=0, threads=1, timing_cache=TimingCache())
+        names = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
+        profile: dict[str, Any] = {n: SIZES for n in sorted(names) if n.isidentifier()}
+        cls.plan = whet.build(model, opt_level=0, threads=1, timing_cache=TimingCache(),
+                              profiles=[profile] if profile else None)
         return WhetRep(model, cls.plan)
 
 
