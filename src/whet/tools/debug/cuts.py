@@ -18,9 +18,13 @@ SMALL = 64  # integers up to so many are sizes, axes, indices: constants of a pa
 
 
 class Cutter:
-    """Cuts parts out of a model whose nodes are in order. recorded: its inputs, and what is known of values between."""
+    """Cuts parts out of a model whose nodes are in order.
 
-    def __init__(self, model: OnnxModel, recorded: Mapping[str, Any]) -> None:
+    recorded: its inputs, and what is known of the values between. declared: types of values that cannot be inferred.
+    """
+
+    def __init__(self, model: OnnxModel, recorded: Mapping[str, Any],
+                 declared: Mapping[str, TypeProto] | None = None) -> None:
         self.model, self.recorded = OnnxModel.open(model), recorded
         self.sound = _inferred(self.model)
         graph = self.model.proto.graph
@@ -29,9 +33,10 @@ class Cutter:
         self.inputs = {v.name for v in graph.input} - self.weights
         self.outputs = [o.name for o in graph.output]
         self.types = types(self.model.proto)
-        for name, value in recorded.items():  # what operators give that are not ONNX's own
-            if name not in self.types and isinstance(value, np.ndarray):
-                self.types[name] = _type_of(value)
+        seen = {k: _type_of(v) for k, v in recorded.items() if isinstance(v, np.ndarray)}
+        for name, t in {**(declared or {}), **seen}.items():  # of what operators give that are not ONNX's own
+            if dims(self.types.get(name)) is None and dims(t) is not None:
+                self.types[name] = t
         self.varying = set(self.inputs)  # what depends on an input
         for n in self.nodes:
             if self.varying & reads(n) or n.op_type.startswith("Random"):

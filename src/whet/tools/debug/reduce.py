@@ -32,6 +32,7 @@ from whet.tools.debug.repeat import end
 from whet.tools.debug.subject import Model, Subject, fixed, plain, values
 from whet.tools.debug.trial import HELD, Job, Nursery, Verdict
 from whet.tools.surgeon.model import OnnxModel
+from whet.tools.surgeon.shapes import types
 
 Feeds = dict[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -121,7 +122,8 @@ def reduce(model: Model, feeds: Mapping[str, np.ndarray] | None = None, *, check
                              where=subject.model.name, why=notes[0], do="take another reference with --against")
         out = Reduced(failure, whole, subject.feeds, len(whole.proto.graph.node), notes=notes)
         if failure.kind != HELD:
-            _search(out, Cutter(whole, {**recorded, **subject.feeds}), trials, start + limit, progress, found)
+            cutter = Cutter(whole, {**recorded, **subject.feeds}, types(subject.model.proto))
+            _search(out, cutter, trials, start + limit, progress, found)
     finally:
         trials.close()
     out.trials, out.seconds = trials.count, time.monotonic() - start
