@@ -109,6 +109,11 @@ def test_a_chosen_layer_keeps_fp32_products() -> None:
     last = g.nodes[-1]
     precision.assign(g, "bf16", keep=lambda n: n is last)
     assert [n.attrs["region"].compute for n in g.nodes] == ["bf16", "f32"]
+    g = form_regions(b.done(b.matmul(b.tanh(b.matmul(x, weights(16, 16))), weights(16, 4))))
+    first, last = g.nodes
+    precision.assign(g, "bf16", keep=lambda n: n is first)
+    assert [n.attrs["region"].compute for n in g.nodes] == ["f32", "bf16"]
+    assert first.outputs[0].dtype is last.attrs["region"].inputs[0].dtype is DType.F32  # its result, too
 
 
 def test_lowest_numbers_are_not_rounded_to_infinity() -> None:

@@ -31,7 +31,7 @@ Inputs = Annotated[Path | None, Option("--inputs", help="An .npz file with one a
 Against = Annotated[str, Option("--against", help="Whose values are right: onnxruntime, or reference (ONNX's own "
                                                   "kernels, slow; plugins by their functions).")]
 Atol = Annotated[float | None, Option("--atol", min=0, help="Allowed besides --rtol. Default: 1e-5 (bf16: 1e-3).")]
-Rtol = Annotated[float | None, Option("--rtol", min=0, help="Allowed of a tensor's largest element. Default: 1e-4 "
+Rtol = Annotated[float | None, Option("--rtol", min=0, help="Allowed of a tensor's largest element. Default: 1e-3 "
                                                             "(bf16: 5e-2).")]
 Json = Annotated[str, Option("--json", metavar="FILE", help="Write the result as JSON; - is stdout.")]
 Bf16 = Annotated[bool, Option("--bf16", help="Build for bf16 (emulated where the CPU has none).")]

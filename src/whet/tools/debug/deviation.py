@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-FP32 = (1e-5, 1e-4)  # absolute, relative
+FP32 = (1e-5, 1e-3)  # absolute, relative
 BF16 = (1e-3, 5e-2)
 
 

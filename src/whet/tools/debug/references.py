@@ -42,7 +42,7 @@ def reference(model: OnnxModel, feeds: Mapping[str, np.ndarray], names: Sequence
         other = next(a for a in AGAINST if a != against)
         raise ModelError(f"the reference, {against}, does not run this model", where=model.name,
                          why=(str(e).strip().splitlines() or [type(e).__name__])[0],
-                         do=f"take another with --against {other}, or check the inputs") from e
+                         do=f"check the inputs (--inputs, --shapes), or take --against {other}") from e
 
 
 def _onnxruntime(model: OnnxModel, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:

@@ -14,12 +14,16 @@ import numpy as np
 import onnx.inliner
 from onnx import ModelProto, NodeProto, TypeProto, helper
 
-from whet.errors import GraphError, InputError
+from whet.errors import GraphError, InputError, WhetError
+from whet.frontends import load_model
+from whet.ir.dtypes import DType
+from whet.ir.symbolic import evaluate
+from whet.ir.symbolic import names as dim_names
 from whet.tools.surgeon.model import OnnxModel
 from whet.tools.surgeon.names import producers, sort, unknown
 from whet.tools.surgeon.shapes import dims, inputs, set_shapes, types
 
-FIRST, OTHER = 1, 128  # symbolic dimensions of random inputs: what plans are tuned for, too
+FIRST, OTHER = 1, 128  # symbolic dimensions of random inputs: what plans are tuned for, if the model says nothing else
 
 Model = str | os.PathLike[str] | bytes | ModelProto | OnnxModel
 
@@ -37,7 +41,7 @@ class Subject:
         """Read a model and inline its functions.
 
         feeds:  its inputs. None: random ones (floats normal, integers 0 or 1) of the shapes that it has or `shapes`
-                say; symbolic dimensions are 1 where they come first, else 128.
+                say; symbolic dimensions are those that a plan is tuned for, where whet can import the model.
         fix:    the dimensions become those of the inputs.
 
         ModelError: not a model, or not one of these shapes. InputError: feeds of other names, or inputs that have no
@@ -86,7 +90,25 @@ def random_feeds(model: OnnxModel, shapes: Mapping[str, Sequence[int]]) -> dict[
         for d, n in zip(dims(known[name]) or (), shape):
             if isinstance(d, str):
                 sizes[d] = n
-    return {name: random_array(t, shapes.get(name), sizes, rng, name) for name, t in known.items()}
+    tuned = {**_tuned_shapes(model, shapes), **shapes}
+    return {name: random_array(t, tuned.get(name), sizes, rng, name) for name, t in known.items()}
+
+
+def _tuned_shapes(model: OnnxModel, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """The inputs' shapes at the optimum of the default profile, which knows what the model's operators allow.
+
+    Empty where all are fixed, and where the model cannot be imported (which may be what is being looked for).
+    """
+    if all(isinstance(d, int) for v in inputs(model.proto) for d in dims(v.type) or ()):
+        return {}
+    try:
+        with saved(model) as path:
+            graph = load_model(path, shapes=shapes or None)
+    except WhetError:
+        return {}
+    best = {name: opt for name, (_, opt, _) in graph.dims.items()}
+    return {v.name: [evaluate(d, best) for d in v.shape] for v in graph.inputs
+            if v.dtype is not DType.OBJECT and dim_names(*v.shape) <= best.keys()}
 
 
 def random_array(t: TypeProto | None, shape: Sequence[int] | None, sizes: dict[str, int], rng: np.random.Generator,
