@@ -145,6 +145,7 @@ def test_pointers_and_buffers(engine: Engine) -> None:
         engine({"x": array.array("f", x.ravel())})
 
 
+@pytest.mark.models
 def test_dlpack_tensors_are_read_and_written_in_place(engine: Engine) -> None:
     torch = pytest.importorskip("torch")
     x = sample(4)
@@ -164,6 +165,7 @@ def test_dlpack_tensors_are_read_and_written_in_place(engine: Engine) -> None:
         engine({"x": t.clone().requires_grad_()})
 
 
+@pytest.mark.models
 def test_bfloat16_comes_through_dlpack() -> None:
     torch = pytest.importorskip("torch")
     from whet.runtime.feeds import borrow

@@ -18,6 +18,7 @@ import whet
 from whet import passes
 from whet.frontends import load_model
 
+pytestmark = pytest.mark.models
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -151,3 +152,33 @@ def test_greedy_generation_gives_the_tokens_of_pytorch(tmp_path: Path) -> None:
         ids = np.array([[tokens[-1]]])
         cache = {c: np.array(out[f"present.{c}"]) for c in cache}
     assert tokens == want.tolist()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_context_holds_the_cache_and_generates_the_same_tokens(kind: str, tmp_path: Path) -> None:
+    """The cache grows in place: prompts by one profile, tokens by another, nothing handed in or out but ids and logits."""
+    torch_model, kv_heads = decoder(kind, "sdpa")
+    model = exported(kind, "sdpa", 17, False, tmp_path)
+    caches = [f"{i}.{what}" for i in range(LAYERS) for what in ("key", "value")]
+    past = {f"past.{c}": ((1, kv_heads, 0, HEAD), (1, kv_heads, 20, HEAD), (1, kv_heads, 40, HEAD)) for c in caches}
+    prompts = {"input_ids": ((1, 2), (1, 6), (1, 20)), "attention_mask": ((1, 2), (1, 6), (1, 60)), **past}
+    tokens = {"input_ids": ((1, 1), (1, 1), (1, 1)), "attention_mask": ((1, 1), (1, 21), (1, 41)), **past}
+    plan = whet.build(model, opt_level=0, threads=1, profiles=[tokens, prompts],
+                      states={f"past.{c}": f"present.{c}" for c in caches})
+    assert all(s.in_place for p in plan.manifest.programs for s in p.states)
+    assert plan.summary()["steps"]["host"] == plan.summary()["steps"]["reference"] == 0
+    prompt = np.random.default_rng(1).integers(0, VOCABULARY, (1, 6))
+    with torch.no_grad():
+        want = torch_model.generate(torch.tensor(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0)[0, 6:]
+    with whet.load(plan) as engine, engine.context() as ctx:
+        assert list(engine.inputs) == ["input_ids", "attention_mask"]
+        assert list(engine.outputs) == ["logits"]
+        for _ in range(2):
+            ids, got, seen = prompt, [], 0
+            while len(got) < len(want):
+                seen += ids.shape[1]
+                out = ctx.run({"input_ids": ids, "attention_mask": np.ones((1, seen), np.int64)})
+                got.append(int(out["logits"][0, -1].argmax()))
+                ids = np.array([[got[-1]]])
+            assert got == want.tolist()
+            ctx.reset()
