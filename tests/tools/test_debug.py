@@ -74,6 +74,9 @@ def wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     ([F([1])], [F([1])], ""),
     ([F([1]), F([3])], [F([1]), F([2])], "off by 1"),
     ([F([1])], [F([1]), F([2])], "1 elements instead of 2"),
+    ({"a": 0.5, "b": 0.25}, {"b": F(0.25), "a": F(0.5)}, ""),
+    ({"a": 0.5}, {"a": 0.75}, "off by 0.25"),
+    ({"a": 0.5}, {"b": 0.5}, "the keys are others"),
     (None, None, ""),
     (None, F([1]), "one of them is absent"),
 ])
@@ -180,6 +183,16 @@ def test_functions_and_bodies_and_sequences_are_compared() -> None:
     found = debug.layers(m, shapes={"x": (4, 3)})
     assert found.held
     assert {"Abs", "Sqrt", "If", "SequenceConstruct"} <= {l.op for l in found.layers}
+
+
+def test_random_values_are_not_compared() -> None:
+    m = model([node("RandomUniformLike", ["x"], ["r"]), node("Add", ["x", "r"], ["noisy"]), node("Neg", ["x"], ["y"])],
+              [tensor("x", [4])], [tensor("noisy", [4]), tensor("y", [4])])
+    found = debug.layers(m)
+    assert found.held
+    assert ([l.value for l in found.layers], found.outputs.keys()) == (["y"], {"y"})
+    assert found.random == ["noisy", "r"]
+    assert debug.reduce(m).held
 
 
 # -- cuts and reduction ------------------------------------------------------------------------------------

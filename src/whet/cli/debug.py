@@ -209,6 +209,8 @@ def _print_layers(path: Path, found: Layers, everything: bool) -> None:
     worst = max(found.layers, key=lambda l: l.deviation.relative_l2, default=None)
     _lines(out, f"{path}: {len(found.layers)} values compared with {found.against}, {found.precision}, "
                 f"atol {found.tolerance.absolute:g}, rtol {found.tolerance.relative:g}")
+    if found.random:
+        _lines(out, f"{len(found.random)} values are random and were not compared")
     if first is None:
         _lines(out, "no value departs" + (f"; the furthest is {worst.value} ({worst.op} {worst.node}), relative L2 "
                                           f"{worst.deviation.relative_l2:.3g}" if worst else ""))

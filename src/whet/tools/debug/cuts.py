@@ -9,7 +9,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TypeProto
 
 from whet.errors import GraphError, InputError
-from whet.tools.debug.subject import random_array
+from whet.tools.debug.subject import RANDOM, random_array
 from whet.tools.surgeon.model import OnnxModel
 from whet.tools.surgeon.names import constants, drop_dead, reads
 from whet.tools.surgeon.shapes import Dims, dims, element, infer, tensor_type, types
@@ -39,7 +39,7 @@ class Cutter:
                 self.types[name] = t
         self.varying = set(self.inputs)  # what depends on an input
         for n in self.nodes:
-            if self.varying & reads(n) or n.op_type.startswith("Random"):
+            if self.varying & reads(n) or n.op_type in RANDOM:
                 self.varying |= set(n.output)
 
     def part(self, chosen: Collection[int], outputs: Sequence[str] | None = None) -> tuple[OnnxModel, dict[str, Any]]:

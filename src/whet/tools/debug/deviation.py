@@ -60,7 +60,12 @@ class Deviation:
 
 
 def compare(found: Any, reference: Any, allowed: Tolerance) -> Deviation:
-    """How far `found` is from `reference`: arrays, or sequences of them (the worst element counts)."""
+    """How far `found` is from `reference`: arrays, sequences of them (the worst element counts), maps to numbers."""
+    if isinstance(reference, dict):
+        if not isinstance(found, dict) or found.keys() != reference.keys():
+            return _unlike("the keys are others", len(reference))
+        return compare(np.array([float(found[k]) for k in reference]), np.array([float(v) for v in reference.values()]),
+                       allowed)
     if isinstance(reference, (list, tuple)):
         return _sequences(found, reference, allowed)
     if reference is None or found is None:

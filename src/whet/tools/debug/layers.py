@@ -15,7 +15,7 @@ from whet.runtime import load
 from whet.tools.debug.cuts import Cutter
 from whet.tools.debug.deviation import Deviation, Tolerance, compare
 from whet.tools.debug.references import check, reference
-from whet.tools.debug.subject import Model, Subject, plain, saved, values, with_outputs
+from whet.tools.debug.subject import Model, Subject, plain, random_values, saved, values, with_outputs
 from whet.tools.surgeon.model import OnnxModel
 from whet.tools.surgeon.names import title, unknown
 
@@ -44,6 +44,7 @@ class Layers:
 
     layers: in the order of the model's nodes.
     outputs: the model's outputs of a plan built as usual, without intermediate values as outputs.
+    random: values that were not compared, since they are random or depend on such.
     alone:  the node that computes the first value which departs, built by itself and run on the reference's values:
             how far its outputs are, by name. None where no value departs, or it cannot be built (`alone_error`).
     """
@@ -53,6 +54,7 @@ class Layers:
     tolerance: Tolerance
     layers: list[Layer]
     outputs: dict[str, Deviation] = field(default_factory=dict)
+    random: list[str] = field(default_factory=list)
     alone: dict[str, Deviation] | None = None
     alone_error: str = ""
 
@@ -77,7 +79,7 @@ class Layers:
                 "atol": self.tolerance.absolute, "rtol": self.tolerance.relative,
                 "first": self.first.as_dict() if self.first else None,
                 "alone": {k: d.as_dict() for k, d in self.alone.items()} if self.alone is not None else None,
-                "alone_error": self.alone_error,
+                "alone_error": self.alone_error, "random": self.random,
                 "layers": [l.as_dict() for l in self.layers],
                 "outputs": {k: d.as_dict() for k, d in self.outputs.items()}}
 
@@ -103,7 +105,8 @@ def layers(model: Model, feeds: Mapping[str, np.ndarray] | None = None, *, again
     allowed = Tolerance.of(precision, atol, rtol)
     progress("reading the model", 0, 0)
     subject = Subject.open(model, feeds, shapes)
-    there = dict(values(subject.model))
+    random = random_values(subject.model)
+    there = {k: n for k, n in values(subject.model) if k not in random}
     if missing := [n for n in only if n not in there]:
         raise unknown("value", missing[0], there, subject.model.name)
     names = [n for n in there if not only or n in only]
@@ -116,7 +119,8 @@ def layers(model: Model, feeds: Mapping[str, np.ndarray] | None = None, *, again
         Layer(n, title(there[n]), there[n].op_type, compare(found[n], plain(right[n]), allowed),
               tuple(i for i in dict.fromkeys(there[n].input) if i in there)) for n in names])
     whole = run(subject.model, subject.feeds, **building)
-    out.outputs = {k: compare(v, plain(right[k]), allowed) for k, v in whole.items()}
+    out.outputs = {k: compare(v, plain(right[k]), allowed) for k, v in whole.items() if k not in random}
+    out.random = sorted(random)
     if out.first is not None:
         _alone(out, subject, there[out.first.value], right, building)
     return out

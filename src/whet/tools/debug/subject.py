@@ -20,10 +20,13 @@ from whet.ir.dtypes import DType
 from whet.ir.symbolic import evaluate
 from whet.ir.symbolic import names as dim_names
 from whet.tools.surgeon.model import OnnxModel
-from whet.tools.surgeon.names import producers, sort, unknown
+from whet.tools.surgeon.names import producers, reads, sort, unknown
 from whet.tools.surgeon.shapes import dims, inputs, set_shapes, types
 
 FIRST, OTHER = 1, 128  # symbolic dimensions of random inputs: what plans are tuned for, if the model says nothing else
+
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+                    "Multinomial"})
 
 Model = str | os.PathLike[str] | bytes | ModelProto | OnnxModel
 
@@ -133,6 +136,15 @@ def values(model: OnnxModel) -> list[tuple[str, NodeProto]]:
     return [(name, n) for name, n in producers(model.proto.graph).items() if n.op_type != "Constant"]
 
 
+def random_values(model: OnnxModel) -> set[str]:
+    """The names of the main graph whose values are random, or depend on such: no two runtimes give the same."""
+    out: set[str] = set()
+    for n in model.proto.graph.node:
+        if (n.op_type in RANDOM and n.domain in ("", "ai.onnx")) or out & reads(n):
+            out |= {o for o in n.output if o}
+    return out
+
+
 def with_outputs(model: OnnxModel, names: Sequence[str]) -> OnnxModel:
     """The model with these tensors as its outputs, besides its own."""
     out = OnnxModel.open(model)
@@ -156,5 +168,7 @@ def saved(model: OnnxModel) -> Iterator[Path]:
 
 
 def plain(x: Any) -> Any:
-    """A result as a NumPy array, or a list of them."""
-    return [plain(v) for v in x] if isinstance(x, (list, tuple)) else x if x is None else np.asarray(x)
+    """A result as a NumPy array, or a list of such; absent ones and maps as they are."""
+    if isinstance(x, (list, tuple)):
+        return [plain(v) for v in x]
+    return x if x is None or isinstance(x, dict) else np.asarray(x)
