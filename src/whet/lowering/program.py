@@ -23,7 +23,7 @@ from whet.ir.region import Region
 from whet.ir.symbolic import names, to_json
 from whet.lowering.assemble import Assembly, Weights, assemble, spec
 from whet.lowering.states import Growing, take_states
-from whet.lowering.storage import Launch, Schedule, schedule
+from whet.lowering.storage import VIEWS, Launch, Schedule, schedule
 from whet.plan import dims
 from whet.plan.data import Arg, DimJson, IntArg, NativeStep
 from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Segment, State, Tensor
@@ -174,6 +174,8 @@ class _BlockMaker:
         else:
             self.known |= {n for v in g.inputs for n in names(*v.shape)}
         levels, last = self.levels()
+        if last and not self.whole_is_plain:
+            self.repeat_views(levels)
         for level in range(last + 1):
             native = [n for n in g.nodes if levels[n] == level and n.op not in HOST]
             if native or self.whole_is_plain:
@@ -201,6 +203,33 @@ class _BlockMaker:
                 if n.op not in HOST:
                     native.add(o)
         return at, max(at.values(), default=0)
+
+    def repeat_views(self, levels: dict[Node, int]) -> None:
+        """Give each segment that reads a view of something from before a view of its own: what crosses over is then
+        what the view looks at, and no copy of it is made. Of a concat, which is written, there is one."""
+        g = self.graph
+        order: list[Node] = []
+        readers = g.uses()
+        outside = g.read_outside()
+        for n in reversed(g.nodes):  # views of views: the last first
+            if n.op in VIEWS:
+                later: dict[int, Node] = {}
+                for r in readers.get(n.output, []):
+                    if r.op in HOST or levels[r] == levels[n]:
+                        continue
+                    if levels[r] not in later:
+                        v = Value(g.fresh(n.op), n.output.dtype, n.output.shape)
+                        copy = later[levels[r]] = Node(n.op, list(n.inputs), [v], dict(n.attrs), n.origin)
+                        levels[copy] = levels[r]
+                        order.append(copy)
+                        readers.setdefault(n.input(0), []).append(copy)
+                    r.inputs = [later[levels[r]].output if x is n.output else x for x in r.inputs]
+                left = [r for r in readers.get(n.output, []) if n.output in r.inputs]
+                if later and not left and n.output not in outside:
+                    readers[n.input(0)] = [r for r in readers[n.input(0)] if r is not n]
+                    continue
+            order.append(n)
+        g.nodes = order[::-1]
 
     # -- native ------------------------------------------------------------------------------------------
 

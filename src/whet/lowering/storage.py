@@ -118,15 +118,23 @@ class _Scheduler:
     # -- decisions ahead of the walk -------------------------------------------------------------
 
     def _place_outputs(self) -> None:
-        """A region's result that is a graph output, as it is or reshaped, is written there at once."""
+        """A region's result that is a graph output, as it is, reshaped or transposed, is written there at once."""
         self.outputs = []
         for i, v in enumerate(self.graph.outputs):
             s = self._dense(v, Buffer("output", v.dtype, product(v.shape), i, name=v.name))
             self.outputs.append(s)
-            while v.producer is not None and v.producer.op == "reshape":
-                v = v.producer.input(0)
-                s = self._dense(v, s.buffer)
-            if v.producer is not None and v.producer.op in ("region", "concat") and v not in self.planned:
+            while v.producer is not None and v.producer.op in ("reshape", "transpose"):
+                src = v.producer.input(0)
+                if v.producer.op == "reshape":
+                    strides = reshape_strides(v.shape, s.strides, src.shape)
+                else:
+                    perm = v.producer.attrs["perm"]
+                    strides = tuple(s.strides[perm.index(d)] for d in range(src.rank))
+                if strides is None:
+                    break
+                v, s = src, replace(s, strides=strides)
+            if (v.producer is not None and v.producer.op in ("region", "concat") and v not in self.planned
+                    and _inner_contiguous(v, s)):
                 self.planned[v] = s
 
     def _place_concats(self) -> None:
