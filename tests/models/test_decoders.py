@@ -156,7 +156,7 @@ def test_greedy_generation_gives_the_tokens_of_pytorch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_context_holds_the_cache_and_generates_the_same_tokens(kind: str, tmp_path: Path) -> None:
-    """The cache grows in place: prompts by one profile, tokens by another, nothing handed in or out but ids and logits."""
+    """The cache grows in place: prompts by one profile, tokens by another, ids and mask in, logits out."""
     torch_model, kv_heads = decoder(kind, "sdpa")
     model = exported(kind, "sdpa", 17, False, tmp_path)
     caches = [f"{i}.{what}" for i in range(LAYERS) for what in ("key", "value")]

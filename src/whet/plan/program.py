@@ -73,8 +73,9 @@ class Native(Step, frozen=True, kw_only=True, tag="native"):
 
 
 class Host(Step, frozen=True, kw_only=True, tag="host"):
-    """Run a host function: `kind` `onnx` is blob `payload`, a serialized `onnx.ModelProto`, run by `onnx.reference`;
-    `strings` gives a constant, JSON in the blob; `plugin` calls a plugin, named by JSON in the blob. `results` say what types and shapes must come out."""
+    """Run a host function: `kind` `onnx` is blob `payload`, a serialized `onnx.ModelProto` of one node, run by whet's
+    reference kernels (`whet.reference`); `strings` gives a constant, JSON in the blob; `plugin` calls a plugin, named
+    by JSON in the blob. `results` say what types and shapes must come out."""
 
     kind: str
     payload: str

@@ -44,7 +44,7 @@ def _check(plan: Plan, times: LayerTimes) -> list[Finding]:
             op, _, name = str(layer["name"]).partition(" ")
             share = times.share(str(layer["name"]))
             cost = f"; {share:.0%} of the measured time" if share is not None else ""
-            data = {"share": round(share, 4), "basis": "measured"} if share is not None else {}
+            data: dict[str, Any] = {"share": round(share, 4), "basis": "measured"} if share is not None else {}
             code = "L203" if layer["kind"] == "control" else "L211" if layer["tactic"] == "plugin" else "L602"
             out.append(finding(
                 code, name or op, f"{op} runs on the host ({layer['tactic']})",
