@@ -152,3 +152,32 @@ def test_a_counter_is_handed_on() -> None:
         for i in range(3):
             assert ctx.run({"x": np.array([1, i])}) == {}
         assert ctx.state("n").tolist() == [3, 3]  # type: ignore[union-attr]
+
+
+def test_rows_of_a_cache_of_fixed_size_are_replaced_where_they_are() -> None:
+    """TensorScatter writes keys at a place of each sequence; the buffer does not move, and only its rows change."""
+    nodes = [helper.make_node("TensorScatter", ["cache", "x", "at"], ["cache2"], axis=1),
+             helper.make_node("ReduceSum", ["cache2"], ["y"], keepdims=0)]
+    graph = helper.make_graph(nodes, "scatter", [
+        helper.make_tensor_value_info("x", F, ["batch", "seq", 4]), helper.make_tensor_value_info("at", I, ["batch"]),
+        helper.make_tensor_value_info("cache", F, ["batch", 10, 4])], [
+        helper.make_tensor_value_info("y", F, []), helper.make_tensor_value_info("cache2", F, ["batch", 10, 4])])
+    plan = build(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]),
+                 [{"batch": (1, 2, 3), "seq": (1, 1, 5)}], {"cache": "cache2"})
+    (state,) = plan.manifest.programs[0].states
+    assert (state.in_place, state.length) == (True, "")
+    want = np.zeros((2, 10, 4), np.float32)
+    with whet.load(plan) as engine, engine.context() as ctx:
+        for at, seq in ((0, 3), (3, 1), (4, 5), (9, 1), (2, 2)):
+            x = np.random.default_rng(at).standard_normal((2, seq, 4)).astype(np.float32)
+            want[:, at:at + seq] = x
+            got = ctx.run({"x": x, "at": np.array([at, at])})["y"]
+            np.testing.assert_allclose(got, want.sum(), rtol=1e-5, atol=1e-4)
+            assert np.array_equal(ctx.state("cache"), want)  # type: ignore[arg-type]
+        buffer = ctx._states._values["cache"]
+        buffer[0, 7] = 77  # what no run touches stays
+        ctx.run({"x": x[:, :1], "at": np.array([0, 0])})
+        assert (buffer[0, 7] == 77).all()
+        assert ctx._states._values["cache"] is buffer
+        ctx.reset()
+        assert ctx.state("cache") is None

@@ -1,12 +1,14 @@
 """What a context keeps between runs: outputs that are the next run's inputs.
 
 A key-value cache is an input `past` and an output `concat(past, new)`. Where nothing stands between the two, the input
-lies in a buffer that has room for the longest, and the concat writes only what is new behind it: no copies.
+lies in a buffer that has room for the longest, and the concat writes only what is new behind it: no copies. Where the
+output is the input with rows replaced (TensorScatter, GroupQueryAttention) these are replaced where they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from whet.errors import InputError
 from whet.ir.graph import Graph, Value
@@ -53,7 +55,13 @@ def take_states(graph: Graph, states: Mapping[str, str], room: Mapping[str, Sequ
         past, new = inputs[given], graph.outputs[output_names.index(result)]
         if past.dtype is not new.dtype or past.rank != new.rank:
             raise InputError(f"the state {given!r} is {past}, its next value {new}", do="name two of one type and rank")
-        axis = _grows(past, new) if whole and graph.outputs.count(new) == 1 and new not in growing else None
+        alone = whole and graph.outputs.count(new) == 1 and all(new is not g for g, _ in growing.values())
+        if alone and _replaces(graph, past, new):
+            growing[past] = (new, dense_strides(tuple(room[given])))
+            kept.append(State(given, result, capacity=list(room[given]), in_place=True))
+            gone.add(result)
+            continue
+        axis = _grows(past, new) if alone else None
         if axis is None:
             kept.append(State(given, result))
             continue
@@ -66,6 +74,18 @@ def take_states(graph: Graph, states: Mapping[str, str], room: Mapping[str, Sequ
     graph.outputs = [v for v, n in zip(graph.outputs, output_names) if n not in gone]
     graph.output_names = [n for n in output_names if n not in gone]
     return kept, growing
+
+
+def _replaces(graph: Graph, past: Value, new: Value) -> bool:
+    """True if `new` is `past` with rows replaced and nobody else reads `past`; the scatter is told so."""
+    p = new.producer
+    region = p.attrs.get("region") if p is not None else None
+    if (p is None or region is None or region.kind not in ("scatter_nd", "scatter_elements") or p.inputs[0] is not past
+            or past.shape != new.shape or region.epilogue is not None or region.prologue
+            or sum(past is v for n in graph.nodes for v in n.inputs) > 1 or past in graph.outputs):
+        return False
+    p.attrs["region"] = replace(region, attrs={**region.attrs, "in_place": True})
+    return True
 
 
 def agree(kept: Sequence[Sequence[State]]) -> None:

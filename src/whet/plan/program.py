@@ -134,7 +134,8 @@ class State(msgspec.Struct, frozen=True):
 
     `in_place`: it grows along `axis`, in a buffer of the shape `capacity` that stays where it is: a run writes only
     what is new (a key-value cache), and there is no such output. `grown` (a dim) is its length after a run whose input
-    has the length of the dimension `length`. Otherwise the output becomes the input as it is.
+    has the length of the dimension `length`; without a `length` it does not grow, and rows of it are replaced. What is
+    not `in_place` is handed on: the output becomes the input as it is.
     """
 
     input: str

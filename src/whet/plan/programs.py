@@ -83,7 +83,8 @@ class _Checker:
             t = inputs[s.input]
             _need(p.plain and len(s.capacity) == len(t.shape) and 0 <= s.axis < len(t.shape),
                   f"the state {s.input!r:.60} cannot be kept in place")
-            _need(dims.plain_name(t.shape[s.axis]) == s.length, f"the state {s.input!r:.60} does not grow")
+            _need(not s.length or dims.plain_name(t.shape[s.axis]) == s.length,
+                  f"the state {s.input!r:.60} does not grow")
             size = np_dtype(t.dtype).itemsize
             for n in s.capacity:
                 size *= n

@@ -38,13 +38,16 @@ class States:
                              why=f"they have {min(self._lengths.values(), default=0)}", do="give at most that")
         elif any(not s.in_place for s in self.programs[0].states.values()):
             raise InputError("only states that grow in place can be cut", do="reset to 0")
-        self._lengths = {n: length for n, s in self.programs[0].states.items() if s.in_place}
+        self._lengths = {n: length for n, s in self.programs[0].states.items() if s.in_place and s.length}
+        for n, s in self.programs[0].states.items():
+            if length == 0 and s.in_place and not s.length:
+                self._values.pop(n, None)  # begins as zeros again
 
     def known(self) -> dict[str, int]:
         """The dimensions that the states tell before a run."""
         out = dict(self._fixed)
         for n, s in self.programs[0].states.items():
-            if s.in_place:
+            if s.in_place and s.length:
                 out[s.length] = self._lengths[n]
         return out
 
@@ -54,11 +57,12 @@ class States:
         return v.shape if v is not None and not self.programs[0].states[name].in_place else None
 
     def lend(self, loaded: Loaded, t: Tensor, env: dict[str, int]) -> Borrowed:
-        """The state that is the input `t` of a run with these dimensions; those that nothing tells are its least."""
+        """The state that is the input `t` of a run with these dimensions. Those that nothing tells are its least, or
+        the greatest of a buffer whose rows are replaced."""
         state, dtype = loaded.states[t.name], np_dtype(t.dtype)
         for d in t.shape:
             for n in dims.names(d) - env.keys():
-                env[n] = loaded.program.dims[n][0]
+                env[n] = loaded.program.dims[n][2 if state.in_place and not state.length else 0]
         shape = tuple(evaluate(d, env) for d in t.shape)
         if not state.in_place:
             value = self._values.get(t.name)
@@ -72,7 +76,8 @@ class States:
         """After a run: take its states out of the results."""
         for n, s in loaded.states.items():
             if s.in_place:
-                self._lengths[n] = evaluate(s.grown, env)
+                if s.length:
+                    self._lengths[n] = evaluate(s.grown, env)
                 t = next(t for t in loaded.program.inputs if t.name == n)
                 self._fixed |= {k: env[k] for d in t.shape for k in dims.names(d) if k != s.length}
             else:
@@ -86,7 +91,7 @@ class States:
         if v is None or not s.in_place:
             return None if v is None else v.copy()
         t = next(t for t in self.programs[0].program.inputs if t.name == name)
-        env = {**self._fixed, s.length: self._lengths[name]}
+        env = {**self._fixed, **({s.length: self._lengths[name]} if s.length else {})}
         if not all(dims.names(d) <= env.keys() for d in t.shape):
             return None
         return v[tuple(slice(evaluate(d, env)) for d in t.shape)].copy()

@@ -1,4 +1,5 @@
-"""Scatters: the result is a copy of the data, into which updates are placed one after the other.
+"""Scatters: the result is a copy of the data (or, where lowering says `in_place`, the data itself), into which updates
+are placed one after the other.
 
 Updates that may meet in one element are placed by one tile, in order: the last one wins, and sums are the same for
 any number of threads. What runs in parallel are the dimensions along which the place moves with the update: rows'
@@ -38,11 +39,13 @@ class Scatter(Movement):
         return ""
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
+        place = _Kernel(region, machine).step()
+        if region.attrs.get("in_place"):  # the result lies where the data is
+            return Implementation((place,))
         d = region.output.dtype
         copy = Region("pointwise", {}, region.inputs[:1], 1, region.output, region.output, identity(0, d),
                       dims=region.dims)
-        return Implementation((*Pointwise().implement(copy, {}, machine, threads).steps,
-                               _Kernel(region, machine).step()))
+        return Implementation((*Pointwise().implement(copy, {}, machine, threads).steps, place))
 
 
 def placing(region: Region) -> tuple[Loops, tuple[Pick, ...]]:
