@@ -327,7 +327,7 @@ FAMILIES: tuple[Family, ...] = (
         {"x": ("batch", "samples")}, {**BATCH, "samples": (400, 1000, 2000)}),
     Family("lstm_tagger", _ours("Tagger"), _ids, tuple(
         {"batch": b, "seq": s} for b, s in ((2, 9), (1, 1), (3, 20))),
-           {"ids": ("batch", "seq")}, TEXT, reference=2, why="LSTM has no generated kernel yet"),
+           {"ids": ("batch", "seq")}, TEXT),
     Family("tabular", _ours("Tabular"), _table, ({"batch": 4}, {"batch": 1}, {"batch": 33}),
            {"categories": ("batch", 3), "numbers": ("batch", 5)}, {"batch": (1, 8, 64)}),
 )

@@ -25,6 +25,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_nn,
     lower_parts,
     lower_quant,
+    lower_recurrent,
     lower_resize,
     lower_sampling,
     lower_signal,

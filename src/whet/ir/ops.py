@@ -21,6 +21,7 @@ from whet.ir.ops_host import HOST, HOST_OPS
 from whet.ir.ops_linear_attention import LINEAR_ATTENTION
 from whet.ir.ops_move import MOVES
 from whet.ir.ops_pointwise import POINTWISE, Pointwise
+from whet.ir.ops_recurrent import RECURRENT
 from whet.ir.ops_region import REGION
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim, Sym
@@ -37,7 +38,8 @@ def _pointwise_def(p: Pointwise) -> OpDef:
 
 
 OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES,
-                         **HOST_OPS, REGION.name: REGION, LINEAR_ATTENTION.name: LINEAR_ATTENTION}
+                         **HOST_OPS, REGION.name: REGION, LINEAR_ATTENTION.name: LINEAR_ATTENTION,
+                         RECURRENT.name: RECURRENT}
 
 
 def infer(op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], origin: str = "") -> list[Spec]:

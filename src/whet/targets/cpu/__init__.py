@@ -16,6 +16,7 @@ from whet.targets.cpu.groupnorm import GroupNorm
 from whet.targets.cpu.linear_attention import LinearAttention
 from whet.targets.cpu.norm import RowNorm
 from whet.targets.cpu.pointwise import Pointwise
+from whet.targets.cpu.recurrent import Recurrent
 from whet.targets.cpu.reduce import ArgExtreme, Reduce
 from whet.targets.cpu.softmax import Softmax
 
@@ -29,6 +30,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "linear_attention": (LinearAttention(),),
     "pointwise": (Pointwise(),),
     "arg": (ArgExtreme(),),
+    "recurrent": (Recurrent(),),
     "reduce": (Reduce(),),
     "rmsnorm": (RowNorm(),),
     "softmax": (Softmax(),),
