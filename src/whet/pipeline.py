@@ -238,9 +238,14 @@ def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: 
     programs: list[Program] = []
     steps: list[NativeStep] = []
     bodies: list[Assembly] = []
+    ready: dict[str, Implementation] = {}  # by signature: equal regions have equal kernels
     for o in outlines:
-        mine = [(l.region, tuned.choices[l.region.signature()]) for l in o.launches]
-        implemented = [cpu.implement(r, c.tactic, c.params) for r, c in mine]
+        signatures = [l.region.signature() for l in o.launches]
+        mine = [(l.region, tuned.choices[s]) for l, s in zip(o.launches, signatures)]
+        for s, (r, c) in zip(signatures, mine):
+            if s not in ready:
+                ready[s] = cpu.implement(r, c.tactic, c.params)
+        implemented = [ready[s] for s in signatures]
         program, native, assembled = complete(o, implemented, weights, len(steps))
         programs.append(program)
         jobs += mine

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import onnx
-import onnx.inliner
 import onnx.version_converter
 
-from whet.errors import GraphError, UnsupportedError
+from whet.errors import GraphError, UnsupportedError, WhetError
+from whet.frontends.inline import inlined
 from whet.frontends.labels import numbered
 from whet.frontends.lower_math import PER_CHANNEL
 from whet.frontends.protobuf import Source
@@ -28,8 +28,7 @@ def prepare(source: Source) -> Source:
                                do=f"export the model with opset {newest} or lower")
     _check_inputs(source)
     if source.proto.functions:
-        source = _renewed(source, lambda m: onnx.inliner.inline_local_functions(m, convert_version=True),
-                          "its local functions cannot be inlined")
+        source = _renewed(source, inlined, "its local functions cannot be inlined")
     if opset < OLDEST_NATIVE:
         source = _converted(source, opset)
     return replace(source, proto=numbered(source.proto))
@@ -53,6 +52,9 @@ def _renewed(source: Source, change: Any, what: str) -> Source:
     by_name = {t.name: source.views[i] for i, t in enumerate(source.proto.graph.initializer) if i in source.views}
     try:
         proto = change(source.proto)
+    except WhetError as e:
+        e.where = e.where or source.name
+        raise
     except Exception as e:  # the C++ side raises RuntimeError and its own kinds
         raise GraphError(what, where=source.name, why=str(e).strip().splitlines()[0] if str(e).strip() else "",
                          do="check the model with onnx.checker, or export it again") from None

@@ -275,8 +275,10 @@ class Graph:
         for n in reversed(self.nodes):
             if any(id(o) in live for o in n.outputs):
                 kept.append(n)
-                live |= {id(v) for v in (*n.inputs, *self.learnt(n)) if v is not None}
-                wanted |= self._names_used(n)
+                live.update([id(v) for v in n.inputs if v is not None])
+                if self.sizes:  # only of these is anybody interested in names
+                    live.update([id(v) for v in self.learnt(n)])
+                    wanted |= self._names_used(n)
         dropped = len(self.nodes) - len(kept)
         self.nodes = kept[::-1]
         for name in self.sizes.keys() - wanted:

@@ -94,10 +94,7 @@ class _Assembler:
                     spans.setdefault(s.buffer, [i, i])[1] = i
         merged = self._in_place(spans)
         owners = [b for b in spans if b not in merged]
-        for b, into in merged.items():
-            owner = into
-            while owner in merged:
-                owner = merged[owner]
+        for b, owner in merged.items():
             spans[owner][1] = max(spans[owner][1], spans[b][1])
         works = [(i, m.workspace) for i, m in enumerate(self.implementations) if m.workspace != 0]
         sizes = [*(b.elements * b.dtype.size for b in owners), *(size for _, size in works)]
@@ -110,17 +107,15 @@ class _Assembler:
         self.out.arena_sum = sum(-(-it.size // ALIGN) * ALIGN for it in items) + sum(
             max(0, upper(b.elements, self.ranges)) * b.dtype.size for b in merged)
         self.place = dict(zip(owners, offsets))
-        for b in merged:
-            owner = merged[b]
-            while owner in merged:
-                owner = merged[owner]
+        for b, owner in merged.items():
             self.place[b] = self.place[owner]
         self.work = {i: off for (i, _), off in zip(works, offsets[len(owners):])}
 
     def _in_place(self, spans: Mapping[Buffer, Sequence[int]]) -> dict[Buffer, Buffer]:
-        """Pointwise results that may overwrite an operand: same bytes at the same place, and the
-        operand is not read afterwards."""
+        """Pointwise results that may overwrite an operand (same bytes at the same place, and the operand is not read
+        afterwards), and the first buffer at that place."""
         merged: dict[Buffer, Buffer] = {}
+        overwritten: set[Buffer] = set()
         for i, launch in enumerate(self.launches):
             if launch.region.kind != "pointwise":
                 continue
@@ -129,11 +124,12 @@ class _Assembler:
                 continue
             for s in launch.inputs:
                 b = s.buffer
-                if (b.kind == "temp" and spans[b][1] == i and spans[b][0] < i and b not in merged.values()
+                if (b.kind == "temp" and spans[b][1] == i and spans[b][0] < i and b not in overwritten
                         and b.dtype.size == out.buffer.dtype.size and b.elements == out.buffer.elements
                         and s.strides == out.strides and s.offset == out.offset
                         and all(o == s for o in launch.inputs if o.buffer is b)):
-                    merged[out.buffer] = b
+                    merged[out.buffer] = merged.get(b, b)
+                    overwritten.add(b)
                     break
         return merged
 

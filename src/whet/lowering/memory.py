@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,13 +29,12 @@ def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
     Management for Deep Neural Net Inference", 2020).
     """
     offsets = [0] * len(items)
-    placed: list[int] = []
+    placed = _Placed(max((it.last for it in items), default=0) + 1)
     total = 0
     for i in sorted(range(len(items)), key=lambda j: (-items[j].size, items[j].first, j)):
         me = items[i]
         size = -(-me.size // ALIGN) * ALIGN
-        others = sorted((offsets[j], offsets[j] + -(-items[j].size // ALIGN) * ALIGN) for j in placed
-                        if items[j].first <= me.last and me.first <= items[j].last)
+        others = sorted([(offsets[j], offsets[j] + -(-items[j].size // ALIGN) * ALIGN) for j in placed.with_(me)])
         best, best_gap, end = None, None, 0
         for lo, hi in others:
             gap = lo - end
@@ -43,8 +43,42 @@ def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
             end = max(end, hi)
         offsets[i] = end if best is None else best
         total = max(total, offsets[i] + size)
-        placed.append(i)
+        placed.add(i, me)
     return offsets, total
+
+
+class _Placed:
+    """Temporaries by lifetime: those alive together with another are found without looking at the rest.
+
+    They are alive at its first step (a segment tree over steps, each lifetime in O(log steps) nodes), or begin after.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.leaves = 1 << (steps - 1).bit_length()
+        self.tree: list[list[int]] = [[] for _ in range(2 * self.leaves)]
+        self.starts: list[tuple[int, int]] = []  # (first step, temporary), sorted
+
+    def add(self, i: int, it: Lifetime) -> None:
+        bisect.insort(self.starts, (it.first, i))
+        low, high = it.first + self.leaves, it.last + self.leaves + 1
+        while low < high:
+            if low & 1:
+                self.tree[low].append(i)
+                low += 1
+            if high & 1:
+                high -= 1
+                self.tree[high].append(i)
+            low, high = low >> 1, high >> 1
+
+    def with_(self, it: Lifetime) -> list[int]:
+        """The temporaries that are alive in one of its steps."""
+        begin, end = (bisect.bisect_left(self.starts, (at + 1,)) for at in (it.first, it.last))
+        out = [i for _, i in self.starts[begin:end]]
+        node = it.first + self.leaves
+        while node:
+            out += self.tree[node]
+            node >>= 1
+        return out
 
 
 def plan_symbolic(sizes: Sequence[Dim], items: Sequence[Lifetime]) -> tuple[list[Dim], Dim]:

@@ -157,6 +157,8 @@ class _BlockMaker:
         self.top = output_names is not None
         self.count = 0
         self.whole_is_plain = self.top and one_segment(graph)
+        self.readers: dict[Value, list[Node]] = {}
+        self.read_outside: set[Value] = set()
 
     def make(self) -> Block:
         g = self.graph
@@ -176,13 +178,16 @@ class _BlockMaker:
         levels, last = self.levels()
         if last and not self.whole_is_plain:
             self.repeat_views(levels)
-        for level in range(last + 1):
-            native = [n for n in g.nodes if levels[n] == level and n.op not in HOST]
-            if native or self.whole_is_plain:
-                self.segment(native)
-            for n in g.nodes:
-                if levels[n] == level and n.op in HOST:
-                    self.host(n)
+        self.readers, self.read_outside = g.uses(), g.read_outside()
+        native: list[list[Node]] = [[] for _ in range(last + 1)]
+        host: list[list[Node]] = [[] for _ in range(last + 1)]
+        for n in g.nodes:
+            (host if n.op in HOST else native)[levels[n]].append(n)
+        for here, after in zip(native, host):
+            if here or self.whole_is_plain:
+                self.segment(here)
+            for n in after:
+                self.host(n)
         outputs = self.steps[0].outputs if self.whole_is_plain else [self.read(v) for v in g.outputs]
         self.free(set(outputs))
         checks = [Check(to_json(c.a), to_json(c.b), c.what, c.most) for c in g.checks]
@@ -240,7 +245,6 @@ class _BlockMaker:
             return
         inside = {o for n in nodes for o in n.outputs}
         mine = set(nodes)
-        outside = g.read_outside() | {v for n in g.nodes if n not in mine for v in n.inputs if v is not None}
         part = Graph(f"{g.name} {len(self.whole.out.stretches)}")
         part._serial, part.reserved = g._serial, g.reserved
         crossing: dict[Value, Value] = {}
@@ -250,7 +254,8 @@ class _BlockMaker:
                     if v not in crossing:
                         crossing[v] = Value(v.name, v.dtype, v.shape)
                     n.inputs[i] = crossing[v]
-        results = [o for n in nodes for o in n.outputs if o in outside]
+        results = [o for n in nodes for o in n.outputs
+                   if o in self.read_outside or any(r not in mine for r in self.readers.get(o, ()))]
         part.inputs, part.outputs, part.nodes = list(crossing.values()), results, nodes
         used = set(names(*(d for v in (*part.inputs, *part.outputs) for d in v.shape)))
         for n in nodes:
@@ -342,9 +347,11 @@ class _BlockMaker:
         for i, s in enumerate(self.steps):
             for r in (*reads(s), *s.outputs):
                 last[r] = i
-        for i, s in enumerate(self.steps):
-            gone = sorted(r for r, k in last.items() if k == i and r not in kept)
-            self.steps[i] = _replaced(s, free=gone)
+        gone: list[list[int]] = [[] for _ in self.steps]
+        for r, i in last.items():
+            if r not in kept:
+                gone[i].append(r)
+        self.steps = [_replaced(s, free=sorted(g)) for s, g in zip(self.steps, gone)]
 
 
 def plugin_payload(n: Node) -> bytes:
