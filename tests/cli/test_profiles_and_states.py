@@ -63,3 +63,37 @@ def test_a_plan_built_so_keeps_its_state_and_takes_both_profiles(tmp_path: Path)
             x = np.full((n, 4), 0.5, np.float32)
             total += x.sum()
             assert ctx.run({"x": x})["y"] == pytest.approx(total)
+
+
+def test_a_plan_with_states_is_run_timed_and_inspected_with_empty_ones(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from whet.cli.main import app
+
+    graph = helper.make_graph([helper.make_node("Concat", ["past", "x"], ["present"], axis=0),
+                               helper.make_node("ReduceSum", ["present"], ["y"], keepdims=0)], "sums",
+                              [helper.make_tensor_value_info("x", F, ["n", 4]),
+                               helper.make_tensor_value_info("past", F, ["p", 4])],
+                              [helper.make_tensor_value_info("y", F, []),
+                               helper.make_tensor_value_info("present", F, ["t", 4])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    plan = tmp_path / "m.plan"
+    whet.build(model, opt_level=0, threads=1, states={"past": "present"}).save(plan)
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 4), np.float32))
+    for args in (["run", str(plan), "--inputs", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")],
+                 ["bench", str(plan), "--seconds", "0.05", "--backends", "whet"], ["inspect", str(plan), "--time"]):
+        result = CliRunner().invoke(app, args)
+        assert result.exit_code == 0, (args, result.output, result.exception)
+    assert "present is the next run's past, in place" in result.output
+    with np.load(tmp_path / "y.npz") as f:
+        assert {k: float(f[k]) for k in f} == {"y": 12.0}
+
+
+def test_strings_and_sequences_come_out_as_arrays(tmp_path: Path) -> None:
+    from whet.cli.files import write_npz
+
+    write_npz(tmp_path / "y.npz", {"s": np.array(["a", "bc"], object), "l": [np.ones(2), np.zeros(3)], "n": None})
+    with np.load(tmp_path / "y.npz", allow_pickle=False) as f:
+        assert {k: f[k].tolist() for k in f} == {"s": ["a", "bc"], "l[0]": [1, 1], "l[1]": [0, 0, 0]}
+    with pytest.raises(InputError):
+        write_npz(tmp_path / "z.npz", {"o": np.array([{}], object)})

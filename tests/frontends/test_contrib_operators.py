@@ -140,8 +140,9 @@ def test_fused_conv_adds_before_it_activates() -> None:
           {"activation": "Relu", "kernel_shape": [3, 3]}, (1, 2))
 
 
+@pytest.mark.models
 def test_nhwc_conv() -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     x, w, b = normal(2, 9, 7, 4), normal(6, 3, 3, 2, seed=1), normal(6, seed=2)
     model, feeds = model_of("NhwcConv", [x, w, b], [(F32, 4)], {"group": 2, "pads": [1, 1, 1, 1], "strides": [2, 1]},

@@ -67,8 +67,22 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
         f.write(data)
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as .npz, atomically."""
+def write_npz(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a run's outputs as .npz, atomically: strings as NumPy's `str` arrays, a sequence as `name[0]`,
+    `name[1]`..., and nothing for an optional without value. InputError for a value that is none of these."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        parts = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+        for key, v in parts.items():
+            if v is None:
+                continue
+            a = np.asarray(v)
+            if a.dtype.kind == "O":
+                if not all(isinstance(x, str) for x in a.reshape(-1)):
+                    raise InputError(f"the output {key!r} cannot be written to an .npz file",
+                                     why=f"it is a {type(v).__name__}", do="run the plan from Python")
+                a = a.astype(str)
+            arrays[key] = a
     buffer = io.BytesIO()
-    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

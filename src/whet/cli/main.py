@@ -95,8 +95,8 @@ def run(
 
     check_output(output, "the output")
     feeds = load_inputs(inputs)
-    with open_engine(plan, threads, require_key, recompile) as engine:
-        write_npz(output, engine(feeds))
+    with open_engine(plan, threads, require_key, recompile) as engine, engine.context() as context:
+        write_npz(output, context.run(feeds))
 
 
 @app.command()

@@ -51,18 +51,27 @@ def installed() -> list[str]:
 
 def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_key: Any = None,
               build_seconds: float | None = None) -> Backend:
-    """An engine from a plan, bound to `feeds`. Errors as of `whet.load`; InputError if the feeds do not fit."""
+    """An engine from a plan, bound to `feeds`; states are empty at each call. Errors as of `whet.load`; InputError if
+    the feeds do not fit."""
     import whet
 
     start = time.perf_counter()
     engine = whet.load(plan, threads=threads, require_key=require_key)
     seconds = time.perf_counter() - start
     inputs = dict(feeds)
-    engine(inputs)
+    context = engine.context() if plan.manifest.programs[0].states else None
+
+    def run_from_empty() -> Outputs:
+        assert context is not None
+        context.reset()
+        return context.run(inputs)
+
+    run = run_from_empty if context is not None else lambda: engine(inputs)
+    run()
     info = plan.manifest.info
     flops = sum(layer.get("flops", 0) for layer in info.get("layers", ()))
     return Backend("whet", info.get("precision", {}).get("compute", "fp32"), whet.__version__,
-                   lambda: engine(inputs), engine.close, seconds, build_seconds,
+                   run, engine.close, seconds, build_seconds,
                    PlanId(hash=plan.hash, bytes=plan.nbytes), flops)
 
 

@@ -17,7 +17,7 @@ _FEEDS = "import sys\npath, inputs, threads = sys.argv[1], sys.argv[2], int(sys.
          "with numpy.load(inputs) as f: x = dict(f)\n"
 _BODIES = {
     "whet": ("import numpy, whet.runtime",
-             "engine = whet.runtime.load(path, threads=threads or None)\nfor _ in range(3): engine(x)"),
+             "e = whet.runtime.load(path, threads=threads or None)\nfor _ in range(3): e.context().run(x)"),
     "onnxruntime": ("import numpy, onnxruntime",
                     "o = onnxruntime.SessionOptions()\no.intra_op_num_threads = threads\n"
                     "s = onnxruntime.InferenceSession(path, o, providers=['CPUExecutionProvider'])\n"

@@ -53,13 +53,15 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def inputs(self) -> list[Tensor]:
-        """The plan's inputs, as in its first profile."""
-        return self.programs[0].inputs
+        """What a caller gives (not the states that a context keeps), as in the first profile."""
+        kept = {s.input for s in self.programs[0].states}
+        return [t for t in self.programs[0].inputs if t.name not in kept]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """The plan's outputs, as in its first profile."""
-        return self.programs[0].outputs
+        """What a caller gets, as in the first profile."""
+        kept = {s.output for s in self.programs[0].states}
+        return [t for t in self.programs[0].outputs if t.name not in kept]
 
     @property
     def dims(self) -> dict[str, tuple[int, int, int]]:

@@ -169,6 +169,8 @@ class Plan:
             "inputs": [_describe(t) for t in m.inputs], "outputs": [_describe(t) for t in m.outputs],
             "profile": {n: {"min": lo, "opt": best, "max": hi} for n, (lo, best, hi) in m.dims.items()},
             "profiles": len(m.programs),
+            "states": [{"input": s.input, "output": s.output, "in_place": s.in_place, "capacity": list(s.capacity)}
+                       for s in first.states],
             "launches": native,
             "code_bytes": c.sections[layout.CODE][1], "weight_bytes": c.sections[layout.WEIGHTS][1],
             "arena_bytes": c.runtime["arena_bytes"], "scratch_bytes": c.runtime["scratch_bytes"],

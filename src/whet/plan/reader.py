@@ -180,7 +180,9 @@ def _check_manifest(c: Contents) -> None:
     for p in m.programs:
         if wrong := programs.check(p, blobs=set(m.blobs), weights=names, steps=len(c.steps)):
             raise _bad(wrong)
-        if [t.name for t in p.inputs] != [t.name for t in m.inputs] or len(p.outputs) != len(m.outputs):
+        first = m.programs[0]
+        if ([t.name for t in p.inputs], [t.name for t in p.outputs]) != (
+                [t.name for t in first.inputs], [t.name for t in first.outputs]):
             raise _bad("its programs have different inputs or outputs")
 
 
@@ -223,8 +225,9 @@ def _need(ok: np.ndarray, why: str) -> None:
 
 
 def _check_io(c: Contents, io: np.ndarray) -> None:
-    specs = [*c.manifest.inputs, *c.manifest.outputs]
-    if (c.runtime["n_inputs"], c.runtime["n_outputs"]) != (len(c.manifest.inputs), len(c.manifest.outputs)) \
+    first = c.manifest.programs[0]
+    specs = [*first.inputs, *first.outputs]
+    if (c.runtime["n_inputs"], c.runtime["n_outputs"]) != (len(first.inputs), len(first.outputs)) \
             or len(io) != len(specs):
         raise _bad("its inputs and outputs are counted in two ways")
     for row, t in zip(io, specs):

@@ -104,14 +104,12 @@ class Engine:
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
         """`{name: (dtype, shape)}`; dimensions of the profile by name."""
-        states = self._programs[0].states
-        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.inputs if t.name not in states}
+        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.inputs}
 
     @property
     def outputs(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
         """`{name: (dtype, shape)}`; dimensions of the profile by name or as an expression."""
-        states = {s.output for s in self._programs[0].states.values()}
-        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.outputs if t.name not in states}
+        return {t.name: (t.dtype, shape_of(t)) for t in self.plan.manifest.outputs}
 
     @property
     def profile(self) -> dict[str, tuple[int, int, int]]:
@@ -319,7 +317,7 @@ class Context:
                  ) -> dict[str, Any]:
         self._open()
         out = out or {}
-        specs = self.engine.plan.manifest
+        specs = self.engine._programs[0].program
         if not out.keys() <= self.engine.outputs.keys():
             raise InputError(f"out has {sorted(out.keys() - self.engine.outputs.keys())}",
                              why=f"the plan's outputs are {list(self.engine.outputs)}", do="leave the others out")
@@ -400,7 +398,7 @@ class Context:
 
     def _borrow(self, feeds: Feeds) -> list[Borrowed | None]:
         """What the caller gives, in the plan's order; None for states."""
-        specs, states = self.engine.plan.manifest.inputs, self._states.inputs
+        specs, states = self.engine._programs[0].program.inputs, self._states.inputs
         names = {t.name for t in specs} - states
         if feeds.keys() != names:
             missing, extra = sorted(names - feeds.keys()), sorted(map(str, feeds.keys() - names))
@@ -414,7 +412,7 @@ class Context:
 
     def _environment(self, borrowed: list[Borrowed | None]) -> tuple[int, dict[str, int]]:
         """The first profile that takes these shapes, and the dimensions that they tell."""
-        engine, specs = self.engine, self.engine.plan.manifest.inputs
+        engine, specs = self.engine, self.engine._programs[0].program.inputs
         shapes = tuple(self._states.shape(t.name) if x is None else x.shape for t, x in zip(specs, borrowed))
         values = contents(engine._sizes, specs, borrowed) if engine._sizes else ()
         kept = self._states.known() if self._states.inputs else {}

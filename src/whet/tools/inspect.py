@@ -320,6 +320,10 @@ def plan_facts(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("model", f"{s['model']['name']}, sha256 {s['model']['sha256'][:16]}")]
     facts += [(kind, "\n".join(f"{t['name']}: {_spec(t)}" for t in s[kind])) for kind in ("inputs", "outputs")]
     facts += _profile(s["profile"])
+    if s["states"]:
+        facts.append(("states", "\n".join(
+            f"{x['output']} is the next run's {x['input']}, " + ("in place" if x["in_place"] else "handed on")
+            for x in s["states"])))
     facts.append(("target", f"{s['target']['arch']} {s['target']['isa']}, {s['threads']} threads, computes in "
                             f"{s['precision']['compute']}"))
     if s["precision"].get("note"):

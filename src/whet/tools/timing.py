@@ -57,12 +57,15 @@ def time_layers(plan: Plan, feeds: Mapping[str, Any] | None = None, threads: int
     totals: list[float] = []
     with load(plan, threads=threads) as engine, engine.context() as context:
         for _ in range(3):
+            context.reset()
             context.run(given)
         until = time.perf_counter() + SECONDS
         while len(rounds) < ROUNDS and (not rounds or time.perf_counter() < until):
+            context.reset()
             _, steps = context.timed(given)
             labels = [s.label for s in steps]
             rounds.append([s.seconds for s in steps])
+            context.reset()
             start = time.perf_counter()
             context.run(given)
             totals.append(time.perf_counter() - start)

@@ -26,8 +26,13 @@ def regions(d: DType) -> dict[str, Region]:
     def make(kind: str, inputs: list[Tensor], **attrs: Any) -> Region:
         return movement(kind, inputs, attrs, dims=DIMS)
 
-    like = Tensor.dense(DType.I64, x.shape)
+    like, scalar = Tensor.dense(DType.I64, x.shape), Tensor.dense(DType.F32, ())
+    boxes, scores = Tensor.dense(DType.F32, (1, N, 4)), Tensor.dense(DType.F32, (1, 3, N))
+    same_bits = {1: DType.I8, 2: DType.I16, 4: DType.I32, 8: DType.U64}
     return {
+        "bitcast": make("bitcast", [x], to=same_bits[d.size]),
+        "cumprod": make("cumprod", [x], axis=1),
+        "nms": make("nms", [boxes, scores, Tensor.dense(DType.I64, ()), scalar, scalar], capacity=7),
         "dims": make("dims", [], values=(N, 3), shape=(2,)),
         "iota": make("iota", [], size=N, dtype=d),
         "gather": make("gather", [x, i], axis=1),
