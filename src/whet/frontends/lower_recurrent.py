@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
@@ -13,9 +13,11 @@ from whet.ir.ops_recurrent import ACTIVATIONS, FUNCTIONS, GATES
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 _DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-# (alpha, beta) where an activation has them and the model does not say, as ONNX Runtime takes them
-_ALPHA = {"affine": 1.0, "leakyrelu": 0.01, "thresholdedrelu": 1.0, "scaledtanh": 1.0, "hardsigmoid": 0.2, "elu": 1.0}
-_BETA = {"affine": 0.0, "scaledtanh": 1.0, "hardsigmoid": 0.5}
+# alpha and beta of the activations that have them, where the model does not say: as of the operators of the same names
+_ALPHA: Mapping[str, float | None] = {"affine": None, "leakyrelu": 0.01, "thresholdedrelu": 1.0, "scaledtanh": None,
+                                      "hardsigmoid": 0.2, "elu": 1.0}
+_BETA: Mapping[str, float | None] = {"affine": None, "scaledtanh": None, "hardsigmoid": 0.5}
+
 
 
 def _activations(c: Call, kind: str, directions: int) -> tuple[tuple[tuple[str, float, float], ...], ...]:
@@ -33,8 +35,17 @@ def _activations(c: Call, kind: str, directions: int) -> tuple[tuple[tuple[str, 
             raise GraphError(f"{c.proto.op_type} with the activation {name!r}", where=c.origin,
                              why="it is not in ONNX's list", do="export the model again")
     alphas, betas = iter(c.attr("activation_alpha") or ()), iter(c.attr("activation_beta") or ())
-    found = [(name, float(next(alphas, _ALPHA[name])) if name in _ALPHA else 0.0,
-              float(next(betas, _BETA[name])) if name in _BETA else 0.0) for name in given]
+
+    def number(name: str, what: str, values: Iterator[float], defaults: Mapping[str, float | None]) -> float:
+        if name not in defaults:
+            return 0.0
+        value = next(values, defaults[name])
+        if value is None:
+            raise GraphError(f"{c.proto.op_type} with the activation {name!r}, but no {what}", where=c.origin,
+                             why="ONNX has no default for it", do=f"give activation_{what}")
+        return float(value)
+
+    found = [(name, number(name, "alpha", alphas, _ALPHA), number(name, "beta", betas, _BETA)) for name in given]
     return tuple(tuple(found[d * each:(d + 1) * each]) for d in range(directions))
 
 

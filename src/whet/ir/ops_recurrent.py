@@ -1,4 +1,7 @@
-"""Recurrent layers, from their pre-activations on: LSTM, GRU and the simple RNN, by ONNX's equations and gate order."""
+"""Recurrent layers, from their pre-activations on: LSTM, GRU and the simple RNN, by ONNX's equations and gate order.
+
+`clip` bounds what goes into the activations of gates; the cell state is not clipped, as in ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,8 @@ def _step(at: Attrs, functions: Any, x: np.ndarray, r: np.ndarray, h: np.ndarray
     i = act(0, i + pi * c)
     f = 1 - i if at["coupled"] else act(0, f + pf * c)
     c = f * c + i * act(1, g)
-    return act(0, o + po * c) * act(2, c), c
+    name, alpha, beta = functions[2]
+    return act(0, o + po * c) * activate(name, alpha, beta, c), c
 
 
 RECURRENT = OpDef("recurrent", (2, len(OPERANDS)), _rule, _reference,

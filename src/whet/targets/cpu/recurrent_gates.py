@@ -52,6 +52,7 @@ class Gates:
         self.product, self.before, self.extra = product, before, extra
 
     def _act(self, i: int, x: Val) -> Val:
+        """Function i of clipped x."""
         clip = self.attrs["clip"]
         if clip is not None:
             x = vmath.fmax(self.k, -clip, vmath.fmin(self.k, clip, x))
@@ -73,7 +74,7 @@ class Gates:
         i = self._act(0, peeping(0, c))
         f = self.k.const(c.ty, 1.0) - i if self.attrs["coupled"] else self._act(0, peeping(2, c))
         new = self.k.fma(f, c, i * self._act(1, self._sum(3)))
-        return self._act(0, peeping(1, new)) * self._act(2, new), new
+        return self._act(0, peeping(1, new)) * activate(self.k, *self.functions[2], new), new
 
     def two(self, h: Val) -> tuple[Val, Val]:
         """GRU's first pass: (z, reset * h)."""
