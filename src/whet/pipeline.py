@@ -142,7 +142,7 @@ def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: M
     """The model's graph for one profile. States begin empty: what is long in them may have the length 0."""
     graph = load_model(source, shapes=shapes, profiles=[profile] if profile else None)
     others = names(*(d for v in graph.inputs if v.name not in states for d in v.shape))
-    own = {n for v in graph.inputs if v.name in states for d in v.shape[1:] for n in names(d)} - others
+    own = {n for v in graph.inputs if v.name in states for d in v.shape for n in names(d)} - others
     empty = {n: (0, *graph.dims[n][1:]) for n in sorted(own) if graph.dims[n][0] > 0}
     if not empty or any(n in profile for n in (*empty, *states)):
         return graph
