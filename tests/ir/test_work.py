@@ -22,6 +22,7 @@ def region(kind: str, inputs: list[tuple], anchor: tuple, attrs: dict | None = N
     (region("conv", [(2, 9, 9, 6), (8, 3, 3, 3)], (2, 7, 7, 8), {"group": 2}), 2 * 2 * 49 * 8 * 27),
     (region("conv_transpose", [(1, 4, 4, 6), (6, 5, 2, 2)], (1, 8, 8, 5)), 2 * 16 * 6 * 5 * 4),
     (region("attention", [(1, 2, 3, 8), (1, 2, 5, 8), (1, 2, 5, 4)], (1, 2, 3, 4)), 2 * 2 * 3 * 5 * (8 + 4)),
+    (region("recurrent", [(7, 3, 2, 20), (2, 20, 5)], (7, 2, 3, 5)), 2 * 7 * 3 * 2 * 20 * 5),
     (region("softmax", [(4, 4)], (4, 4)), 0),
 ])
 def test_products_count_two_each(made: Region, count: int) -> None:

@@ -9,7 +9,8 @@ from whet.ir.symbolic import evaluate
 
 
 def flops(region: Region) -> int:
-    """Floating-point operations at the profile's optimum: two for each product of a convolution, matmul or attention.
+    """Floating-point operations at the profile's optimum: two for each product of a convolution, matmul, attention
+    or recurrent layer.
 
     Everything else counts as nothing, as is usual: it is bound by memory. A causal mask does not lessen the count.
     """
@@ -31,4 +32,6 @@ def flops(region: Region) -> int:
         case "attention":
             q, k, v = (shape(t) for t in region.inputs[:3])
             return 2 * size(q[:-1]) * k[-2] * (q[-1] + v[-1])
+        case "recurrent":
+            return 2 * size(shape(region.inputs[0])) * shape(region.inputs[1])[-1]
     return 0

@@ -27,6 +27,7 @@ from whet.targets.cpu.microkernel import Accumulators, fma, strided_rows
 from whet.targets.cpu.recurrent_gates import Functions, Gates
 
 _LENGTHS = (DType.I32, DType.I64)
+_CACHE = 1_500_000  # bytes of R that stay in the second-level cache
 
 
 def operands(region: Region) -> dict[str, int]:
@@ -76,8 +77,8 @@ class Recurrent:
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         g = max(map(len, passes(region)))
         rows = max(1, opt(region, self._batch(region)))
-        found = [{"mr": mr, "nv": nv, "blocks": blocks} for nv in (1, 2, 4) for mr in (1, 2, 3, 4, 6, 8)
-                 for blocks in (1, 2, 4)
+        found = [{"mr": mr, "nv": nv, "blocks": blocks} for nv in (1, 2, 4) for mr in (1, 2, 3, 4, 5, 6, 8)
+                 for blocks in (1, 2, 4, 8)
                  if (mr + (mr > 1)) * g * nv + 2 <= machine.registers and (mr * blocks < 2 * rows or mr * blocks == 1)]
         found = found or [{"mr": 1, "nv": 1, "blocks": 1}]
         return sorted(found, key=lambda p: self.cost(region, p, machine, threads))[:12]
@@ -95,6 +96,9 @@ class Recurrent:
             v = len(gates) * nv
             each += panels * -(-rows // mr) * (size * max(4.0, mr * v / 2, v * 1.3) + 60)
         each += rows * panels * nv * 80
+        weights = GATES[region.attrs["kind"]] * size * size * 4
+        if weights > _CACHE:  # every tile of every step reads them from further away
+            each += weights / 9
         tiles = len(region.attrs["reverse"]) * -(-batch // (mr * blocks))
         return steps * each * max(1, -(-tiles // threads)) / 3e9
 
