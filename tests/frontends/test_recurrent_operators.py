@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import whet
-from whet.errors import GraphError
+from whet.errors import GraphError, UnsupportedError
 from whet.ir.ops_recurrent import FUNCTIONS, GATES
 
 F32, F16, F64, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32
@@ -202,3 +202,17 @@ def test_modules_as_pytorch_exports_them(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(got["y"], y.numpy(), rtol=1e-4, atol=1e-5)
             for key, want in zip(("h", "c"), states if name == "LSTM" else (states,)):
                 np.testing.assert_allclose(got[key], want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attrs", [{"clip": 1.0}, {"activations": ["Relu"]}, {"direction": "reverse"}])
+def test_what_the_reference_kernel_leaves_out_is_refused_in_float64(attrs: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"W": rng.standard_normal((1, 3, 4)), "R": rng.standard_normal((1, 3, 3))}
+    x = {"X": rng.standard_normal((5, 2, 4))}
+    with pytest.raises(UnsupportedError, match="float64|f64"):
+        whet.build(model("RNN", x, weights, ["Y"], hidden_size=3, **attrs), opt_level=0, threads=1)
+    plan = whet.build(model("RNN", x, weights, ["Y"], hidden_size=3), opt_level=0, threads=1)
+    h = np.zeros((2, 3))
+    for t, y in enumerate(whet.load(plan)(x)["Y"]):
+        h = np.tanh(x["X"][t] @ weights["W"][0].T + h @ weights["R"][0].T)
+        np.testing.assert_allclose(y[0], h, rtol=1e-10)

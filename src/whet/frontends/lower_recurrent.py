@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from whet.errors import GraphError
+from whet.errors import GraphError, UnsupportedError
 from whet.frontends.call import Call, NeedsReferenceError, Operand, lowers
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
@@ -70,9 +70,15 @@ def _recurrent(c: Call) -> Sequence[Operand | None]:
     """(Y, the last h and, for an LSTM, the last c)."""
     kind = c.proto.op_type.lower()
     x, w, r = c.x(0), c.x(1), c.x(2)
-    if x.dtype not in _FLOATS:
-        raise NeedsReferenceError(f"in {x.dtype.value}")
     direction = c.attr("direction", "forward").lower()
+    if x.dtype not in _FLOATS:
+        # onnx.reference computes these as if they were not there.
+        ignored = [n for n in ("clip", "activations") if c.attr(n)] + (["sequence_lens"] if c.has(4) else [])
+        if ignored or direction != "forward":
+            raise UnsupportedError(f"{c.proto.op_type} in {x.dtype.value} with {', '.join(ignored) or direction}",
+                                   where=c.origin, why="the reference kernel, which would run it, leaves that out",
+                                   do="convert the layer to float32")
+        raise NeedsReferenceError(f"in {x.dtype.value}")
     if direction not in _DIRECTIONS:
         raise GraphError(f"{c.proto.op_type} with the direction {direction!r}", where=c.origin,
                          do="export the model again")
