@@ -184,6 +184,7 @@ def test_weights_of_the_wrong_shape_are_refused() -> None:
 
 
 @pytest.mark.models
+@pytest.mark.models
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_modules_as_pytorch_exports_them(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -209,7 +210,7 @@ def test_what_the_reference_kernel_leaves_out_is_refused_in_float64(attrs: dict[
     rng = np.random.default_rng(0)
     weights = {"W": rng.standard_normal((1, 3, 4)), "R": rng.standard_normal((1, 3, 3))}
     x = {"X": rng.standard_normal((5, 2, 4))}
-    with pytest.raises(UnsupportedError, match="float64|f64"):
+    with pytest.raises(UnsupportedError, match=r"f64"):
         whet.build(model("RNN", x, weights, ["Y"], hidden_size=3, **attrs), opt_level=0, threads=1)
     plan = whet.build(model("RNN", x, weights, ["Y"], hidden_size=3), opt_level=0, threads=1)
     h = np.zeros((2, 3))
