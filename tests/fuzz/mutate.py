@@ -145,9 +145,8 @@ def _section(raw: bytes, ident: int) -> tuple[int, int]:
     return int(row["offset"]), int(row["bytes"])
 
 
-def of_plan(raw: bytes, rng: random.Random) -> tuple[bytes, bool]:
-    """A plan with something changed behind its hash; and whether it was in its description alone, so that running it
-    must be safe too (code and the arguments of kernels are trusted, which is what signatures are for)."""
+def of_plan(raw: bytes, rng: random.Random) -> bytes:
+    """A plan with something changed behind its hash: in what describes its programs, or in its tables."""
     if rng.random() < 0.6:
         at, size = _section(raw, layout.MANIFEST)
         manifest = json.loads(raw[at : at + size])
@@ -158,12 +157,12 @@ def of_plan(raw: bytes, rng: random.Random) -> tuple[bytes, bool]:
             _leaf(programs[0] if inner else manifest, rng)
         text = json.dumps(manifest, separators=(",", ":")).encode()
         if len(text) <= size:
-            return forged(raw, at, text.ljust(size)), True
+            return forged(raw, at, text.ljust(size))
     ident = rng.choice((layout.RUNTIME_S, layout.IO_S, layout.STEPS_S, layout.ARGS_S, layout.EXPRESSIONS,
                         layout.BLOBS, layout.MANIFEST, 0))
     at, size = _section(raw, ident) if ident else (0, 64 + 24 * len(layout.SECTIONS))
     if not size:
-        return of_bytes(raw, rng), False
+        return of_bytes(raw, rng)
     for _ in range(rng.choice((1, 1, 2))):
         spot = at + rng.randrange(size)
         if rng.random() < 0.5:
@@ -173,7 +172,7 @@ def of_plan(raw: bytes, rng: random.Random) -> tuple[bytes, bool]:
             new = (rng.choice(NUMBERS) % (1 << 64)).to_bytes(8, "little")[: rng.choice((4, 8))]
         new = new[: at + size - spot]
         raw = forged(raw, spot, new)
-    return raw, False
+    return raw
 
 
 def _leaf(j: Any, rng: random.Random) -> None:
@@ -223,7 +222,7 @@ def of_feeds(feeds: dict[str, Any], rng: random.Random) -> dict[Any, Any]:
             case 3:
                 out[name] = np.zeros(a.shape, rng.choice(_TYPES))
             case 4:
-                shape = [rng.choice((0, 1, 2, 3, 5, 8, 17, 100, 5000)) for _ in range(rng.randrange(5))]
+                shape = [rng.choice((0, 1, 2, 3, 5, 8, 17, 100)) for _ in range(rng.randrange(5))]
                 out[name] = np.broadcast_to(np.zeros((), a.dtype), shape)
             case 5:
                 shape = [rng.choice((n, n, 0, 1, n + 1, 2 * n)) for n in a.shape]
@@ -234,7 +233,7 @@ def of_feeds(feeds: dict[str, Any], rng: random.Random) -> dict[Any, Any]:
                 out[name] = np.where(np.random.default_rng(rng.randrange(99)).random(a.shape) < 0.3,
                                      a.dtype.type(rng.choice(FLOATS)), a)
             case _ if a.dtype.kind in "iu" and a.size:
-                out[name] = a.copy()
+                out[name] = a.copy()  # small: how often a loop runs is for its caller to say
                 out[name].reshape(-1)[rng.randrange(a.size)] = rng.choice(
-                    [n for n in NUMBERS if np.can_cast(np.min_scalar_type(n), a.dtype)] or [0])
+                    [n for n in NUMBERS if n < 5000 and np.can_cast(np.min_scalar_type(n), a.dtype)] or [0])
     return out

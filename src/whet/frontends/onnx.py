@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -63,6 +64,7 @@ from whet.ir.ops_host import HOST
 from whet.ir.symbolic import Sym, names
 
 MAX_TERMS = 256  # of one dimension: repeated products would grow without bound
+MAX_BYTES = 1 << 38  # of one tensor: what is larger is no size that somebody meant
 MAX_DEPTH = 64  # of graphs inside graphs
 MAX_LESSONS = 64  # pairs of dimensions found to be equal, each of which starts the import anew
 
@@ -257,13 +259,21 @@ class _Importer:
             _check_schema(n, domain, opset)
         inputs = [scope[i] if i else None for i in n.input]
         call = Call(self.builder, n, inputs, opset or 1)
-        for name, x in zip(n.output, self._lower(call, domain, scope)):
+        results = self._lower(call, domain, scope)
+        if beyond := [name for name in n.output[len(results):] if name]:
+            raise GraphError(f"{n.op_type} gives no output {beyond[0]!r}", where=call.origin,
+                             why=f"it has {len(results)} outputs here", do="export the model again")
+        for name, x in zip(n.output, results):
             if name:
                 if x is None:
                     raise UnsupportedError(f"{n.op_type} with its output {name!r}", where=call.origin)
                 if any(_terms(d) > MAX_TERMS for d in (x.dims.reshape(-1) if isinstance(x, Partial) else x.shape)):
                     raise UnsupportedError(f"{n.op_type}: a size is too complicated an expression", where=call.origin,
                                            why=f"it has over {MAX_TERMS} factors", do="fix dimensions with shapes=")
+                if isinstance(x, Value) and not x.dtype.is_host and _bytes(x) > MAX_BYTES:
+                    raise UnsupportedError(f"{n.op_type} makes a tensor of the shape {list(x.shape)}",
+                                           where=call.origin, why=f"it would have over {MAX_BYTES >> 30} GiB",
+                                           do="check the sizes that the model computes")
                 scope[name] = x
 
     def _lower(self, call: Call, domain: str, scope: Scope) -> Sequence[Operand | None]:
@@ -343,6 +353,11 @@ def _results(g: GraphProto, outputs: Iterable[onnx.ValueInfoProto], scope: Scope
 def _terms(d: Any) -> int:
     """The number of factors in a dimension's polynomial."""
     return sum(1 + len(mono) for mono, _ in d.terms) if isinstance(d, Sym) else 0
+
+
+def _bytes(v: Value) -> int:
+    """What a value takes in memory, its dimensions that are not known taken as 1."""
+    return math.prod(d for d in v.shape if isinstance(d, int)) * v.dtype.size
 
 
 def _domain(name: str) -> str:

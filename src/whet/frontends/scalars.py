@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from whet.errors import GraphError
 from whet.frontends.call import UNKNOWN_RANGE, Call, NeedsReferenceError, Partial
 from whet.ir.dtypes import DType
 from whet.ir.graph import Check, Node, Value
 from whet.ir.symbolic import Dim, Sym, names, product
 from whet.ir.symbolic import evaluate as dim_value
 
+MAX_ELEMENTS = 1024  # of a tensor that tells sizes or axes
 FAR = 1 << 62  # farther than any size
 Scalar = int | Sym | Value  # a Value: one element of type i64, rank 0
 
@@ -52,6 +54,9 @@ class Scalars:
         size = product(v.shape)
         if not isinstance(size, int) or v.dtype.is_host:
             raise NeedsReferenceError("with an operand of unknown length")
+        if size > MAX_ELEMENTS:
+            raise GraphError(f"an operand that tells sizes or axes has {size} elements", where=self.c.origin,
+                             why=f"more than {MAX_ELEMENTS} are no shape", do="export the model again")
         if v.dtype.is_float:
             v = self._once("cast", (v,), to=DType.I64)
         return [self.element(v, k) for k in range(size)]

@@ -144,7 +144,11 @@ class Plan:
         page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         view = mmap.mmap(self.fileno(), start - page + w.bytes, prot=mmap.PROT_READ, offset=page)
         count = w.bytes // np_dtype(w.dtype).itemsize
-        return np.frombuffer(view, np_dtype(w.dtype), count, start - page).reshape(w.shape)
+        try:
+            return np.frombuffer(view, np_dtype(w.dtype), count, start - page).reshape(w.shape)
+        except (ValueError, OverflowError) as e:
+            raise PlanFormatError(f"the plan's weight {name!r:.60} does not have its shape", why=str(e),
+                                  do="build the plan anew") from e
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, by atomic rename. OutputError if it cannot be written."""

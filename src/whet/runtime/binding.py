@@ -147,6 +147,8 @@ def evaluate(d: Any, env: Mapping[str, int]) -> int:
         value = dims.evaluate(d, env)
     except ZeroDivisionError as e:
         raise outside("a division by zero in its expressions") from e
+    except KeyError as e:
+        raise outside(f"a size that depends on {e}, which is not known there") from e
     if not -layout.MAX_BYTES < value < layout.MAX_BYTES:
         raise outside("an expression with a value beyond all memory")
     return value

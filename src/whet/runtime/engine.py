@@ -311,7 +311,11 @@ class Context:
         return self._arena
 
     def _general(self, feeds: Feeds, out: Feeds | None) -> dict[str, Any]:
-        return self._execute(self._borrow(feeds), out)
+        try:
+            return self._execute(self._borrow(feeds), out)
+        except MemoryError as e:
+            raise PlanError("there is no memory for this run", why=str(e) or "an array of it is too large",
+                            do="give smaller inputs, or build the plan with a smaller profile") from None
 
     def _execute(self, borrowed: list[Borrowed | None], out: Feeds | None, times: Times | None = None
                  ) -> dict[str, Any]:

@@ -96,16 +96,23 @@ def borrow_object(x: Any, kind: str, what: str) -> Borrowed:
     InputError for a tensor of anything but strings where `kind` is `string`.
     """
     if kind == "string":
-        a = np.asarray(x)
+        a = _plain_array(x, what)
         if a.dtype.kind not in "OSUT":
             raise InputError(f"{what} has the type {a.dtype}", why="the plan takes strings", do="give an array of str")
         a = a.astype(object)
         return Borrowed(0, a.shape, a)
     if isinstance(x, (list, tuple)):
-        x = [np.asarray(e) if e is not None and not isinstance(e, list) else e for e in x]
+        x = [_plain_array(e, what) if e is not None and not isinstance(e, list) else e for e in x]
     elif x is not None:
-        x = np.asarray(x)
+        x = _plain_array(x, what)
     return Borrowed(0, (), x)
+
+
+def _plain_array(x: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{what} is no array", why=str(e), do="give a NumPy array") from e
 
 
 def borrow_output(x: Any, dtype: np.dtype, shape: tuple[int, ...], what: str) -> Borrowed:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from whet.errors import InputError, ProfileError
+from whet.errors import InputError, PlanFormatError, ProfileError
 from whet.plan import dims
 from whet.plan.manifest import np_dtype
 from whet.plan.program import Tensor
@@ -81,7 +81,11 @@ def environment(loaded: Loaded, shapes: Shapes, name: str, several: bool, kept: 
     plain = {dims.plain_name(d) for t, _ in tensors for d in t.shape}
     for i, k, dim in dims.tellers([t.shape for t, _ in tensors], env.keys() - (plain - kept.keys())):
         t, shape = tensors[i]
-        value = dims.solve(t.shape[k], dim, shape[k], env)
+        try:
+            value = dims.solve(t.shape[k], dim, shape[k], env)
+        except ZeroDivisionError as e:
+            raise PlanFormatError("the plan is malformed", why="a division by zero in its expressions",
+                                  do="build the plan anew") from e
         if value is None:
             raise _wrong_shape(t, shape, loaded, env)
         low, _, high = profile[dim]
