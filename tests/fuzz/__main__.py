@@ -134,11 +134,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     parser.add_argument("--corpus", type=Path, help="folder of the corpus, made where there is none (a minute)")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "whet-fuzz")
+    parser.add_argument("--small", action="store_true", help="a corpus without ONNX's own test models")
     parser.add_argument("--case", help="KIND:SEED, run here")
     o = parser.parse_args()
     corpus = o.corpus or o.keep / "corpus"
     if not (corpus / "plans").is_dir():
-        subprocess.run([sys.executable, str(HERE / "corpus.py"), str(corpus)], check=True)
+        subprocess.run([sys.executable, str(HERE / "corpus.py"), str(corpus), *["--small"] * o.small],
+                       check=True)
     if o.case:
         from worker import do
 
