@@ -1,6 +1,6 @@
 """Throws damaged models, plans and inputs at whet, in child processes.
 
-    python tests/fuzz --count 100000              about an hour a core; exit code 1 where something was found
+    python tests/fuzz --count 100000 --jobs 2     some 15 minutes; exit code 1 where something was found
     python tests/fuzz --count 2000 --kinds plan   mutated plan files alone
     python tests/fuzz --case model:1234           one case again, with its traceback
 

@@ -174,8 +174,9 @@ def _check_manifest(c: Contents) -> None:
     code = c.sections[layout.CODE][1]
     if any(not 0 <= k < code for k in m.kernels.values()):
         raise _bad("a kernel lies outside the code")
-    if not {c.runtime[n] for n in ("create", "destroy", "run")} <= set(m.kernels.values()):
-        raise _bad("an entry of the driver is not in the table of entries")
+    entries = {"create": abi.ENTRY_CREATE, "destroy": abi.ENTRY_DESTROY, "run": abi.ENTRY_RUN}
+    if any(m.kernels.get(symbol) != c.runtime[n] for n, symbol in entries.items()):
+        raise _bad("an entry of the driver is not where the table of entries has it")
     names = {w.name for w in m.weights}
     for p in m.programs:
         if wrong := programs.check(p, blobs=set(m.blobs), weights=names, steps=len(c.steps)):
