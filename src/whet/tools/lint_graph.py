@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import onnx
-import onnx.inliner
 from onnx import AttributeProto, GraphProto, NodeProto
 
+from whet.errors import ModelError
+from whet.frontends.inline import inlined
 from whet.frontends.order import bodies, free_names
 from whet.frontends.protobuf import Source
 from whet.tools.lint_codes import Finding, finding
@@ -124,11 +125,11 @@ def _inline(out: Structure) -> None:
         return
     by_name = {t.name: source.views[i] for i, t in enumerate(source.proto.graph.initializer) if i in source.views}
     try:
-        proto = onnx.inliner.inline_local_functions(source.proto, convert_version=True)
-    except Exception as e:  # the C++ side raises kinds of its own
+        proto = inlined(source.proto)
+    except ModelError as e:
         names = ", ".join(sorted({f.name for f in source.proto.functions})[:5])
         out.findings.append(finding("L115", names, "the model's local functions cannot be inlined",
-                                    (str(e).strip().splitlines() or [""])[0], AGAIN))
+                                    f"{e.what}{f': {e.why}' if e.why else ''}", e.do or AGAIN))
         return
     views = {i: by_name[t.name] for i, t in enumerate(proto.graph.initializer) if t.name in by_name}
     out.source = replace(source, proto=proto, views=views)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx.inliner
+import onnx
 from onnx import ModelProto, NodeProto, TypeProto, helper
 
-from whet.errors import GraphError, InputError, WhetError
+from whet.errors import InputError, WhetError
 from whet.frontends import load_model
+from whet.frontends.inline import inlined
 from whet.ir.dtypes import DType
 from whet.ir.symbolic import evaluate
 from whet.ir.symbolic import names as dim_names
@@ -51,12 +52,7 @@ class Subject:
         random ones.
         """
         m = OnnxModel.open(model)
-        if m.proto.functions:
-            try:
-                m.proto = onnx.inliner.inline_local_functions(m.proto, convert_version=True)
-            except Exception as e:  # RuntimeError, and kinds of the C++ side's own
-                raise GraphError("the model's functions cannot be inlined", where=m.name, why=str(e),
-                                 do="check the model with onnx.checker") from None
+        m.proto = inlined(m.proto)
         sort(m.proto.graph)
         given = dict(feeds) if feeds is not None else random_feeds(m, shapes or {})
         known = {v.name: v for v in inputs(m.proto)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import onnx.inliner
 import onnx.version_converter
 from onnx import ModelProto
 
-from whet.errors import GraphError, UnsupportedError
+from whet.errors import UnsupportedError
+from whet.frontends.inline import inlined
 from whet.tools.surgeon import clean
 from whet.tools.surgeon import fold as folding
 from whet.tools.surgeon.model import OnnxModel, check_valid
@@ -37,7 +37,7 @@ def sanitize(model: OnnxModel, *, fold: bool = True, max_growth: int = MAX_GROWT
     sort(out.proto.graph)
     if inline and out.proto.functions:
         n = len(out.proto.functions)
-        _inline(out.proto)
+        out.proto.CopyFrom(inlined(out.proto))
         say(f"{n} local functions inlined")
     if opset is not None:
         was = out.opset()
@@ -95,14 +95,6 @@ def convert(model: OnnxModel, opset: int) -> None:
     changed.metadata_props.extend(model.proto.metadata_props)
     changed.doc_string = model.proto.doc_string
     model.proto.CopyFrom(changed)
-
-
-def _inline(proto: ModelProto) -> None:
-    try:
-        proto.CopyFrom(onnx.inliner.inline_local_functions(proto, convert_version=True))
-    except Exception as e:
-        raise GraphError("the local functions cannot be inlined", why=(str(e).strip().splitlines() or [""])[0],
-                         do="check the model with onnx.checker, or export it again") from None
 
 
 def _count(proto: ModelProto) -> int:
