@@ -305,3 +305,12 @@ def test_an_input_of_unknown_rank_is_an_object_unless_it_is_given_a_shape() -> N
     m.graph.output[0].type.tensor_type.ClearField("shape")
     assert load_model(m).inputs[0].dtype is DType.OBJECT
     assert load_model(m, shapes={"x": (2, 4)}).inputs[0].shape == (2, 4)
+
+
+def test_an_operand_that_may_not_be_absent_is_told() -> None:
+    """ONNX's own inference takes it for granted."""
+    graph = helper.make_graph([helper.make_node("Det", [""], ["y"], name="here")], "g", [],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])])
+    with pytest.raises(GraphError, match="lacks its input") as e:
+        load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    assert "here" in e.value.where

@@ -370,7 +370,7 @@ def _check_schema(n: NodeProto, domain: str, opset: int | None) -> None:
         if opset is None:
             raise unknown_operator(n, opset)
         schema = onnx.defs.get_schema(n.op_type, opset, domain)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
         if (domain, n.op_type) in LOWERINGS:  # ONNX Runtime has a few of its own in ONNX's domain
             return
         raise unknown_operator(n, opset) from None
@@ -378,6 +378,10 @@ def _check_schema(n: NodeProto, domain: str, opset: int | None) -> None:
     if not schema.min_input <= len(n.input) <= schema.max_input:
         raise GraphError(f"{n.op_type} with {len(n.input)} inputs", where=where,
                          why=f"opset {opset} takes {schema.min_input} to {schema.max_input}", do="export again")
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    absent = next((f.name for name, f in zip(n.input, schema.inputs) if not name and f.option == single), None)
+    if absent is not None:  # ONNX's own inference takes it for granted
+        raise GraphError(f"{n.op_type} lacks its input {absent}", where=where, do="export the model again")
     if not schema.min_output <= len(n.output) <= schema.max_output:
         raise GraphError(f"{n.op_type} with {len(n.output)} outputs", where=where,
                          why=f"opset {opset} gives {schema.min_output} to {schema.max_output}", do="export again")

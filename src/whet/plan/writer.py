@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from whet import abi
-from whet.errors import InternalError, OutputError
+from whet.errors import InternalError, OutputError, UnsupportedError
 from whet.plan import dims, hashing, layout, manifest
 from whet.plan.data import (
     ArenaArg,
@@ -176,7 +176,11 @@ class _Sections:
     def _io(self) -> bytes:
         rows = []
         for t in (*self.data.programs[0].inputs, *self.data.programs[0].outputs):
-            rows.append((manifest.static_bytes(t), manifest.np_dtype(t.dtype).itemsize, 0))
+            size = manifest.static_bytes(t)
+            if size != layout.NONE64 and size > layout.MAX_BYTES:
+                raise UnsupportedError(f"the tensor {t.name!r:.60} takes {size} bytes", why="no memory holds as many",
+                                       do="fix the model's shapes")
+            rows.append((size, manifest.np_dtype(t.dtype).itemsize, 0))
         return np.array(rows, layout.IO).tobytes()
 
     def _weights(self) -> list[Any]:
