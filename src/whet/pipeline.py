@@ -23,7 +23,7 @@ from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
 from whet.plan import Plan, PlanData
 from whet.plan.data import NativeStep
-from whet.plan.program import Host, If, Loop, Program
+from whet.plan.program import Host, Program
 from whet.targets.base import Implementation
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.target import CpuTarget
@@ -254,13 +254,9 @@ def _plan_data(name: str, outlines: Sequence[Outline], weights: Weights, tuned: 
         bodies += assembled
     linked = cpu.link(compile_all(made, cpu, tuned.objects))
     first = outlines[0]
-    host = [s for b in programs[0].blocks for s in b.steps]
-    reference = [s for s in host if isinstance(s, Host) and s.kind == "onnx"]
     told = layers(first, lambda k, l: {"precision": l.region.compute, "tactic": jobs[k][1].tactic,
                                        "params": jobs[k][1].params, "flops": flops(l.region)}, reasons)
-    counts = {"native": len(first.launches), "library": 0, "view": first.views, "reference": len(reference),
-              "host": sum(isinstance(s, Host) for s in host) - len(reference),
-              "control": sum(isinstance(s, (If, Loop)) for s in host)}
+    counts = {"native": len(first.launches), "library": 0, "view": first.views, **programs[0].host_steps}
     info = {
         "model": {"name": name, "sha256": model_hash(source) if source is not None else ""},
         "whet": whet.__version__,

@@ -22,7 +22,7 @@ from whet.ir.ops_host import HOST
 from whet.ir.region import Region
 from whet.ir.symbolic import names, to_json
 from whet.lowering.assemble import Assembly, Weights, assemble, spec
-from whet.lowering.states import Growing, take_states
+from whet.lowering.states import Growing, one_segment, take_states
 from whet.lowering.storage import VIEWS, Launch, Schedule, schedule
 from whet.plan import dims
 from whet.plan.data import Arg, DimJson, IntArg, NativeStep
@@ -49,7 +49,6 @@ class Outline:
     blocks: list[Block] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     contents: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
-
     states: list[State] = field(default_factory=list)
 
     @property
@@ -138,17 +137,11 @@ def _settled(graph: Graph) -> dict[str, tuple[int, int, int]]:
     return graph.dims
 
 
-def one_segment(g: Graph) -> bool:
-    """True if one segment does all of it: then it also copies inputs and constants that are outputs."""
-    return not (g.sizes or any(n.op in HOST for n in g.nodes)
-                or any(v.dtype.is_host for v in (*g.inputs, *g.outputs)))
-
-
 class _BlockMaker:
     """Levels, segments and registers of one graph."""
 
     def __init__(self, whole: _Partitioner, graph: Graph, outer: set[str], output_names: list[str] | None) -> None:
-        self.whole, self.graph, self.outer, self.output_names = whole, graph, outer, output_names
+        self.whole, self.graph = whole, graph
         self.registers: dict[Value, int] = {}
         self.constants: list[tuple[int, str]] = []
         self.steps: list[Native | Host | If | Loop] = []

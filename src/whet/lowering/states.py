@@ -20,6 +20,12 @@ from whet.plan.program import State
 Growing = dict[Value, tuple[Value, Shape]]
 
 
+def one_segment(g: Graph) -> bool:
+    """True if one segment does all of it: then it also copies inputs and constants that are outputs."""
+    return not (g.sizes or any(n.op in HOST for n in g.nodes)
+                or any(v.dtype.is_host for v in (*g.inputs, *g.outputs)))
+
+
 def room_for(graphs: Sequence[Graph], states: Mapping[str, str]) -> dict[str, list[int]]:
     """The greatest shape that each state's output has in any profile: all profiles share one buffer."""
     out: dict[str, list[int]] = {}
@@ -43,7 +49,7 @@ def take_states(graph: Graph, states: Mapping[str, str], room: Mapping[str, Sequ
     """
     inputs = {v.name: v for v in graph.inputs}
     output_names = graph.output_names or [v.name for v in graph.outputs]
-    whole = not (graph.sizes or any(n.op in HOST for n in graph.nodes))
+    whole = one_segment(graph)
     kept: list[State] = []
     growing: Growing = {}
     gone: set[str] = set()

@@ -16,7 +16,6 @@ from whet.errors import OutputError, PlanError, PlanFormatError
 from whet.plan import dims, layout, reader, writer
 from whet.plan.data import PlanData
 from whet.plan.manifest import Manifest, Trailer, encode
-from whet.plan.program import Host, If, Loop
 
 
 class Plan:
@@ -162,11 +161,7 @@ class Plan:
         c, m = self.contents, self.manifest
         first = m.programs[0]
         native = sum(s.count for s in first.segments)
-        kinds = [s for b in first.blocks for s in b.steps]
-        reference = sum(isinstance(s, Host) and s.kind == "onnx" for s in kinds)
-        counts = {"native": native, "library": 0, "view": 0, "reference": reference,
-                  "host": sum(isinstance(s, Host) for s in kinds) - reference,
-                  "control": sum(isinstance(s, (If, Loop)) for s in kinds)}
+        counts = {"native": native, "library": 0, "view": 0, **first.host_steps}
         return {
             "hash": self.hash, "bytes": self.nbytes, "threads": c.runtime["threads"],
             "target": {"arch": m.target.arch, "isa": m.target.isa, "features": list(m.target.features)},

@@ -168,6 +168,14 @@ class Program(msgspec.Struct, frozen=True):
                 and block.steps[0].outputs == block.outputs)
 
     @property
+    def host_steps(self) -> dict[str, int]:
+        """How many steps the host does, bodies included: `reference` kernels, others (`host`), `control` flow."""
+        steps = [s for b in self.blocks for s in b.steps]
+        reference = sum(isinstance(s, Host) and s.kind == "onnx" for s in steps)
+        return {"reference": reference, "host": sum(isinstance(s, Host) for s in steps) - reference,
+                "control": sum(isinstance(s, (If, Loop)) for s in steps)}
+
+    @property
     def learnt(self) -> set[str]:
         """The names that are learnt from data, not from the inputs' shapes."""
         return {n.name for b in self.blocks for part in (b.learn, *(s.learn for s in b.steps)) for n in part}
