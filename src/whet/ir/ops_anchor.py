@@ -34,9 +34,19 @@ from whet.ir.symbolic import Dim, Shape
 # -- matmul -----------------------------------------------------------------------------------
 
 
+CODES = (DType.U8, DType.I8)  # operands of integer products: a first operand of either, a second of i8
+
+
+def product_dtype(ins: list[Value], what: str) -> DType:
+    """The type of a product: i32 (wrapping) for 8-bit codes by i8, else the one type of the operands."""
+    if ins[0].dtype in CODES and ins[1].dtype is DType.I8:
+        return DType.I32
+    return same_dtype(ins, what)
+
+
 def _matmul_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     a, b = ins
-    dtype = same_dtype(ins, "matmul")
+    dtype = product_dtype(ins, "matmul")
     need(dtype.is_float or dtype.is_integer, f"matmul does not take {dtype.value}")
     need(a.rank >= 2 and b.rank >= 2, f"matmul takes operands of rank 2 or more, not {a.rank} and {b.rank}")
     equal(a.shape[-1], b.shape[-2], "matmul's inner dimensions")
@@ -44,7 +54,12 @@ def _matmul_rule(ins: list[Value], at: Attrs) -> list[Spec]:
 
 
 def _matmul_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
-    return [np.matmul(in_f32(xs[0]), in_f32(xs[1]))]
+    return [np.matmul(_operand(xs[0], xs), _operand(xs[1], xs))]
+
+
+def _operand(x: np.ndarray, xs: list[Any]) -> np.ndarray:
+    """An operand of a product in the type that the reference computes in."""
+    return x.astype(np.int32) if xs[1].dtype == np.int8 else in_f32(x)
 
 
 # -- convolution ------------------------------------------------------------------------------
@@ -79,7 +94,7 @@ def _window_attrs(at: Attrs, rank: int, what: str) -> None:
 def _conv_operands(ins: list[Value], at: Attrs, what: str) -> tuple[DType, Dim, Shape]:
     """Checks what conv and conv_transpose share; (dtype, channels, spatial dims) of the input."""
     x, w = ins[0], ins[1]
-    dtype = same_dtype(ins, what)
+    dtype = product_dtype(ins, what) if what == "conv" else same_dtype(ins, what)
     need(x.rank >= 3 and w.rank == x.rank, f"{what} takes x and w of one rank >= 3, not {x.rank} and {w.rank}")
     _window_attrs(at, x.rank - 2, what)
     c, s = _spatial(x.shape, at["channels_last"])
@@ -90,6 +105,8 @@ def _conv_operands(ins: list[Value], at: Attrs, what: str) -> tuple[DType, Dim, 
 def _conv_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     dtype, c, s = _conv_operands(ins, at, "conv")
     w, g = ins[1], at["group"]
+    need(dtype is not DType.I32 or len(ins) == 2 or w.dtype is not DType.I8, "a convolution of codes takes no bias")
+    need(at["pad_value"] == 0 or w.dtype is DType.I8, "a convolution of real numbers pads with 0")
     equal(c, w.shape[1] * g, "conv's input channels and weight")
     out_c = w.shape[0]
     need(not isinstance(out_c, int) or out_c % g == 0, f"conv: {out_c} output channels do not split into {g} groups")
@@ -143,11 +160,11 @@ def _offsets(kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple
 
 
 def _conv_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
-    x, w = _to_first(in_f32(xs[0]), at["channels_last"]), in_f32(xs[1])
+    x, w = _to_first(_operand(xs[0], xs), at["channels_last"]), _operand(xs[1], xs)
     n, g, kernel = x.shape[0], at["group"], w.shape[2:]
     r = len(kernel)
     out = _sizes(x.shape[2:], kernel, at)
-    x = _padded(x, at["pads"], 0)
+    x = _padded(x, at["pads"], at["pad_value"])
     wg = w.reshape(g, w.shape[0] // g, w.shape[1], *kernel)
     y = np.zeros((n, g, w.shape[0] // g, math.prod(out)), x.dtype)
     for k, where in _offsets(kernel, at["strides"], at["dilations"], out):
@@ -196,7 +213,7 @@ def _conv_transpose_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
     return [_from_first(np.ascontiguousarray(y), at["channels_last"])]
 
 
-_CONV_ATTRS = {"strides": (), "dilations": (), "pads": (), "group": 1, "channels_last": False}
+_CONV_ATTRS: dict[str, Any] = {"strides": (), "dilations": (), "pads": (), "group": 1, "channels_last": False}
 
 # -- pooling ----------------------------------------------------------------------------------
 
@@ -437,7 +454,7 @@ def _attention_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 
 ANCHORS: dict[str, OpDef] = {d.name: d for d in (
     OpDef("matmul", (2, 2), _matmul_rule, _matmul_ref),
-    OpDef("conv", (2, 3), _conv_rule, _conv_ref, _CONV_ATTRS),
+    OpDef("conv", (2, 3), _conv_rule, _conv_ref, {**_CONV_ATTRS, "pad_value": 0}),
     OpDef("conv_transpose", (2, 3), _conv_transpose_rule, _conv_transpose_ref, {**_CONV_ATTRS, "output_padding": ()}),
     OpDef("pool", (1, 1), _pool_rule, _pool_ref,
           {"kind": REQUIRED, "kernel": REQUIRED, "strides": (), "dilations": (), "pads": (), "p": 2,

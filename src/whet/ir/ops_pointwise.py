@@ -69,6 +69,32 @@ def _cast_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     return to
 
 
+_CODES = (DType.I8, DType.U8)  # what real numbers are quantized to
+
+
+def _quantize_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
+    x, scale, zero = dtypes
+    need(x is DType.F32 and scale is DType.F32, f"quantize takes f32 and a scale of f32, not {x.value}, {scale.value}")
+    need(zero in _CODES, f"quantize has a zero point of i8 or u8, not {zero.value}")
+    return zero
+
+
+def _dequantize_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
+    q, scale, zero = dtypes
+    need(q in (*_CODES, DType.I32) and zero is q,
+         f"dequantize takes i8, u8 or i32 and a zero point of that type, not {q.value} and {zero.value}")
+    need(scale is DType.F32, f"dequantize has a scale of f32, not {scale.value}")
+    return DType.F32
+
+
+def _saturate_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
+    need(dtypes[0] is DType.F32, f"saturate takes f32, not {dtypes[0].value}")
+    to = attrs.get("to")
+    need(to in _CODES, f"saturate gives i8 or u8, not {to!r}")
+    assert isinstance(to, DType)
+    return to
+
+
 # -- references -------------------------------------------------------------------------------
 
 
@@ -161,6 +187,25 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b < 0, inverse, y).astype(a.dtype)
 
 
+def _saturate(x: np.ndarray, zero: int = 0, to: DType = DType.U8) -> np.ndarray:
+    """clamp(rint(x) + zero) to the range of `to`; NaN becomes the lowest code."""
+    info = np.iinfo(to.np)
+    y = np.rint(np.where(np.isnan(x), -np.inf, x))
+    return (np.clip(y, info.min - zero, info.max - zero) + zero).astype(to.np)
+
+
+def _quantize(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """clamp(rint(x / scale) + zero) to the range of zero's type; NaN becomes the lowest code."""
+    info, z = np.iinfo(zero.dtype), zero.astype(np.float32)
+    y = np.rint(x / scale)
+    return (np.clip(np.where(np.isnan(y), -np.inf, y), info.min - z, info.max - z) + z).astype(zero.dtype)
+
+
+def _dequantize(q: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """(q - zero) * scale in float32."""
+    return (q.astype(np.int64) - zero.astype(np.int64)).astype(np.float32) * scale
+
+
 def _rows() -> dict[str, Pointwise]:
     rows: dict[str, Pointwise] = {}
 
@@ -205,6 +250,9 @@ def _rows() -> dict[str, Pointwise]:
     for name, ref in {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}.items():
         row(name, 2, ref, _NUMBERS, DType.BOOL)
     rows["where"] = Pointwise("where", 3, np.where, _where_type)
+    rows["quantize"] = Pointwise("quantize", 3, _rounded(_quantize), _quantize_type)
+    rows["dequantize"] = Pointwise("dequantize", 3, _rounded(_dequantize), _dequantize_type)
+    rows["saturate"] = Pointwise("saturate", 1, _rounded(_saturate), _saturate_type, {"zero": 0, "to": None})
     return rows
 
 

@@ -72,7 +72,7 @@ class Region:
     prologue: dict[int, Expr] = field(default_factory=dict)
     extra_outputs: tuple[Tensor, ...] = ()
     dims: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # (min, opt, max) of names used
-    compute: str = "f32"  # the precision that products are taken in: f32 or bf16; f32 accumulation
+    compute: str = "f32"  # the precision of products: f32 or bf16 (f32 sums), int8 (i32 sums: the anchor's dtype)
 
     def signature(self) -> str:
         """32 hex digits that name this region for the timing cache: everything but values."""

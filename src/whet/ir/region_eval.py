@@ -15,6 +15,7 @@ from whet.ir.graph import Node, Value
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
+BYTES_AS_REAL = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm", "attention"})
 PRODUCTS = {"matmul": 2, "conv": 2, "conv_transpose": 2, "attention": 3}  # kind -> operands that `compute` speaks of
 
 
@@ -25,7 +26,7 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
     arrays: one for each of `region.inputs`, of its logical shape (strides do not matter here) and dtype.
     dims:   values of symbolic dimensions; those that stand alone in an input's shape are found by themselves.
 
-    Reduced-precision operands of a float anchor are widened to the anchor's dtype first, as kernels do; with
+    Reduced-precision operands of a float anchor (for the kinds BYTES_AS_REAL also 8-bit integers) are widened to the anchor's dtype first, as kernels do; with
     `compute == "bf16"` the operands of products are rounded to bf16 (nearest even) before. InternalError when
     arrays do not fit the region.
     """
@@ -55,7 +56,9 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
             x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
         if i < PRODUCTS.get(region.kind, 0) and region.compute == "bf16" and DType.of(x.dtype).is_float:
             x = x.astype(ml_dtypes.bfloat16)
-        if DType.of(x.dtype).is_float and region.anchor.dtype.is_float and region.kind != "bitcast":
+        narrow = DType.of(x.dtype).is_float or (x.dtype.itemsize == 1 and region.kind in BYTES_AS_REAL
+                                                and x.dtype.kind in "iu")
+        if narrow and region.anchor.dtype.is_float and region.kind != "bitcast":
             x = x.astype(region.anchor.dtype.np, copy=False)
         operands.append(x)
     return operands

@@ -25,6 +25,7 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
 EPILOGUE = frozenset({"matmul", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm", "rmsnorm",
                       "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
+BYTES: frozenset[str] = frozenset()  # of `region_eval.BYTES_AS_REAL`, the kinds whose kernels read 8-bit integers
 ALONE = frozenset({"resize"})  # kinds that apply one to their result in float32 which reads no other tensor
 LOOKAHEAD = 48  # pointwise nodes that an epilogue may try to close over
 MAX_LEAVES = 12  # tensors read by one expression
@@ -62,10 +63,14 @@ def form_regions(graph: Graph) -> Graph:
     return out
 
 
-def widens(node: Node) -> bool:
-    """True for a cast that reading the narrower tensor does for nothing."""
-    return (node.op == "cast" and node.output.dtype.is_float and node.input(0).dtype.is_float
-            and lossless(node.input(0).dtype, node.output.dtype))
+def widens(node: Node, reader: str = "") -> bool:
+    """True for a cast that reading the narrower tensor does for nothing, for a reader of this kind."""
+    if node.op != "cast" or not node.output.dtype.is_float:
+        return False
+    source = node.input(0).dtype
+    if source in (DType.U8, DType.I8):
+        return reader in BYTES and node.output.dtype is DType.F32
+    return source.is_float and lossless(source, node.output.dtype)
 
 
 def duplicate_cheap(graph: Graph) -> None:
@@ -224,7 +229,7 @@ class _Former:
                 found = [*self.producers(v, anchor), p]
                 if any(x.shape == v.shape for x in _outside(found)):
                     out[i] = found
-            elif widens(p) and anchor.op in EPILOGUE | PROLOGUE:
+            elif widens(p, anchor.op) and anchor.op in EPILOGUE | PROLOGUE:
                 out[i] = [p]
         return out
 
@@ -276,7 +281,7 @@ def region_node(g: Group, graph: Graph) -> Node:
     computed: dict[int, Value] = {}
     for k, v in enumerate(v for v in anchor.inputs if v is not None):
         nodes = g.prologue.get(k, [])
-        if len(nodes) == 1 and widens(nodes[0]):
+        if len(nodes) == 1 and widens(nodes[0], anchor.op):
             operands.append(nodes[0].input(0))  # kernels widen what they read
         elif nodes:
             operands.append(next(x for x in _outside(nodes) if x.shape == v.shape))
@@ -305,10 +310,16 @@ def _node(g: Group, graph: Graph, kind: str, attrs: dict, operands: list[Value],
     used = names(*(d for t in (*dense, *outs) for d in t.shape), *dims_in(tuple(attrs.values())))
     region = Region(kind, attrs, tuple(dense), len(operands), outs[0], Tensor.dense(result.dtype, result.shape),
                     epilogue, prologue, tuple(outs[1:]),  # type: ignore[arg-type]
-                    {n: graph.dims[n] for n in sorted(used) if n in graph.dims},
-                    g.anchor.compute if g.anchor is not None else "f32")
+                    {n: graph.dims[n] for n in sorted(used) if n in graph.dims}, _compute(g.anchor))
     origin = g.anchor.origin if g.anchor is not None else g.epilogue[-1].origin
     node = Node("region", list(inputs), [g.result, *extra], {"region": region}, origin)
     node.compute = region.compute
     return node
+
+
+def _compute(anchor: Node | None) -> str:
+    if anchor is None:
+        return "f32"
+    codes = anchor.op in ("conv", "matmul") and anchor.input(1).dtype is DType.I8
+    return "int8" if codes else anchor.compute
 

@@ -14,12 +14,13 @@ from whet.targets.cpu.microkernel import Accumulators
 
 
 class Writer:
-    """Writes blocks of fp32 results through a region's epilogue."""
+    """Writes blocks of sums (fp32, or i32 where the anchor's type is) through a region's epilogue."""
 
     def __init__(self, k: Fn, args: Args, region: Region, problem: Problem) -> None:
         self.k, self.args, self.region, self.problem = k, args, region, problem
         self.inputs = epilogue_inputs(region)
         self._result = _stored_term(region)
+        self.sums = "i32" if region.anchor.dtype is DType.I32 else "float"
         self._size: dict[Key, int] = {OUT: region.output.dtype.size}
         self._base: dict[Key, Val] = {OUT: args.pointer(Out(0))}
         for i in self.inputs:
@@ -54,7 +55,7 @@ class Writer:
                 k.store(v, spill + (r * nv + j) * k.isa.width, align=k.isa.width)
             for r in k.range(0, valid):
                 for j in range(nv):
-                    v = k.load("float", spill + (r * nv + j) * k.isa.width, lanes, align=k.isa.width)
+                    v = k.load(self.sums, spill + (r * nv + j) * k.isa.width, lanes, align=k.isa.width)
                     self._put(v, at, same, r, j, masks[j])
             return
         for r in range(acc.mr):
@@ -65,14 +66,14 @@ class Writer:
 
     def rows(self, source: Val, stride: int, row: IntLike, valid: IntLike, col: IntLike, cols: IntLike,
              nv: int) -> None:
-        """Write `valid` rows of nv vectors of fp32 from memory, `stride` bytes apart."""
+        """Write `valid` rows of nv vectors of sums from memory, `stride` bytes apart."""
         k, lanes = self.k, self.k.isa.lanes
         masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
         at = self._at(row, col)
         same = self._same_in_all_rows(at, nv, masks)
         for r in k.range(0, valid):
             for j in range(nv):
-                v = k.load("float", source + r * stride + j * k.isa.width, lanes, align=k.isa.width)
+                v = k.load(self.sums, source + r * stride + j * k.isa.width, lanes, align=k.isa.width)
                 self._put(v, at, same, r, j, masks[j])
 
     def vector(self, v: Val, row: IntLike, col: IntLike, mask: Val | None) -> None:

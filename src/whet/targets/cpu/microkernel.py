@@ -39,17 +39,17 @@ def shapes(isa: Isa) -> list[tuple[int, int]]:
 
 
 class Accumulators:
-    """mr x nv vectors of fp32 sums in registers; `lanes` fp32 each."""
+    """mr x nv vectors of sums in registers; `lanes` fp32 or i32 each."""
 
-    def __init__(self, k: Fn, mr: int, nv: int) -> None:
-        """Declares the variables; their value is undefined until `zero` or `set`."""
-        self.k, self.mr, self.nv, self.lanes = k, mr, nv, k.isa.lanes
-        self.vars = [[k.var(vec("float", self.lanes)) for _ in range(nv)] for _ in range(mr)]
+    def __init__(self, k: Fn, mr: int, nv: int, ty: str = "float") -> None:
+        """Declares the variables; their value is undefined until `zero` or `set`. ty: `float` or `i32`."""
+        self.k, self.mr, self.nv, self.lanes, self.ty = k, mr, nv, k.isa.lanes, ty
+        self.vars = [[k.var(vec(ty, self.lanes)) for _ in range(nv)] for _ in range(mr)]
 
     def zero(self) -> None:
         for row in self.vars:
             for v in row:
-                v.set(0.0)
+                v.set(0.0 if self.ty == "float" else 0)
 
     def get(self, r: int, j: int) -> Val:
         return self.vars[r][j].get()
