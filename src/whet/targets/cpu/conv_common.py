@@ -15,6 +15,7 @@ from whet.ir.symbolic import Dim, Shape, is_static
 from whet.targets.cpu.gemm_problem import Problem, matmul_problem
 
 FLOATS = (DType.F32, DType.BF16, DType.F16)  # computed in fp32
+INTEGERS = (DType.U8, DType.I8, DType.I32)   # operands and sums of integer products
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Arg, Implementation, In, Pack, Params, Step, Tactic
 from whet.targets.cpu.args import Args
-from whet.targets.cpu.conv_common import Conv, conv_of, conv_reason, matmul_region, weight_matrix
+from whet.targets.cpu.conv_common import FLOATS, INTEGERS, Conv, conv_of, conv_reason, matmul_region, weight_matrix
 from whet.targets.cpu.conv_im2col import Im2col
 from whet.targets.cpu.gemm import GemmPacked
 from whet.targets.cpu.gemm_emit import RowTiles
@@ -37,7 +37,7 @@ class ConvGemm:
         self.name = f"conv_{tactic.name}"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        reason = conv_reason(region)
+        reason = conv_reason(region, dtypes=(*FLOATS, *INTEGERS))
         if reason:
             return reason
         if not conv_of(region).plain:

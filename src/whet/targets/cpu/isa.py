@@ -47,6 +47,11 @@ class Isa:
         return "amx-bf16" in self.features and "amx-tile" in self.features and self.name == "avx512"
 
     @property
+    def amx_int8(self) -> bool:
+        """Tile products of 8-bit integers into i32."""
+        return "amx-int8" in self.features and "amx-tile" in self.features and self.name == "avx512"
+
+    @property
     def feature_string(self) -> str:
         """For LLVM's target machine."""
         return ",".join(f"+{f}" for f in sorted(self.features))
