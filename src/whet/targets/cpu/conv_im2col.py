@@ -13,20 +13,20 @@ Convert = Callable[[Val], Val]
 
 
 class Im2col:
-    """Rows of `conv.depth` elements: the windows of consecutive output pixels, zeros where they leave the image.
+    """Rows of `conv.depth` elements: the windows of consecutive output pixels, padding where they leave the image.
 
     Elements are ordered (outer taps, last tap, channel). Where the taps of a window row are adjacent in memory
     (no dilation along the last dimension, one group, dense pixels) they are copied as one run.
     """
 
     def __init__(self, k: Fn, conv: Conv, sizes: dict[str, list[IntLike]], strides: list[IntLike], src_type: DType,
-                 dst_type: DType, convert: Convert | None = None, multiple: int = 1) -> None:
+                 dst_type: DType, convert: Convert | None = None, multiple: int = 1, pad_value: int = 0) -> None:
         """sizes: `spatial` and `out` extents as the kernel sees them; strides: of x in BYTES (n, spatial..).
 
         convert: fp32 lanes to lanes of dst (None: as they are); multiple: zeros are added to every row until its
-        length is one (at most 64 bytes).
+        length is one (at most 64 bytes). pad_value: what padding holds, where elements are copied as they are.
         """
-        self.k, self.conv, self.convert = k, conv, convert
+        self.k, self.conv, self.convert, self.pad_value = k, conv, convert, pad_value
         self.spatial, self.out, self.strides = sizes["spatial"], sizes["out"], strides
         self.src_type, self.dst_type = src_type, dst_type
         self.s_size, self.d_size = src_type.size, dst_type.size
@@ -143,11 +143,11 @@ class Im2col:
                 ends = k.cmp("sge", iota, low) & k.cmp("slt", iota, high)
                 mask = ends
             if self.plain:
-                v = k.load("i16" if self.s_size == 2 else "i32", src + i * self.s_size, lanes, mask)
+                v = k.load(f"i{8 * self.s_size}", src + i * self.s_size, lanes, mask, other=self.pad_value)
             else:
                 v = load_value(k, self.src_type, src + i * self.s_size, lanes, mask)
                 v = self.convert(v) if self.convert else v
-            k.store(v, dst + i * self.d_size, align=2)
+            k.store(v, dst + i * self.d_size, align=min(2, self.d_size))
 
         unroll = 4 if clip is None else 1
         whole = length - length % (lanes * unroll)

@@ -193,4 +193,4 @@ def gatherer(k: Fn, args: Args, region: Region, dst_type: DType, convert: Callab
     c, x = conv_of(region), region.inputs[0]
     sizes = {"spatial": [args.dim(d) for d in c.spatial], "out": [args.dim(d) for d in c.out]}
     strides = [args.dim(s) * x.dtype.size for s in x.strides[:-1]]
-    return Im2col(k, c, sizes, strides, x.dtype, dst_type, convert, multiple)
+    return Im2col(k, c, sizes, strides, x.dtype, dst_type, convert, multiple, region.attrs.get("pad_value", 0))
