@@ -225,6 +225,8 @@ def apply(k: Fn, t: Apply, args: Sequence[Val], dtypes: Sequence[DType], imms: S
             return args[0] ^ -1
         case "cast":
             return cast(k, args[0], d, t.dtype, attrs.get("saturate", True), attrs.get("round_mode", "up"))
+        case "saturate":
+            return saturate(k, args[0], attrs["zero"], attrs["to"])
         case "where":
             return k.select(args[0], args[1], args[2])
         case "add":
@@ -409,6 +411,19 @@ def cast(k: Fn, v: Val, src: DType, dst: DType, saturate: bool = True, round_mod
     if src.size > dst.size:
         return k.cast("trunc", v, want)
     return k.cast("sext" if src.is_signed else "zext", v, want)
+
+
+def saturate(k: Fn, v: Val, zero: int, to: DType) -> Val:
+    """clamp(rint(v) + zero) to the range of `to` (I8 or U8), ties to even, of f32; NaN gives the lowest code.
+
+    Clamped as floats, where integers of this size are exact; so the conversion never overflows, and the zero point is
+    added to what is left of it in 8 bits.
+    """
+    info = np.iinfo(to.np)
+    low, high = k.const(v.ty, float(info.min - zero)), k.const(v.ty, float(info.max - zero))
+    v = vmath.fmin(k, vmath.fmax(k, v, low), high)  # low where v is NaN
+    i = k.call(f"llvm.lrint.{_mangle(vec('i32', v.lanes))}.{_mangle(v.ty)}", vec("i32", v.lanes), [v])
+    return k.cast("trunc", i, "i8") + (zero - 256 if zero > 127 else zero)
 
 
 def _to_integer(k: Fn, v: Val, dst: DType) -> Val:
