@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from whet.errors import GraphError
+from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, dims_in
 from whet.ir.symbolic import Shape, is_static
 from whet.passes.cse import is_impure
@@ -26,6 +27,8 @@ def fold(rw: Rewriter, node: Node) -> Result:
     """The node's results as constants, or None where it must or should run later."""
     if any(v is not None and not v.is_const for v in node.inputs) or is_impure(node.op, node.attrs):
         return None
+    if node.op == "dequantize" and node.input(0).dtype is not DType.I32:
+        return None  # weights: the pass `integer` wants their codes
     if not all(is_static(o.shape) for o in node.outputs) or dims_in(tuple(node.attrs.values())):
         return None
     size = sum(math.prod(_ints(o.shape)) * o.dtype.size for o in node.outputs)

@@ -22,8 +22,8 @@ from whet.passes.expressions import ExprBuilder
 from whet.passes.rewrite import aligned, scalar
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
-EPILOGUE = frozenset({"matmul", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm", "rmsnorm",
-                      "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
+EPILOGUE = frozenset({"matmul", "matmul_grouped", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm",
+                      "rmsnorm", "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
 BYTES: frozenset[str] = frozenset()  # of `region_eval.BYTES_AS_REAL`, the kinds whose kernels read 8-bit integers
 ALONE = frozenset({"resize"})  # kinds that apply one to their result in float32 which reads no other tensor

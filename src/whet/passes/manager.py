@@ -18,6 +18,7 @@ from whet.passes import (
     cse,
     dead,
     fuse,
+    integer,
     layout,
     movement,
     normalization,
@@ -58,16 +59,20 @@ PATTERNS = (
     Pass("parallel", parallel.merge_parallel),
 )
 
-PASSES: list[Pass] = [
+PREPARE: list[Pass] = [
     *CLEAN,
     *CLEAN,  # what the first round uncovered
     *PATTERNS,
     *CLEAN,
+]
+FINISH: list[Pass] = [
     Pass("layout", layout.channels_last),
     Pass("transposes", transposes.sink),
     Pass("lift", algebra.lift),
     *CLEAN,
+    Pass("integer", integer.to_integers),
 ]
+PASSES = [*PREPARE, *FINISH]  # between the two, `precision` inserts quantize and dequantize
 
 
 def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
