@@ -42,6 +42,11 @@ class Isa:
         return self.name == "avx512" and "avx512vnni" in self.features
 
     @property
+    def avx_vnni(self) -> bool:
+        """vpdpbusd on 256 bits, of CPUs without AVX-512."""
+        return self.name == "avx2" and "avxvnni" in self.features
+
+    @property
     def amx_bf16(self) -> bool:
         """Tile products of bf16 into fp32."""
         return "amx-bf16" in self.features and "amx-tile" in self.features and self.name == "avx512"
@@ -80,7 +85,7 @@ def host() -> Isa:
     if have >= _AVX512:
         return Isa("avx512", 64, 32, AVX512.triple, "x86-64-v4", frozenset(_AVX512 | (_EXTRA & have)))
     if have >= _AVX2:
-        return AVX2
+        return Isa("avx2", 32, 16, AVX2.triple, AVX2.cpu, frozenset(_AVX2 | ({"avxvnni"} & have)))
     raise UnsupportedError("this CPU is too old for whet", where=platform.processor(),
                            why=f"it lacks {', '.join(sorted(_AVX2 - have))}", do="use a CPU with AVX2 or NEON")
 
