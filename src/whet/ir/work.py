@@ -23,7 +23,7 @@ def flops(region: Region) -> int:
         return math.prod(sizes)
 
     match region.kind:
-        case "matmul":
+        case "matmul" | "matmul_grouped":
             return 2 * size(shape(region.anchor)) * shape(region.inputs[0])[-1]
         case "conv":
             return 2 * size(shape(region.anchor)) * size(shape(region.inputs[1])[1:])

@@ -12,6 +12,7 @@ from whet.targets.cpu.attention_amx import AttentionAmx
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_simple import GemmSimple
+from whet.targets.cpu.grouped_rows import GroupedRows
 from whet.targets.cpu.groupnorm import GroupNorm
 from whet.targets.cpu.linear_attention import LinearAttention
 from whet.targets.cpu.norm import RowNorm
@@ -25,6 +26,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
     "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmSimple()),
+    "matmul_grouped": (GroupedRows(),),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
     "linear_attention": (LinearAttention(),),
