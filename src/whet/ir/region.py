@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whet.ir.dtypes import DType
@@ -75,8 +75,16 @@ class Region:
     compute: str = "f32"  # the precision of products: f32 or bf16 (f32 sums), int8 (i32 sums: the anchor's dtype)
 
     def signature(self) -> str:
-        """32 hex digits that name this region for the timing cache: everything but values."""
-        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:32]
+        """32 hex digits that name this region: equal ones have equal kernels."""
+        return _digest(self.describe())
+
+    def timing_key(self) -> str:
+        """32 hex digits that name this region for the timing cache: its signature without the numbers (factors,
+        offsets, limits, zero points) that kernels are as fast with as with any others."""
+        exprs = {k: _masked(e) for k, e in self.prologue.items()}
+        attrs = {k: 0 if k == "pad_value" else v for k, v in self.attrs.items()}
+        epilogue = None if self.epilogue is None else _masked(self.epilogue)
+        return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs).describe())
 
     def describe(self) -> dict[str, Any]:
         """The region as JSON data, readable and complete."""
@@ -92,6 +100,31 @@ class Region:
             "prologue": {str(k): expr_to_json(e) for k, e in sorted(self.prologue.items())},
             "dims": {k: list(v) for k, v in sorted(self.dims.items())}, "compute": self.compute,
         }
+
+
+_LINEAR = frozenset({"add", "sub", "mul", "div", "min", "max"})
+
+
+def _masked(e: Expr) -> Expr:
+    """The expression with 0.5 for each real number that only scales, shifts or limits, and 0 for zero points."""
+    readers: dict[int, set[str]] = {}
+    for t in e.terms:
+        if isinstance(t, Apply):
+            for a in t.args:
+                readers.setdefault(a, set()).add(t.op)
+
+    def term(i: int, t: Term) -> Term:
+        if isinstance(t, Imm) and t.dtype is DType.F32 and readers.get(i, {""}) <= _LINEAR:
+            return Imm(0.5, t.dtype)
+        if isinstance(t, Apply) and t.op == "saturate":
+            return Apply(t.op, t.args, t.dtype, tuple((k, 0 if k == "zero" else v) for k, v in t.attrs))
+        return t
+
+    return Expr(tuple(term(i, t) for i, t in enumerate(e.terms)))
+
+
+def _digest(described: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def region_from_json(j: dict[str, Any]) -> Region:

@@ -158,6 +158,8 @@ def _can_read(n: Node, members: set[Value]) -> bool:
     region: Region | None = n.attrs.get("region")
     if region is None:
         return False
+    if region.compute == "int8" and any(v.is_const for v in members):
+        return False  # factors and offsets of sums: bf16 would lose more than the codes do
     if region.kind == "attention" and region.n_anchor >= 4 and n.inputs[3] in members:
         return False
     if region.kind in MOVES:

@@ -62,9 +62,13 @@ def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_l
     start = time.monotonic()
     out = Tuned()
     todo: list[tuple[Region, list[Candidate]]] = []
-    unique = {r.signature(): r for r in regions}
-    for sig, region in unique.items():
-        entry = cache.get(_key(cache, target, sig))
+    alike: dict[str, list[Region]] = {}  # regions that are as fast as each other
+    for region in {r.signature(): r for r in regions}.values():
+        alike.setdefault(region.timing_key(), []).append(region)
+    for key, same in alike.items():
+        region = same[0]
+        sig = region.signature()
+        entry = cache.get(_key(cache, target, key))
         found = None if refine or entry is None else _winner(entry)
         if found is not None:
             out.choices[sig] = found
@@ -81,6 +85,9 @@ def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_l
     if todo:
         cache.check_writable()
         _measure(todo, target, cache, out, progress)
+    for same in alike.values():
+        choice = out.choices[same[0].signature()]
+        out.choices.update((r.signature(), choice) for r in same[1:])
     out.seconds = time.monotonic() - start
     return out
 
@@ -96,8 +103,8 @@ def _pick(candidates: list[Candidate], count: int) -> list[Candidate]:
     return sorted(chosen, key=lambda c: c.cost)
 
 
-def _key(cache: TimingCache, target: CpuTarget, sig: str) -> str:
-    return cache.key(target.device_key(), target.threads, sig)
+def _key(cache: TimingCache, target: CpuTarget, timing_key: str) -> str:
+    return cache.key(target.device_key(), target.threads, timing_key)
 
 
 def _winner(entry: Entry) -> Choice | None:
@@ -140,7 +147,7 @@ def _measure(todo: list[tuple[Region, list[Candidate]]], target: CpuTarget, cach
                 winner = _playoff(region, target, trials, made) or winner
                 out.choices[sig] = Choice(trials[0].tactic, trials[0].params, "measured", trials[0].seconds)
                 out.objects.update(winner)
-                cache.put(_key(cache, target, sig), Entry(region.kind, trials))
+                cache.put(_key(cache, target, region.timing_key()), Entry(region.kind, trials))
             for child in children:
                 child.ask("forget")
                 child.reply(RUN_TIMEOUT)
