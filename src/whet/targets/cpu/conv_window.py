@@ -14,7 +14,8 @@ from typing import Protocol
 from whet.ir.dtypes import DType
 from whet.ir.symbolic import Dim, Shape, product
 from whet.targets.cpu.args import Args
-from whet.targets.cpu.epilogue import compute_type, load_value
+from whet.targets.cpu.epilogue import cast, compute_type, load_value
+from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
 from whet.targets.cpu.pixels import PixelWriter
 
@@ -92,6 +93,18 @@ def column_tiles(w: Window, width: int) -> list[Columns]:
     return runs
 
 
+def window_lanes(isa: Isa, dtype: DType, c: Dim) -> int:
+    """Channels per vector, of values of a type. Where masks of narrow lanes are taken apart one by one (AVX2, NEON),
+    narrow vectors are no wider than the channels' even parts."""
+    wide = {"float": 4, "double": 8}.get(compute_type(dtype), dtype.size)
+    lanes = isa.width // wide
+    if isa.name == "avx512" or not isinstance(c, int):
+        return lanes
+    while lanes > isa.lanes and c % lanes:
+        lanes //= 2
+    return lanes
+
+
 class WindowKernel:
     """Emits the tiles of a kernel: (block of `rows` output rows, block of channels).
 
@@ -99,12 +112,15 @@ class WindowKernel:
     """
 
     def __init__(self, k: Fn, args: Args, w: Window, x: Val, x_type: DType, x_strides: Sequence[IntLike],
-                 multiplier: int, ops: Accumulate, out: PixelWriter, width: int, rows: int, splits: int) -> None:
-        """x_strides: of x in BYTES (n, spatial..); multiplier: output channels per input channel."""
+                 multiplier: int, ops: Accumulate, out: PixelWriter, width: int, rows: int, splits: int,
+                 dtype: DType | None = None) -> None:
+        """x_strides: of x in BYTES (n, spatial..); multiplier: output channels per input channel; dtype: what x is
+        converted to on load (default: its own type)."""
         self.k, self.args, self.w, self.x, self.x_type, self.x_strides = k, args, w, x, x_type, list(x_strides)
         self.multiplier, self.ops, self.out, self.rows, self.splits = multiplier, ops, out, rows, splits
-        self.x_size, self.type = x_type.size, compute_type(x_type)
-        self.lanes = k.isa.lanes if x_type.size <= 4 else k.isa.lanes // 2
+        self.dtype = dtype or x_type
+        self.x_size, self.type = x_type.size, compute_type(self.dtype)
+        self.lanes = window_lanes(k.isa, self.dtype, w.c)
         self.spatial, self.outs = [args.dim(d) for d in w.spatial], [args.dim(d) for d in w.out]
         self.c = args.dim(w.c)
         static = isinstance(w.spatial[-1], int) and isinstance(w.out[-1], int)
@@ -251,10 +267,10 @@ class WindowKernel:
         """A vector of input channels for the output channels from c on."""
         k, lanes, m = self.k, self.lanes, self.multiplier
         if m == 1:
-            return load_value(k, self.x_type, src + c * self.x_size, lanes, mask)
+            return cast(k, load_value(k, self.x_type, src + c * self.x_size, lanes, mask), self.x_type, self.dtype)
         out = k.const(vec(self.type, lanes), 0)
         last = self.c - 1
         for lane in range(lanes):  # each input channel serves m neighbours: rare enough to gather one by one
             v = load_value(k, self.x_type, src + k.min(c + lane, last) // m * self.x_size)
-            out = k.insert(out, v, lane)
+            out = k.insert(out, cast(k, v, self.x_type, self.dtype), lane)
         return out

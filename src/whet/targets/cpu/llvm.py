@@ -319,6 +319,10 @@ class Fn:
             return self.const_vector("i1", [i < count for i in range(lanes)])
         if lanes > 8:
             clamped = self.i64(self.min(self.max(count, 0), lanes))
+            if lanes in (32, 64) and self.isa.name == "avx512":  # a mask register's bits, by scalar instructions
+                ones = self.op("shl", self.i64(1), clamped & 63) - 1
+                bits = self.select(clamped >= 64, -1, ones)
+                return self.bitcast(bits if lanes == 64 else self.cast("trunc", bits, "i32"), vec("i1", lanes))
             return self.cmp("slt", iota, self.cast("trunc", clamped, "i32"))
         return self.cmp("slt", iota, count)
 

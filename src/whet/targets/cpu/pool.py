@@ -13,7 +13,7 @@ from whet.targets.base import Implementation, In, Params, Step
 from whet.targets.cpu import vmath
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import unit_reason
-from whet.targets.cpu.conv_window import Window, WindowKernel
+from whet.targets.cpu.conv_window import Window, WindowKernel, window_lanes
 from whet.targets.cpu.epilogue import extreme
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
@@ -22,7 +22,7 @@ from whet.targets.cpu.pixels import PixelWriter
 
 
 class PoolWindow:
-    """Any pool, vectors along the channels; maxima of integers too.
+    """Any pool, vectors along the channels; maxima of integers too. Bytes are averaged as f32.
 
     Parameters: width (output pixels held in registers), rows (output rows per tile), splits (blocks of channels).
     """
@@ -35,15 +35,17 @@ class PoolWindow:
             return "operands computed on load are not supported"
         if not region.attrs.get("channels_last"):
             return "the layout is not channels-last"
-        if not x.dtype.is_float and not (x.dtype.is_integer and region.attrs["kind"] == "max"):
+        widened = region.anchor.dtype is DType.F32 and x.dtype in (DType.U8, DType.I8)
+        if not (x.dtype.is_float or widened or (x.dtype.is_integer and region.attrs["kind"] == "max")):
             return f"x is {x.dtype.value}"
         return unit_reason(region, x, region.output)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
-        rows, c = opt(region, pool_window(region).rows), opt(region, region.output.shape[-1])
+        w = pool_window(region)
+        rows, c, lanes = opt(region, w.rows), opt(region, w.c), window_lanes(machine, _dtype(region), w.c)
         found = []
         for splits in (1, 2, 4):
-            if splits > 1 and c < 2 * splits * machine.lanes:
+            if splits > 1 and c < 2 * splits * lanes:
                 continue
             for block in (1, 2, 4):
                 if -(-rows // block) * splits >= 2 * threads or (block == 1 and splits == 1):
@@ -57,7 +59,7 @@ class PoolWindow:
         blocks = max(1, -(-rows // params["rows"]) * params["splits"])
         rounds = -(-blocks // threads) / (blocks / threads)
         shared = 1 - 0.1 * params["width"]
-        work = rows * out * -(-c // machine.lanes) * math.prod(w.kernel) * shared
+        work = rows * out * -(-c // window_lanes(machine, _dtype(region), w.c)) * math.prod(w.kernel) * shared
         return float((work * rounds + blocks * 50) / threads / 3e9)
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
@@ -67,7 +69,7 @@ class PoolWindow:
         body = WindowKernel(k, args, w, args.pointer(In(0)), x.dtype,
                             [args.dim(s) * x.dtype.size for s in x.strides[:-1]], 1, _operation(region),
                             PixelWriter(k, args, region, region.epilogue), params["width"], params["rows"],
-                            params["splits"])
+                            params["splits"], _dtype(region))
         body.emit()
         return Implementation((Step(finish(k, self.name), args.table, body.tiles),))
 
@@ -146,10 +148,16 @@ class _Norm:
         return vmath.sqrt(k, acc) if self.p == 2 else vmath.pow(k, acc, k.const(acc.ty, 1.0 / self.p))
 
 
+def _dtype(region: Region) -> DType:
+    """What the pool computes in: its operand's type, and f32 where it widens bytes."""
+    x = region.inputs[0].dtype
+    return region.anchor.dtype if region.anchor.dtype.is_float and not x.is_float else x
+
+
 def _operation(region: Region) -> _Max | _Average | _Norm:
     at = region.attrs
     if at["kind"] == "max":
-        return _Max(region.inputs[0].dtype)
+        return _Max(_dtype(region))
     if at["kind"] == "average":
         return _Average(math.prod(at["kernel"]) if at.get("count_include_pad") else None)
     return _Norm(at.get("p", 2))
