@@ -35,8 +35,8 @@ class Timing(_Record, frozen=True, kw_only=True):
 class Candidate(_Record, frozen=True, kw_only=True):
     """One plan that was built and measured: a point of latency x loss.
 
-    `value_low` and `value_high` bound the metric at 95 %; `bound` is the one-sided upper 95 % bound of `loss`. None where
-    one was not, or could not be, computed; an infinite loss is None in the file.
+    `value_low` and `value_high` bound the metric at 95 %; `bound` is the one-sided upper 95 % bound of `loss`. None
+    where one was not, or could not be, computed; an infinite loss is None in the file.
     """
 
     label: str
