@@ -105,7 +105,7 @@ class _Multiply:
     def __init__(self, weights: Val, row: int, round_x: bool) -> None:
         self.weights, self.row, self.round_x = weights, row, round_x
 
-    def start(self, k: Fn) -> float:
+    def start(self, k: Fn, c: IntLike) -> float:
         return 0.0
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> Val:

@@ -42,8 +42,8 @@ class Window:
 class Accumulate(Protocol):
     """What is done with the elements of a window."""
 
-    def start(self, k: Fn) -> float | int:
-        """The value before the first tap."""
+    def start(self, k: Fn, c: IntLike) -> float | int | Val:
+        """The value before the first tap, at channel c."""
         ...
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> Val | None:
@@ -216,7 +216,7 @@ class WindowKernel:
 
     def _tile(self, src: Val, at: dict, bounds: list | None, run: Columns | None, c: IntLike, mask: Val | None) -> None:
         k, w, width = self.k, self.w, run.width if run else 1
-        initial = self.ops.start(k)
+        initial = self.ops.start(k, c)
         acc = [k.var(vec(self.type, self.lanes), initial) for _ in range(width)]
         count: IntLike = 1
         if bounds is None:

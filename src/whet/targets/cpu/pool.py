@@ -89,7 +89,7 @@ class _Max:
     def __init__(self, dtype: DType) -> None:
         self.dtype = dtype
 
-    def start(self, k: Fn) -> float | int:
+    def start(self, k: Fn, c: IntLike) -> float | int:
         return -math.inf if self.dtype.is_float else int(np.iinfo(self.dtype.np).min)
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> None:
@@ -108,7 +108,7 @@ class _Average:
     def __init__(self, divisor: int | None) -> None:
         self.divisor = divisor  # None: the number of elements inside the image
 
-    def start(self, k: Fn) -> float:
+    def start(self, k: Fn, c: IntLike) -> float:
         return 0.0
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> None:
@@ -130,7 +130,7 @@ class _Norm:
     def __init__(self, p: int) -> None:
         self.p = p
 
-    def start(self, k: Fn) -> float:
+    def start(self, k: Fn, c: IntLike) -> float:
         return 0.0
 
     def operand(self, k: Fn, tap: IntLike, c: IntLike) -> None:

@@ -1,0 +1,121 @@
+"""Depthwise convolution of codes: exact sums for every shape, padding value, sign and instruction set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conv_cases import conv_region
+from harness import run_region, strided
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
+from whet.ir.region import Region, Tensor
+from whet.ir.region_eval import region_reference
+from whet.ir.symbolic import symbol
+from whet.targets.cpu.conv_depthwise_int8 import MOST_TAPS, ConvDepthwiseCodes
+from whet.targets.cpu.isa import AVX2, AVX512, NEON, Isa, named
+
+F, U8, I8, I32 = DType.F32, DType.U8, DType.I8, DType.I32
+ISAS = [pytest.param(i, id=n) for n, i in (("host", named("host")), ("avx512", AVX512), ("avx2", AVX2))]
+CODES = ConvDepthwiseCodes()
+CASES = [
+    ((1, 5, 7, 3), 3, (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((2, 9, 8, 17), 17, (3, 3), {"strides": (2, 2), "pads": (1, 1, 1, 1), "gap": 5}),
+    ((1, 13, 23, 33), 33, (5, 5), {"strides": (2, 1), "pads": (2, 2, 2, 2)}),
+    ((2, 29, 17), 17, (3,), {"pads": (2, 0), "x_gap": 2}),
+    ((1, 4, 5, 6, 8), 8, (3, 2, 3), {"pads": (1, 0, 1, 1, 1, 0)}),
+    ((1, 9, 9, 12), 24, (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((1, 2, 2, 16), 16, (3, 3), {"pads": (4, 4, 4, 4), "dilations": (4, 4)}),
+    ((1, 19, 19, 1), 1, (7, 7), {"pads": (3, 3, 3, 3)}),
+]
+
+
+def codes(x: Any, o: int, kernel: Any, dtype: DType = U8, pad_value: int = 0, **more: Any) -> Region:
+    """An integer depthwise region."""
+    r = conv_region(x, o, kernel, group=x[-1], dtype=dtype, compute="int8", **more)
+    inputs = (r.inputs[0], replace(r.inputs[1], dtype=I8), *r.inputs[2:])
+    return replace(r, attrs={**r.attrs, "pad_value": pad_value}, inputs=inputs,
+                   anchor=replace(r.anchor, dtype=I32), output=replace(r.output, dtype=I32))
+
+
+def requantized(r: Region, to: DType = U8, zero: int = 3, clip: bool = True, residual: bool = False) -> Region:
+    """The region with what follows in a quantized network: scale, bias, ReLU6, rounding to codes."""
+    n, c = len(r.inputs), r.output.shape[-1]
+    column = Tensor.dense(F, (c,), const=True)
+    terms: list[Any] = [Leaf(ANCHOR, I32), Apply("cast", (0,), F, (("to", F),)), Leaf(n, F), Apply("mul", (1, 2), F),
+                        Leaf(n + 1, F), Apply("add", (3, 4), F)]
+    inputs = (*r.inputs, column, column)
+    if residual:
+        terms += [Leaf(n + 2, U8), Apply("cast", (len(terms),), F, (("to", F),)),
+                  Apply("add", (len(terms) - 1, len(terms) + 1), F)]
+        inputs = (*inputs, strided(U8, r.output.shape, 2))
+    if clip:
+        terms += [Imm(0.0, F), Apply("max", (len(terms) - 1, len(terms)), F), Imm(90.0, F),
+                  Apply("min", (len(terms) + 1, len(terms) + 2), F)]
+    terms.append(Apply("saturate", (len(terms) - 1,), to, (("to", to), ("zero", zero))))
+    return replace(r, inputs=inputs, epilogue=Expr(tuple(terms)), output=replace(r.output, dtype=to))
+
+
+def contents(r: Region, env: dict[str, int] | None = None) -> list[np.ndarray]:
+    """Codes over their whole range, the extremes among them; scales that spread the sums over the codes."""
+    from whet.ir.symbolic import evaluate
+
+    rng = np.random.default_rng(3)
+    out = []
+    for i, t in enumerate(r.inputs):
+        shape = [evaluate(d, env or {}) for d in t.shape]
+        if t.dtype.is_float:
+            out.append((rng.uniform(0.001, 0.02, shape) if i == r.n_anchor else rng.normal(0, 30, shape)).astype("f"))
+            continue
+        info = np.iinfo(t.dtype.np)
+        a = rng.integers(info.min, info.max, shape, t.dtype.np, endpoint=True)
+        out.append(np.where(rng.random(shape) < 0.2, rng.choice([info.min, info.max], shape), a).astype(t.dtype.np))
+    return out
+
+
+def check(r: Region, tactic: Any, isa: Isa, params: Any = None, env: dict[str, int] | None = None) -> None:
+    arrays = contents(r, env)
+    params = params or next(iter(tactic.space(r, isa, 2)))
+    got = run_region(r, tactic, params, isa, arrays, env, threads=2)[0]
+    np.testing.assert_array_equal(got, region_reference(r, arrays, env)[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sums_are_exact_for_every_shape(case: Any, isa: Isa) -> None:
+    x, o, kernel, more = case
+    for dtype, pad in ((U8, 0), (I8, -7)):
+        r = codes(x, o, kernel, dtype, pad, **more)
+        check(r, CODES, isa, {"width": 3, "rows": 2, "splits": 2})
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_epilogue_makes_codes_again(isa: Isa) -> None:
+    r = codes((2, 6, 5, 19), 19, (3, 3), U8, 131, pads=(1, 1, 1, 1), gap=4)
+    for to, zero, clip, residual in ((U8, 3, True, False), (I8, -5, False, True)):
+        check(requantized(r, to, zero, clip, residual), CODES, isa)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (7, 10)])
+def test_symbolic_sizes_are_bound_late(h: int, w: int) -> None:
+    dims = {"b": (0, 2, 4), "h": (1, 9, 20), "w": (1, 9, 20)}
+    r = codes((symbol("b"), symbol("h"), symbol("w"), 20), 20, (3, 3), U8, 9, pads=(1, 1, 1, 1), dims=dims)
+    for b in (0, 2):
+        check(r, CODES, named("host"), env={"b": b, "h": h, "w": w})
+
+
+def test_windows_that_f32_does_not_hold_are_summed_in_integers() -> None:
+    r = codes((1, 20, 20, 5), 5, (19, 19), U8, 255, pads=(3, 3, 3, 3))
+    assert MOST_TAPS < 19 * 19
+    check(r, CODES, named("host"), {"width": 4, "rows": 1, "splits": 1})
+
+
+def test_neon_code_is_made() -> None:
+    from whet.targets.cpu.compile import to_assembly
+
+    r = codes((1, 6, 6, 5), 5, (3, 3), U8, 3, pads=(1, 1, 1, 1))
+    impl = CODES.implement(r, next(iter(CODES.space(r, NEON, 2))), NEON, 2)
+    assert "mla" in to_assembly(impl.steps[0].kernel.code, NEON)
