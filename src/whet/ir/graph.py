@@ -165,6 +165,31 @@ class Graph:
             self.nodes.insert(self.nodes.index(before), node)
         return node
 
+    def copy(self) -> Graph:
+        """A graph of the same names that can be changed without this one; constants' arrays are shared."""
+        return self._copied({})
+
+    def _copied(self, known: dict[int, Value]) -> Graph:
+        g = Graph(self.name)
+        last = next(self._serial)
+        self._serial, g._serial = itertools.count(last), itertools.count(last)
+        g.dims, g.checks, g.contents = dict(self.dims), list(self.checks), dict(self.contents)
+        g.output_names, g.reserved = list(self.output_names), set(self.reserved)
+
+        def value(v: Value) -> Value:
+            if id(v) not in known:
+                known[id(v)] = Value(v.name, v.dtype, v.shape, v.data)
+            return known[id(v)]
+
+        g.inputs = [value(v) for v in self.inputs]
+        for n in self.nodes:
+            attrs = {k: a._copied(known) if isinstance(a, Graph) else a for k, a in n.attrs.items()}
+            g.nodes.append(Node(n.op, [None if v is None else value(v) for v in n.inputs],
+                                [value(v) for v in n.outputs], attrs, n.origin, n.compute))
+        g.outputs = [value(v) for v in self.outputs]
+        g.sizes = {k: Size(value(s.value), s.at, s.axis) for k, s in self.sizes.items()}
+        return g
+
     # -- reading ---------------------------------------------------------------------------
 
     def uses(self) -> dict[Value, list[Node]]:

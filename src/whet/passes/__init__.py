@@ -6,6 +6,6 @@ channels last, few transposes. `regions` then groups it into regions (`fuse`) an
 
 from __future__ import annotations
 
-from whet.passes.manager import PASSES, Pass, regions, run
+from whet.passes.manager import PASSES, Pass, finish, prepare, regions, run
 
-__all__ = ["PASSES", "Pass", "regions", "run"]
+__all__ = ["PASSES", "Pass", "finish", "prepare", "regions", "run"]

@@ -84,7 +84,18 @@ def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: b
     verify:  check the graph's legality after each pass; a fault names the pass.
     keep:    regions that stay in fp32 (`precision.assign`).
     """
-    return regions(apply(graph, PASSES, dump, verify), compute, dump, verify, keep)
+    return finish(prepare(graph, dump, verify), compute, dump, verify, keep)
+
+
+def prepare(graph: Graph, dump: Path | None = None, verify: bool = False) -> Graph:
+    """PREPARE: cleaned up, patterns recognized, channels first. What `precision` calibrates and quantizes."""
+    return apply(graph, PREPARE, dump, verify)
+
+
+def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
+           keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """From a prepared graph to a graph of regions: FINISH, then `regions`."""
+    return regions(apply(graph, FINISH, dump, verify, first=len(PREPARE)), compute, dump, verify, keep)
 
 
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,

@@ -1,0 +1,212 @@
+"""From prepared graphs to a plan: layout, regions, tuning, code, the contents of the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whet import passes
+from whet.errors import InputError, PlanFormatError
+from whet.frontends.reference import reason
+from whet.ir.graph import Graph, Node
+from whet.ir.region import Region, region_from_json
+from whet.ir.work import flops
+from whet.lowering import Outline, agree, complete, outline, room_for
+from whet.lowering.assemble import Assembly, Weights
+from whet.lowering.layers import layers
+from whet.plan import Plan, PlanData
+from whet.plan.data import NativeStep
+from whet.plan.program import Host, Program
+from whet.targets.base import Implementation
+from whet.targets.cpu.isa import Isa
+from whet.targets.cpu.target import CpuTarget
+from whet.tuning.cache import TimingCache
+from whet.tuning.tuner import Choice, Tuned, compile_all, tune
+
+Progress = Callable[[str, int, int], None]
+
+RECIPE = "recipe"  # the blob of a plan that recompile reads
+
+
+@dataclass
+class Builder:
+    """What all plans of one build share: the target, the caches, and what is said about the model.
+
+    compute:     the precision of products and activations that are not quantized: `fp32` or `bf16`.
+    allowed:     the precisions that were asked for, and `note`, what became of them.
+    fp32_layers: layers whose products and results stay in fp32.
+    """
+
+    cpu: CpuTarget
+    cache: TimingCache
+    opt_level: int
+    compute: str
+    allowed: set[str]
+    note: str = ""
+    sha256: str = ""
+    states: Mapping[str, str] = field(default_factory=dict)
+    fp32_layers: Sequence[str] = ()
+    dump: Path | None = None
+    progress: Progress = lambda what, done, total: None
+    objects: dict[str, bytes] = field(default_factory=dict)  # compiled kernels, by symbol
+
+    def prepare(self, graphs: Sequence[Graph]) -> list[Graph]:
+        """`passes.prepare` of each profile's graph."""
+        return [passes.prepare(g, self._dump(i, len(graphs))) for i, g in enumerate(graphs)]
+
+    def _dump(self, profile: int, of: int) -> Path | None:
+        return None if self.dump is None else self.dump / f"profile{profile + 1}" if of > 1 else self.dump
+
+    def plan(self, graphs: Sequence[Graph], compute: str = "", extra: Mapping[str, Any] | None = None,
+             opt_level: int | None = None) -> Plan:
+        """The plan of prepared graphs (one for each profile), which are used up.
+
+        compute: instead of the builder's. extra: goes into the plan's info["precision"]. opt_level: likewise.
+        """
+        compute = compute or self.compute
+        reasons: dict[str, str] = {}  # why nodes run on the host
+        kept = _Kept(self.fp32_layers)
+        formed = []
+        for i, graph in enumerate(graphs):
+            formed.append(passes.finish(graph, compute=compute, dump=self._dump(i, len(graphs)), keep=kept))
+            reasons |= _reasons(formed[i])
+        kept.check()
+        weights, room = Weights(), room_for(formed, self.states)
+        outlines = [outline(graph, self.cpu.accepts, weights, f"profile{i + 1}." if i else "", self.states, room)
+                    for i, graph in enumerate(formed)]
+        agree([o.states for o in outlines])
+        level = self.opt_level if opt_level is None else opt_level
+        tuned = tune([l.region for o in outlines for l in o.launches], self.cpu, self.cache, level,
+                     lambda p: self.progress(f"tuning {p.region}", p.done, p.total))
+        self.objects |= tuned.objects
+        self.progress("compiling and writing the plan", 0, 0)
+        return Plan.from_data(self._data(formed[0].name, outlines, weights, tuned, compute, extra or {}, reasons))
+
+    def _data(self, name: str, outlines: Sequence[Outline], weights: Weights, tuned: Tuned, compute: str,
+              extra: Mapping[str, Any], reasons: Mapping[str, str]) -> PlanData:
+        import numpy
+        import onnx
+
+        import whet
+
+        jobs: list[tuple[Region, Choice]] = []
+        made: list[Implementation] = []
+        programs: list[Program] = []
+        steps: list[NativeStep] = []
+        bodies: list[Assembly] = []
+        ready: dict[str, Implementation] = {}  # by signature: equal regions have equal kernels
+        for o in outlines:
+            signatures = [l.region.signature() for l in o.launches]
+            mine = [(l.region, tuned.choices[s]) for l, s in zip(o.launches, signatures)]
+            for s, (r, c) in zip(signatures, mine):
+                if s not in ready:
+                    ready[s] = self.cpu.implement(r, c.tactic, c.params)
+            implemented = [ready[s] for s in signatures]
+            program, native, assembled = complete(o, implemented, weights, len(steps))
+            programs.append(program)
+            jobs += mine
+            made += implemented
+            steps += native
+            bodies += assembled
+        isa = self.cpu.isa
+        objects = compile_all(made, self.cpu, self.objects)
+        self.objects |= objects
+        linked = self.cpu.link(objects)
+        first = outlines[0]
+        told = layers(first, lambda k, l: {"precision": l.region.compute, "tactic": jobs[k][1].tactic,
+                                           "params": jobs[k][1].params, "flops": flops(l.region)}, reasons)
+        counts = {"native": len(first.launches), "library": 0, "view": first.views, **programs[0].host_steps}
+        used = "int8" if any(r.compute == "int8" for r, _ in jobs) else compute
+        info = {
+            "model": {"name": name, "sha256": self.sha256},
+            "whet": whet.__version__,
+            "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
+            "precision": {"allowed": sorted(self.allowed), "compute": used, "note": self.note, **extra},
+            "steps": counts, "copies": first.copies, "layers": told.layers,
+            "output_values": told.outputs, "plugins": _plugins(outlines),
+            "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
+                       "sum_of_temporaries": sum(b.arena_sum for b in bodies),
+                       "weights": sum(w.nbytes for w in weights.arrays.values())},
+        }
+        evidence = [{"kind": r.kind, "how": c.how, "seconds": c.seconds} for r, c in jobs]
+        blobs = {name: raw for o in outlines for name, raw in o.blobs.items()}
+        return PlanData(
+            programs=programs, steps=steps, weights=weights.arrays, code=linked.code, symbols=linked.symbols,
+            scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.cpu.threads,
+            arch=isa.arch, isa=isa.name, features=sorted(isa.features), info=info,
+            blobs={**blobs, RECIPE: _recipe(jobs, self.cpu)},
+            trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})
+
+
+class _Kept:
+    """Which regions stay in fp32, by the names that were given."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        self.given = set(given)
+        self.met: set[str] = set()
+        self.there: set[str] = set()
+
+    def __call__(self, node: Node) -> bool:
+        names = {node.origin, node.origin.partition(" ")[2]} - {""}
+        self.there |= names
+        self.met |= names & self.given
+        return bool(names & self.given)
+
+    def check(self) -> None:
+        """InputError for a name that is no layer's (known once there was something to assign)."""
+        if self.there and (missing := sorted(self.given - self.met)):
+            near = difflib.get_close_matches(missing[0], sorted(self.there), 3, 0.5)
+            raise InputError(f"there is no layer {missing[0]!r} to keep in fp32",
+                             why=f"names like it: {', '.join(near)}" if near else "no name is like it",
+                             do="whet inspect MODEL.plan shows the layers")
+
+
+def _reasons(graph: Graph) -> dict[str, str]:
+    """Why each `onnx` node of a graph and of its bodies has no generated kernel, by its origin."""
+    out = {n.origin or n.op: reason(n) for n in graph.nodes if n.op == "onnx"}
+    for body in graph.bodies():
+        out |= _reasons(body)
+    return out
+
+
+def regenerate(plan: Plan) -> Plan:
+    """The same plan with its machine code generated anew from the recorded regions and tactics.
+
+    PlanFormatError: the record is missing or malformed, or this whet names its kernels otherwise.
+    """
+    try:
+        recipe = json.loads(plan.blob(RECIPE))
+        jobs = [(region_from_json(r["region"]), str(r["tactic"]), dict(r["params"])) for r in recipe["launches"]]
+        isa = Isa(**{**recipe["isa"], "features": frozenset(recipe["isa"]["features"])})
+    except (KeyError, ValueError, TypeError, RecursionError) as e:
+        raise PlanFormatError("the plan's record of its kernels cannot be read", why=f"{type(e).__name__}: {e}",
+                              do="build the plan anew from its model") from e
+    cpu = CpuTarget(isa, plan.contents.runtime["threads"])
+    made = [cpu.implement(*job) for job in jobs]
+    linked = cpu.link(compile_all(made, cpu, {}))
+    return plan.with_code(linked.code, linked.symbols)
+
+
+def _plugins(outlines: Sequence[Outline]) -> list[dict[str, Any]]:
+    """The plugins whose functions the plan calls, which must be there where it is loaded."""
+    used: dict[str, dict[str, Any]] = {}
+    for o in outlines:
+        for s in (s for b in o.blocks for s in b.steps):
+            if isinstance(s, Host) and s.kind == "plugin":
+                stored = json.loads(o.blobs[s.payload])
+                used[f"{stored['domain']}.{stored['name']}"] = {
+                    k: stored[k] for k in ("domain", "name", "since", "package", "version")}
+    return [used[k] for k in sorted(used)]
+
+
+def _recipe(jobs: Sequence[tuple[Region, Choice]], cpu: CpuTarget) -> bytes:
+    """What `regenerate` needs: the regions, their tactics, and the instruction set."""
+    isa = {**dataclasses.asdict(cpu.isa), "features": sorted(cpu.isa.features)}
+    launches = [{"region": r.describe(), "tactic": c.tactic, "params": c.params}
+                for r, c in jobs]
+    return json.dumps({"isa": isa, "launches": launches}, sort_keys=True).encode()

@@ -1,0 +1,202 @@
+"""Where a graph is quantized: which layers, on which values, with which scales.
+
+Works on the prepared graph (channels first, patterns recognized). A *layer* is a convolution or matmul by constant
+weights. Its first operand and its weights go through quantize and dequantize; what passes between two quantized
+convolutions (residual sums, pooling, concatenations) is read from the codes too, so that bytes are what lies in
+memory. Before matmuls alone (transformers) residual sums stay as they are: only the matmul reads the codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph, Node, Value
+from whet.ir.ops import POINTWISE
+from whet.precision.methods import Range, qparams
+
+TRANSPARENT = frozenset({"reshape", "transpose", "slice", "expand"})  # results are elements of operand 0
+READS_CODES = POINTWISE.keys() | {"pool", "reduce", "concat", "pad"} | TRANSPARENT
+LEAST_DEPTH = 16  # a product over fewer terms is an outer product, not a layer
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matmul by constant weights, under the name that it has in the model."""
+
+    name: str
+    node: Node
+    kind: str
+    reason: str = ""  # why it cannot be quantized; "" if it can
+
+
+@dataclass
+class Inserted:
+    """What `insert` did: the layers that now are quantized, and the others with the reason."""
+
+    quantized: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def layers(graph: Graph) -> list[Layer]:
+    """The layers of a prepared graph, in order. Names are unique: the model's, with `#2`... where several share one."""
+    out: list[Layer] = []
+    met: dict[str, int] = {}
+    for n in graph.nodes:
+        if n.op not in ("conv", "matmul") or n.output.dtype is not DType.F32:
+            continue
+        base = n.origin.partition(" ")[2] or n.origin or n.output.name
+        met[base] = met.get(base, 0) + 1
+        name = base if met[base] == 1 else f"{base}#{met[base]}"
+        out.append(Layer(name, n, _kind(n), _reason(n)))
+    return out
+
+
+def _kind(n: Node) -> str:
+    if n.op == "matmul":
+        return "matmul"
+    depthwise = n.input(1).shape[1] == 1 and n.attrs["group"] > 1
+    return "depthwise convolution" if depthwise else "convolution"
+
+
+def _reason(n: Node) -> str:
+    w = n.input(1)
+    if w.data is None:
+        return "its second operand is computed"
+    if n.op == "matmul" and w.rank != 2:
+        return "its weights are not one matrix"
+    depth = math.prod(w.data.shape[1:]) if n.op == "conv" else w.data.shape[0]
+    if n.op == "matmul" and depth < LEAST_DEPTH:
+        return f"a product over {depth} terms is not worth it"
+    if depth * 255 * 128 >= 1 << 31:
+        return f"sums over {depth} terms may not fit 32 bits"
+    if not np.isfinite(w.data).all():
+        return "its weights are not finite"
+    if n.op == "conv" and len(n.inputs) > 2 and n.inputs[2] is not None and n.input(2).data is None:
+        return "its bias is computed"
+    return ""
+
+
+# -- which values share a scale ------------------------------------------------------------------------------
+
+
+def groups(graph: Graph) -> dict[Value, Value]:
+    """For each value that a layer may read, the one that stands for its group: values that movement, max pooling and
+    concatenation connect have one scale."""
+    parent: dict[Value, Value] = {}
+
+    def find(v: Value) -> Value:
+        parent.setdefault(v, v)
+        while parent[v] is not v:
+            parent[v] = parent[parent[v]]
+            v = parent[v]
+        return v
+
+    for n in graph.nodes:
+        for o in n.outputs:
+            find(o)
+        if passes_on(n):
+            for v in n.inputs if n.op == "concat" else n.inputs[:1]:
+                if v is not None and v.dtype is DType.F32 and not v.is_const:
+                    parent[find(v)] = find(n.output)
+    for v in graph.inputs:
+        find(v)
+    return {v: find(v) for v in parent}
+
+
+def passes_on(n: Node | None) -> bool:
+    """True for an operator whose results are elements of its operand."""
+    if n is None or len(n.outputs) != 1:
+        return False
+    return n.op in TRANSPARENT or n.op == "concat" or (n.op == "pool" and n.attrs["kind"] == "max")
+
+
+def taps(graph: Graph) -> dict[str, Value]:
+    """The values that calibration has to observe, by name: where the operands of layers come from."""
+    group = groups(graph)
+    wanted = {group[l.node.input(0)] for l in layers(graph) if not l.reason and l.node.input(0) in group}
+    return {v.name: v for v, g in group.items()
+            if g in wanted and not v.is_const and v.dtype is DType.F32 and not passes_on(v.producer)}
+
+
+# -- insertion -----------------------------------------------------------------------------------------------
+
+
+def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], str] = lambda layer: "",
+           activations: DType = DType.U8, codes: Mapping[str, np.ndarray] | None = None) -> Inserted:
+    """Quantize the graph's layers in place.
+
+    ranges:      of the values that `taps` names.
+    keep:        a reason for a layer that is to stay as it is, else "".
+    activations: U8 (asymmetric) or I8 (symmetric), per tensor.
+    codes:       by layer, weights rounded by somebody else: i8 codes of `weight_codes`' scales.
+    """
+    group = groups(graph)
+    members: dict[Value, list[Value]] = {}
+    for v, g in group.items():
+        members.setdefault(g, []).append(v)
+    out = Inserted()
+    chosen: dict[Value, list[Layer]] = {}  # by group
+    limits: dict[Value, Range] = {}
+    for l in layers(graph):
+        g = group.get(l.node.input(0))
+        why = l.reason or keep(l)
+        if not why and g is not None and g not in limits:
+            known = [ranges[v.name] for v in members[g] if v.name in ranges and not passes_on(v.producer)]
+            known = [r for r in known if math.isfinite(r.low) and math.isfinite(r.high)]
+            if known:
+                limits[g] = Range(min(r.low for r in known), max(r.high for r in known))
+        if not why and g not in limits:
+            why = "its operand was not calibrated"
+        if why or g is None:
+            out.kept[l.name] = why
+        else:
+            out.quantized.append(l.name)
+            chosen.setdefault(g, []).append(l)
+    uses = graph.uses()
+    for g, readers in chosen.items():
+        scale, zero = qparams(limits[g], activations, symmetric=activations is DType.I8)
+        params = graph.const(np.float32(scale)), graph.const(np.asarray(zero, activations.np))
+        mine = {id(l.node) for l in readers}
+        sources: Iterable[Value]
+        if any(l.node.op == "conv" for l in readers):
+            sources = [v for v in members[g] if not passes_on(v.producer) and v.dtype is DType.F32]
+            takes = lambda n, mine=mine: id(n) in mine or n.op in READS_CODES  # noqa: E731
+        else:
+            sources = dict.fromkeys(l.node.input(0) for l in readers)
+            takes = lambda n, mine=mine: id(n) in mine  # noqa: E731
+        for v in sources:
+            who = [n for n in dict.fromkeys(uses.get(v, ())) if takes(n)]
+            if who:
+                origin = next((n.origin for n in who if id(n) in mine), who[0].origin)
+                q = graph.add("quantize", [v, *params], origin=origin)
+                d = graph.add("dequantize", [q, *params], origin=origin)
+                for n in who:
+                    n.inputs = [d if x is v and (i == 0 or id(n) not in mine) else x for i, x in enumerate(n.inputs)]
+        for l in readers:
+            _weights(graph, l, (codes or {}).get(l.name))
+    graph.sort()
+    return out
+
+
+def weight_codes(w: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """(codes in -127..127, scale) of weights, symmetric, one scale per index of an axis (kept as a dimension)."""
+    others = tuple(i for i in range(w.ndim) if i != axis)
+    largest = np.abs(w).max(axis=others, keepdims=True, initial=0.0).astype(np.float64)
+    scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    return np.clip(np.rint(w / scale), -127, 127).astype(np.int8), scale
+
+
+def _weights(graph: Graph, layer: Layer, given: np.ndarray | None) -> None:
+    node = layer.node
+    w = node.input(1).data
+    assert w is not None
+    codes, scale = weight_codes(w, 0 if node.op == "conv" else 1)
+    q = graph.const(codes if given is None else given, DType.I8)
+    d = graph.add("dequantize", [q, graph.const(scale), graph.const(np.zeros(scale.shape, np.int8))],
+                  origin=node.origin)
+    node.inputs = [node.inputs[0], d, *node.inputs[2:]]
