@@ -11,6 +11,7 @@ from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.attention_amx import AttentionAmx
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
+from whet.targets.cpu.gemm_int8 import GemmInt8
 from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.grouped_rows import GroupedRows
 from whet.targets.cpu.groupnorm import GroupNorm
@@ -25,7 +26,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
-    "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmSimple()),
+    "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmInt8(), GemmSimple()),
     "matmul_grouped": (GroupedRows(),),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
