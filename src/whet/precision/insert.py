@@ -143,40 +143,40 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
     chosen: dict[Value, list[Layer]] = {}  # by group
     limits: dict[Value, Range] = {}
     for l in layers(graph):
-        g = group.get(l.node.input(0))
-        why = l.reason or keep(l)
-        if not why and g is not None and g not in limits:
-            known = [ranges[v.name] for v in members[g] if v.name in ranges and not passes_on(v.producer)]
+        mine = group.get(l.node.input(0))
+        why = l.reason or keep(l) or ("its operand is constant" if mine is None else "")
+        if not why and mine is not None and mine not in limits:
+            known = [ranges[v.name] for v in members[mine] if v.name in ranges and not passes_on(v.producer)]
             known = [r for r in known if math.isfinite(r.low) and math.isfinite(r.high)]
             if known:
-                limits[g] = Range(min(r.low for r in known), max(r.high for r in known))
-        if not why and g not in limits:
-            why = "its operand was not calibrated"
-        if why or g is None:
+                limits[mine] = Range(min(r.low for r in known), max(r.high for r in known))
+            else:
+                why = "its operand was not calibrated"
+        if why or mine is None:
             out.kept[l.name] = why
         else:
             out.quantized.append(l.name)
-            chosen.setdefault(g, []).append(l)
+            chosen.setdefault(mine, []).append(l)
     uses = graph.uses()
-    for g, readers in chosen.items():
-        scale, zero = qparams(limits[g], activations, symmetric=activations is DType.I8)
+    for shared, readers in chosen.items():
+        scale, zero = qparams(limits[shared], activations, symmetric=activations is DType.I8)
         params = graph.const(np.float32(scale)), graph.const(np.asarray(zero, activations.np))
-        mine = {id(l.node) for l in readers}
+        theirs = {id(l.node) for l in readers}
         sources: Iterable[Value]
         if any(l.node.op == "conv" for l in readers):
-            sources = [v for v in members[g] if not passes_on(v.producer) and v.dtype is DType.F32]
-            takes = lambda n, mine=mine: id(n) in mine or n.op in READS_CODES  # noqa: E731
+            sources = [v for v in members[shared] if not passes_on(v.producer) and v.dtype is DType.F32]
+            takes = lambda n, theirs=theirs: id(n) in theirs or n.op in READS_CODES  # noqa: E731
         else:
             sources = dict.fromkeys(l.node.input(0) for l in readers)
-            takes = lambda n, mine=mine: id(n) in mine  # noqa: E731
+            takes = lambda n, theirs=theirs: id(n) in theirs  # noqa: E731
         for v in sources:
             who = [n for n in dict.fromkeys(uses.get(v, ())) if takes(n)]
             if who:
-                origin = next((n.origin for n in who if id(n) in mine), who[0].origin)
+                origin = next((n.origin for n in who if id(n) in theirs), who[0].origin)
                 q = graph.add("quantize", [v, *params], origin=origin)
                 d = graph.add("dequantize", [q, *params], origin=origin)
                 for n in who:
-                    n.inputs = [d if x is v and (i == 0 or id(n) not in mine) else x for i, x in enumerate(n.inputs)]
+                    n.inputs = [d if x is v and (i == 0 or id(n) not in theirs) else x for i, x in enumerate(n.inputs)]
         for l in readers:
             _weights(graph, l, (codes or {}).get(l.name))
     graph.sort()
