@@ -3,11 +3,12 @@
 import json
 
 import jsonschema
+import numpy as np
 import pytest
-from record_samples import measurement
 
+from record_samples import measurement
 from whet.errors import InputError
-from whet.measure import record, stats
+from whet.measure import by_name, judge, record, stats
 
 
 def test_packaged_schema_equals_the_types() -> None:
@@ -19,7 +20,7 @@ def test_schema_is_valid_and_accepts_what_is_written() -> None:
     rows = json.loads(record.encode([measurement(), measurement(latency=stats.latency([0.1, 0.2]))]))
     for row in rows:
         jsonschema.validate(row, record.schema())
-        assert row["schema"] == 1
+        assert row["schema"] == 2
 
 
 def test_records_survive_the_file() -> None:
@@ -35,7 +36,24 @@ def test_bad_records_are_one_clear_error(data: bytes) -> None:
 
 def test_a_newer_schema_says_to_update() -> None:
     with pytest.raises(InputError, match="newer whet"):
-        record.decode(b'[{"schema": 2}]')
+        record.decode(b'[{"schema": 3}]')
+
+
+def test_records_of_version_1_are_read_as_they_are() -> None:
+    (row,) = json.loads(record.encode([measurement()]))
+    (found,) = record.decode(json.dumps([row | {"schema": 1}]).encode())
+    assert found.schema == 1
+    assert json.loads(record.encode([found]))[0]["schema"] == 1
+
+
+def test_a_judged_accuracy_survives_the_file() -> None:
+    logits, labels = np.eye(3)[np.arange(600) % 3], np.arange(600) % 3
+    scores = by_name("top1").evaluate(logits, labels)
+    accuracy = judge(scores, scores, 0.5).accuracy("fp32")
+    assert accuracy.judged is not None
+    assert (accuracy.value, accuracy.samples, accuracy.judged.state) == (1.0, 600, "held")
+    (found,) = record.decode(record.encode([measurement(accuracy=accuracy)]))
+    assert found.accuracy == accuracy
 
 
 def test_an_unknown_field_is_refused() -> None:

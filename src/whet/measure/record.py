@@ -1,7 +1,8 @@
 """The measurement record: one schema for every number that whet reports.
 
-`measurement-1.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
-the types here. Times are in seconds, memory in bytes, throughput in samples per second.
+`measurement-2.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
+the types here. Times are in seconds, memory in bytes, throughput in samples per second. Version 2 added the interval
+and the judgement of an accuracy; records of version 1 are read as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from msgspec import Meta, Struct
 
 from whet.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 SCHEMA_FILE = f"measurement-{SCHEMA}.schema.json"
 
 Share = Annotated[float, Meta(ge=0)]
@@ -100,12 +101,31 @@ class Memory(_Record, frozen=True, kw_only=True):
     idle_bytes: Annotated[int, Meta(ge=0)]
 
 
+class Judged(_Record, frozen=True, kw_only=True):
+    """The verdict on an accuracy against a reference's on the same samples.
+
+    The loss, its one-sided upper 95 % bound (null: unbounded) and the budget are in `unit`: points (hundredths), percent
+    of the reference's, or the metric's own. `needed` samples would decide what is undecided.
+    """
+
+    reference: str
+    max_drop: Positive
+    unit: Literal["points", "percent", ""]
+    loss: float | None
+    upper: float | None
+    state: Literal["held", "not held", "undecided"]
+    needed: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Accuracy(_Record, frozen=True, kw_only=True):
-    """A task metric, such as `top1`, over `samples` samples."""
+    """A task metric, such as `top1`, over `samples` samples, with its 95 % interval; 1e300 stands for infinity."""
 
     metric: str
     value: float
     samples: Annotated[int, Meta(ge=1)]
+    low: float | None = None
+    high: float | None = None
+    judged: Judged | None = None
 
 
 class OutputError(_Record, frozen=True, kw_only=True):
@@ -190,7 +210,7 @@ def decode(data: bytes, where: str = "") -> list[Measurement]:
                              why=f"schema {newest}, this whet reads up to {SCHEMA}", do="update whet")
         return msgspec.convert(rows, list[Measurement])
     except (msgspec.DecodeError, TypeError, RecursionError) as e:
-        raise InputError("not measurements", where=where, why=str(e), do="see measurement-1.schema.json") from e
+        raise InputError("not measurements", where=where, why=str(e), do=f"see {SCHEMA_FILE}") from e
 
 
 def read(path: Path) -> list[Measurement]:
@@ -218,5 +238,5 @@ def generate_schema() -> dict[str, Any]:
     return json.loads(json.dumps(whole))  # tuples become lists, as in the file
 
 
-if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-1.schema.json
+if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-2.schema.json
     print(json.dumps(generate_schema(), indent=1))

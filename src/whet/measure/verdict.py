@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike
 from whet.errors import InputError
 from whet.measure import bootstrap, paired
 from whet.measure.metrics import by_name
-from whet.measure.scores import Metric, Outcomes, Scores
+from whet.measure.record import Accuracy, Judged
+from whet.measure.scores import Metric, Outcomes, Scores, Unit
 from whet.measure.stats import Interval
 
 State = Literal["held", "not held", "undecided"]
 EXIT_CODES: dict[State, int] = {"held": 0, "not held": 1, "undecided": 3}
 FEWEST = 10  # samples below which a bootstrap bounds nothing
+NOT_COMPARABLE = 1e300  # stands for infinity, which JSON does not have
 MOST = 10 ** 9  # a sample size beyond which it is no use to name one
 
 
@@ -33,7 +35,7 @@ class Verdict:
 
     state: State
     metric: str
-    unit: str
+    unit: Unit
     n: int
     max_drop: float
     reference: Interval
@@ -49,6 +51,16 @@ class Verdict:
     def exit_code(self) -> int:
         """0 held, 1 not held, 3 undecided."""
         return EXIT_CODES[self.state]
+
+    def accuracy(self, reference: str) -> Accuracy:
+        """The candidate's accuracy as measurement records have it; `reference` names what it was judged against."""
+        def finite(x: float) -> float | None:
+            return x if math.isfinite(x) else None
+
+        judged = Judged(reference=reference, max_drop=self.max_drop, unit=self.unit, loss=finite(self.loss),
+                        upper=finite(self.upper), state=self.state, needed=self.needed)
+        return Accuracy(metric=self.metric, value=min(self.candidate.value, NOT_COMPARABLE), samples=self.n,
+                        low=finite(self.candidate.low), high=finite(self.candidate.high), judged=judged)
 
     @property
     def sentence(self) -> str:
@@ -126,7 +138,7 @@ def _judge_pairs(reference: Scores, candidate: Scores, max_drop: float) -> Verdi
     upper, lower = 100 * paired.upper_bound(pairs), 100 * paired.lower_bound(pairs)
     state = _state(lower, upper, max_drop)
     needed = needed_samples(pairs, max_drop / 100) if state == "undecided" else None
-    return Verdict(state, candidate.metric.name, "points", pairs.n, max_drop, reference.interval(),
+    return Verdict(state, candidate.metric.name, candidate.metric.unit, pairs.n, max_drop, reference.interval(),
                    candidate.interval(), 100 * pairs.loss, upper, lower, needed, pairs, candidate.broken)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from whet.measure.record import Measurement, Quantile
+from whet.measure.record import Accuracy, Measurement, Quantile
 from whet.measure.stats import wilson
 
 NAMES = {"whet": "whet", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
@@ -63,7 +63,7 @@ def row(record: Measurement) -> Row:
     return Row(
         label=label(record),
         ours=record.backend == "whet",
-        accuracy=f"{accuracy.value:.2%} of {accuracy.samples}" if accuracy else "",
+        accuracy=f"{_metric(accuracy, accuracy.value, 2)} of {accuracy.samples}" if accuracy else "",
         median=seconds(latency.p50.value) if latency else "",
         median_interval=interval(latency.p50) if latency else "",
         p99=seconds(latency.p99.value) if latency else "",
@@ -84,11 +84,20 @@ def interval(quantile: Quantile) -> str:
 
 
 def accuracy_interval(record: Measurement) -> str:
-    """The 95 % Wilson interval of a share such as top1."""
-    if record.accuracy is None:
+    """The accuracy's 95 % interval as recorded, else Wilson's of a share such as top1."""
+    accuracy = record.accuracy
+    if accuracy is None:
         return ""
-    found = wilson(round(record.accuracy.value * record.accuracy.samples), record.accuracy.samples)
+    if accuracy.low is not None and accuracy.high is not None:
+        return f"{_metric(accuracy, accuracy.low, 1)} to {_metric(accuracy, accuracy.high, 1)}"
+    found = wilson(round(accuracy.value * accuracy.samples), accuracy.samples)
     return f"{found.low:.1%} to {found.high:.1%}"
+
+
+def _metric(accuracy: Accuracy, value: float, digits: int) -> str:
+    """A share as percent; values of metrics that are none as they are."""
+    share = accuracy.judged is None or accuracy.judged.unit == "points"
+    return f"{value:.{digits}%}" if share else f"{value:.4g}"
 
 
 def seconds(value: float) -> str:
