@@ -104,8 +104,8 @@ class Memory(_Record, frozen=True, kw_only=True):
 class Judged(_Record, frozen=True, kw_only=True):
     """The verdict on an accuracy against a reference's on the same samples.
 
-    The loss, its one-sided upper 95 % bound (null: unbounded) and the budget are in `unit`: points (hundredths), percent
-    of the reference's, or the metric's own. `needed` samples would decide what is undecided.
+    The loss, its one-sided upper 95 % bound (null: unbounded) and the budget are in `unit`: points (hundredths),
+    percent of the reference's, or the metric's own. `needed` samples would decide what is undecided.
     """
 
     reference: str
