@@ -74,6 +74,6 @@ def test_dumps_are_numbered_and_start_with_a_statistic(tmp_path: Path) -> None:
     manager.run(encoder(layers=1), compute="bf16", dump=tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert len(names) == len(manager.PASSES) + 2
-    assert names[0] == "00-constants.txt"
+    assert names[0] == "00-grouped.txt"
     assert names[-1] == f"{len(names) - 1:02d}-precision.txt"
     assert (tmp_path / names[-1]).read_text().startswith("# precision: ")

@@ -259,7 +259,8 @@ class Builder:
             size = product(shape)
             return isinstance(size, int) and size <= FOLD_LIMIT
 
-        return (node.op not in HOST and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
+        return (node.op not in HOST and node.op != "dequantize_grouped"
+                and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
                 and all(small(v.shape) for v in node.outputs)
                 and not any(isinstance(d, Sym) for a in node.attrs.values() if isinstance(a, tuple) for d in a))
 

@@ -18,7 +18,7 @@ from whet.frontends import (  # noqa: F401  (what SAME refers to)
     lower_sampling,
     lower_tensor,
 )
-from whet.frontends.call import LOWERINGS, Call, Operand, lowers
+from whet.frontends.call import LOWERINGS, Call, lowers
 from whet.frontends.lower_nn import conv, matmul
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
@@ -276,50 +276,7 @@ def _cdist(c: Call) -> Value:
     return c.emit("sqrt", total) if metric == "euclidean" else total
 
 
-# -- weights of a few bits ----------------------------------------------------------------------
-
-
-def unpacked(data: np.ndarray, bits: int) -> np.ndarray:
-    """Bytes [.., n] as numbers of 2, 4 or 8 bits [.., n * 8 / bits], the lowest bits first."""
-    if bits == 8:
-        return data
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = (data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return parts.reshape(*data.shape[:-1], -1)
-
-
-@lowers("MatMulNBits", domain=MICROSOFT)
-def _matmul_nbits(c: Call) -> Operand:
-    """A @ dequantized(B)^T + bias. The weights of 2, 4 or 8 bits in blocks are widened when the plan is built, so
-    that they take the space of fp32 (or of A's type)."""
-    a = c.x(0)
-    n, k, bits, block = c.attr("N"), c.attr("K"), c.attr("bits", 4), c.attr("block_size")
-    if bits not in (2, 4, 8) or not n or not k or not block:
-        raise GraphError(f"MatMulNBits of {bits} bits with N={n}, K={k}, block_size={block}", where=c.origin,
-                         do="export the model again")
-    blocks = -(-k // block)
-    packed, scales = c.fixed(1, "the weight"), c.fixed(2, "its scales")
-    try:
-        codes = unpacked(packed.reshape(n, blocks, -1), bits)[:, :, :block].astype(np.float32)
-        factor = scales.reshape(n, blocks, 1).astype(np.float32)
-        zero = np.full((n, blocks, 1), 1 << (bits - 1), np.float32)
-        if c.has(3):
-            given = c.fixed(3, "its zero points")
-            if given.dtype == np.uint8:
-                zero = unpacked(given.reshape(n, -1), bits)[:, :blocks, None].astype(np.float32)
-            else:
-                zero = given.reshape(n, blocks, 1).astype(np.float32)
-        if c.has(4):  # each column's block
-            group = c.fixed(4, "g_idx").reshape(-1)[:k].astype(np.int64)
-            flat = codes.reshape(n, -1)[:, :k]
-            w = (flat - zero[:, group, 0]) * factor[:, group, 0]
-        else:
-            w = ((codes - zero) * factor).reshape(n, -1)[:, :k]
-    except (ValueError, IndexError) as e:
-        raise GraphError(f"the weight of MatMulNBits does not fit N={n}, K={k}, block_size={block}", where=c.origin,
-                         why=str(e), do="export the model again") from None
-    y = matmul(c, a, c.constant(np.ascontiguousarray(w.T), a.dtype))
-    return _sum_of(c, y, c.opt(5))
+# -- tables of a few bits -----------------------------------------------------------------------
 
 
 @lowers("GatherBlockQuantized", domain=MICROSOFT)

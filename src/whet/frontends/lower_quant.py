@@ -7,6 +7,7 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
+from whet.frontends.lower_grouped import dequantized
 from whet.frontends.lower_nn import conv, matmul
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
@@ -76,8 +77,12 @@ def _saturated(c: Call, y: Value, zero: Value | None, to: DType) -> Value:
 def _dequantize(c: Call) -> Value:
     """(x - zero) * scale, in f32; the zero point of floats is 0."""
     shape = c.x(0).shape
+    to = element_type(c.attr("output_dtype"), c.origin) if c.attr("output_dtype", 0) else c.x(1).dtype
+    if c.attr("block_size", 0):
+        whole = dequantized(c, c.x(0), c.x(1), c.opt(2), c.axis(c.attr("axis", 1), len(shape)), c.attr("block_size"))
+        if whole is not None:
+            return c.cast(whole, to)
     x, scale, zero = _blocks(c, c.x(0), c.x(1), c.opt(2))
-    to = element_type(c.attr("output_dtype"), c.origin) if c.attr("output_dtype", 0) else scale.dtype
     y = c.cast(x, DType.F32)
     if zero is not None and not _is_zero(zero) and not x.dtype.computed_as.is_float:
         if x.dtype.size < 4:  # else the difference may need more bits than f32 has

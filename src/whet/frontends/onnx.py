@@ -20,6 +20,7 @@ from whet.frontends import (  # noqa: F401  (imported for the lowerings that the
     lower_contrib_attention,
     lower_contrib_quant,
     lower_dynamic,
+    lower_grouped,
     lower_linalg,
     lower_math,
     lower_ml,

@@ -18,6 +18,7 @@ from whet.passes import (
     cse,
     dead,
     fuse,
+    grouped,
     integer,
     layout,
     movement,
@@ -60,6 +61,7 @@ PATTERNS = (
 )
 
 PREPARE: list[Pass] = [
+    Pass("grouped", grouped.recognize),  # before constants are folded
     *CLEAN,
     *CLEAN,  # what the first round uncovered
     *PATTERNS,
@@ -70,6 +72,7 @@ FINISH: list[Pass] = [
     Pass("transposes", transposes.sink),
     Pass("lift", algebra.lift),
     *CLEAN,
+    Pass("columns", grouped.keep_codes),
     Pass("integer", integer.to_integers),
 ]
 PASSES = [*PREPARE, *FINISH]  # between the two, `precision` inserts quantize and dequantize

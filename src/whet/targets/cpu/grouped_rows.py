@@ -216,7 +216,7 @@ class _Rows:
     # -- products --------------------------------------------------------------------------------
 
     def _product(self, rows: list[Row], sums: list[Val], panel: IntLike) -> None:
-        """Leaves a micro-tile's results in scratch. sums: of each row's groups; [] to take zero points off the codes."""
+        """Leaves a micro-tile's results in scratch. sums: of each row's groups; [] to take zero points off codes."""
         k, codes, lanes = self.k, self.codes, self.k.isa.lanes
         size = len(rows)
         b = self.args.pointer(Packed(0)) + panel * codes.panel_bytes(self.nr)
