@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime": {"plan", "abi", "reference", "plugins"},
     "measure": {"runtime", "plan"},
     "tuning": {"targets", "ir", "measure", "plan", "runtime", "lowering"},
-    "precision": {"ir", "passes", "runtime", "measure"},
+    "precision": {"ir", "passes", "plan", "runtime", "measure"},
     "builder": {"frontends", "ir", "passes", "targets", "lowering", "tuning", "plan"},
     "pipeline": {"builder", "runtime", "frontends", "ir", "passes", "precision", "targets", "lowering", "tuning", "plan"},
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},

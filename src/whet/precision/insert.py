@@ -165,10 +165,10 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
         sources: Iterable[Value]
         if any(l.node.op == "conv" for l in readers):
             sources = [v for v in members[shared] if not passes_on(v.producer) and v.dtype is DType.F32]
-            takes = lambda n, theirs=theirs: id(n) in theirs or n.op in READS_CODES  # noqa: E731
+            takes = lambda n, theirs=theirs: id(n) in theirs or n.op in READS_CODES
         else:
             sources = dict.fromkeys(l.node.input(0) for l in readers)
-            takes = lambda n, theirs=theirs: id(n) in theirs  # noqa: E731
+            takes = lambda n, theirs=theirs: id(n) in theirs
         for v in sources:
             who = [n for n in dict.fromkeys(uses.get(v, ())) if takes(n)]
             if who:

@@ -1,0 +1,125 @@
+"""Plans of one model with more or fewer of its layers in int8, and where that is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph
+from whet.plan import Plan
+from whet.precision.insert import Inserted, Layer, insert, layers
+from whet.precision.methods import Range
+
+Keep = Callable[[Layer], str]
+
+
+class Builds(Protocol):
+    """What makes plans of prepared graphs (`whet.builder.Builder`)."""
+
+    def plan(self, graphs: Sequence[Graph], compute: str = "", extra: Mapping[str, Any] | None = None,
+             opt_level: int | None = None) -> Plan:
+        """The plan of graphs, which are used up."""
+        ...
+
+
+def nothing(layer: Layer) -> str:
+    """Keeps no layer."""
+    return ""
+
+
+@dataclass
+class Quantizer:
+    """Quantizes copies of prepared graphs (one per profile) by calibrated ranges.
+
+    ranges: of the values that `taps` names. fixed: layers that stay as they are, with the reason. codes: weights
+    rounded by somebody else (`insert`).
+    """
+
+    build: Builds
+    graphs: Sequence[Graph]
+    ranges: Mapping[str, Range]
+    activations: DType = DType.U8
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The first profile's layers, in order."""
+        return layers(self.graphs[0])
+
+    def plan(self, keep: Keep = nothing, compute: str = "", extra: Mapping[str, Any] | None = None,
+             opt_level: int | None = None) -> tuple[Plan, Inserted]:
+        """The plan with every layer quantized but those that `keep` gives a reason for, and what was done."""
+        copies = [g.copy() for g in self.graphs]
+        done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes)
+                for g in copies]
+        return self.build.plan(copies, compute, extra, opt_level), done[0]
+
+    def real(self, compute: str = "", opt_level: int | None = None) -> Plan:
+        """The plan with nothing quantized."""
+        return self.build.plan([g.copy() for g in self.graphs], compute, None, opt_level)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of each layer, its conversions included, as real numbers and as codes; and of the whole model."""
+
+    real: Mapping[str, float]
+    codes: Mapping[str, float]
+    whole_real: float
+    whole_codes: float
+
+    def saved(self, layer: str) -> float | None:
+        """Seconds that a layer saves; None where one was not timed."""
+        before, after = self.real.get(layer), self.codes.get(layer)
+        return None if before is None or after is None else before - after
+
+    def slower(self) -> dict[str, str]:
+        """Layers that are no faster as codes, with the reason."""
+        return {name: f"int8 is not faster here: {1e6 * self.codes[name]:.1f} us, {1e6 * before:.1f} in floating point"
+                for name, before in self.real.items() if name in self.codes and self.codes[name] >= before}
+
+
+def speed(real: Plan, codes: Plan) -> Speed:
+    """From what the tuner measured of two plans."""
+    a, b = seconds_by_layer(real), seconds_by_layer(codes)
+    return Speed(a, b, sum(a.values()), sum(b.values()))
+
+
+def seconds_by_layer(plan: Plan) -> dict[str, float]:
+    """Tuned seconds of a plan's launches by layer; empty if one was not measured (opt level 0, an empty cache)."""
+    evidence = plan.evidence.get("tuning", [])
+    out: dict[str, float] = {}
+    for l in plan.manifest.info["layers"]:
+        if "launch" not in l:
+            continue
+        seconds = evidence[l["launch"]].get("seconds")
+        if seconds is None:
+            return {}
+        name = l["name"].partition(" ")[2] or l["name"]
+        out[name] = out.get(name, 0.0) + seconds
+    return out
+
+
+def faster_only(quantizer: Quantizer, compute: str = "") -> tuple[dict[str, str], Speed]:
+    """(the layers that int8 does not speed up on this machine, with the reason; the times).
+
+    Compares what the tuner measured of each layer. Where mixing costs more in conversions than it saves, nothing is
+    kept; where everything in int8 is slower than nothing, everything is.
+    """
+    real = quantizer.real(compute)
+    codes, done = quantizer.plan(compute=compute)
+    times = speed(real, codes)
+    slower = times.slower()
+    if not slower:
+        return {}, times
+    mixed, _ = quantizer.plan(lambda l: slower.get(l.name, ""), compute)
+    of_mixed = sum(seconds_by_layer(mixed).values())
+    best = min(times.whole_real, times.whole_codes, of_mixed)
+    if best == times.whole_real:
+        return {name: slower.get(name, "the model is not faster in int8 here") for name in done.quantized}, times
+    return ({} if best == times.whole_codes else slower), times
