@@ -139,6 +139,13 @@ class MissingPluginError(PluginError):
     code = "W602-missing-plugin"
 
 
+class AccuracyError(WhetError):
+    """No plan keeps the accuracy that was asked for."""
+
+    code = "accuracy"
+    exit_code = 1
+
+
 class InternalError(WhetError):
     """A fault of whet itself; the message says where."""
 

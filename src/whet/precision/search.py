@@ -22,7 +22,7 @@ from whet.plan import Plan
 from whet.precision import result as told
 from whet.precision.insert import Inserted, Layer
 from whet.precision.quantizer import Quantizer, Speed, faster_only
-from whet.precision.trial import Batch, Evaluation, timed
+from whet.precision.trial import Evaluation, timed
 
 Progress = Callable[[str, int, int], None]
 
@@ -66,7 +66,7 @@ class Search:
     """One search. `compute`: the precision of what is not int8 (fp32 or bf16)."""
 
     def __init__(self, quantizer: Quantizer, evaluation: Evaluation, metric: str, max_drop: float, compute: str,
-                 feeds: Batch, progress: Progress = lambda what, done, total: None) -> None:
+                 feeds: Mapping[str, np.ndarray], progress: Progress = lambda what, done, total: None) -> None:
         self.quantizer, self.evaluation, self.max_drop = quantizer, evaluation, max_drop
         self.compute, self.feeds, self.progress = compute, feeds, progress
         progress("running the fp32 plan over the evaluation data", 0, 0)
@@ -122,7 +122,8 @@ class Search:
 
             plan, _ = self.quantizer.plan(others, "fp32", opt_level=0)
             outputs = self.evaluation.outputs(plan)
-            loss = self.metric.loss(self.scores.value, self.evaluation.scores(self.metric, outputs, self.reference).value)
+            alone = self.evaluation.scores(self.metric, outputs, self.reference).value
+            loss = self.metric.loss(self.scores.value, alone)
             rows.append(told.Sensitivity(layer=name, kind=kinds[name], precision="int8", loss=float(loss),
                                          divergence=relative_l2(outputs, self.reference), saved=speed.saved(name)))
         return sorted(rows, key=_worth, reverse=True)
@@ -138,7 +139,7 @@ class Search:
             def rest(l: Layer, taken: set[str] = taken, error: Mapping[str, float | None] = error) -> str:
                 if l.name in taken:
                     return ""
-                return f"int8 alone changes the output by {error.get(l.name) or 0.0:.2g}, more than the budget has room for"
+                return f"int8 here alone changes the output by {error.get(l.name) or 0.0:.2g}: no room in the budget"
 
             plan, done = self.quantizer.plan(rest, self.compute)
             if self.acceptable(self.measure(f"int8: {middle} of {len(rows)} layers", plan, done)):
@@ -168,10 +169,11 @@ def candidates(points: list[Point], layer_count: int) -> tuple[told.Candidate, .
     out = []
     for p in points:
         interval = p.scores.interval()
+        bound = 0.0 if p.verdict is None else _finite(p.verdict.upper)
         counted = {"int8": len(p.quantized), "other": layer_count - len(p.quantized)}
         out.append(told.Candidate(
             label=p.label, latency=p.timing, value=interval.value, value_low=_finite(interval.low),
-            value_high=_finite(interval.high), loss=_finite(p.loss), bound=_finite(p.verdict.upper) if p.verdict else 0.0,
+            value_high=_finite(interval.high), loss=_finite(p.loss), bound=bound,
             plan_bytes=p.plan.nbytes, layers={k: v for k, v in counted.items() if v}, state=p.state))
     return tuple(out)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -13,39 +12,35 @@ from whet.measure.scores import Metric, Scores
 from whet.measure.stats import latency
 from whet.measure.timing import alternate
 from whet.plan import Plan
+from whet.precision.batches import Data
 from whet.precision.result import Timing
 from whet.runtime import load
 
-Batch = Mapping[str, np.ndarray]
 
-
-@dataclass
 class Evaluation:
-    """Samples in batches, run anew for every plan.
+    """Samples that every plan is run over, in the same order. `output`: the one that is judged ("": the first)."""
 
-    batches: gives the batches, the same ones each time. samples: how many there are in all. labels: [samples, ...],
-    or None where outputs are only compared with the reference plan's. output: which output is judged ("": the first).
-    """
-
-    batches: Callable[[], Iterable[Batch]]
-    samples: int
-    labels: np.ndarray | None = None
-    output: str = ""
+    def __init__(self, data: Data, output: str = "") -> None:
+        self.data, self.output = data, output
+        self.labels: np.ndarray | None = None  # known after the first run
 
     def outputs(self, plan: Plan, progress: Callable[[int], None] = lambda samples: None) -> np.ndarray:
         """The judged output for all samples, [samples, ...]."""
         engine = load(plan)
         found: list[np.ndarray] = []
-        for batch in self.batches():
-            out = engine(dict(batch))
+        labels: list[np.ndarray] = []
+        for batch in self.data.batches():
+            out = engine(batch.feeds)
             name = self.output or next(iter(out))
             if name not in out:
                 raise InputError(f"the model has no output {name!r}", why=f"it has {', '.join(out)}",
                                  do="choose one of these")
-            found.append(np.asarray(out[name]))
-            progress(sum(len(a) for a in found))
-        if not found:
-            raise InputError("there are no samples to judge by", do="give evaluation data (--eval)")
+            found.append(np.asarray(out[name])[:batch.count])
+            if batch.labels is not None:
+                labels.append(batch.labels)
+            progress(batch.first + batch.count)
+        if self.labels is None and labels:
+            self.labels = np.concatenate(labels)
         return np.concatenate(found)
 
     def scores(self, metric: Metric, outputs: np.ndarray, reference: np.ndarray) -> Scores:
@@ -53,7 +48,7 @@ class Evaluation:
         return metric.evaluate(outputs, self.labels, reference)
 
 
-def timed(plans: Mapping[str, Plan], feeds: Batch, seconds: float = 1.0) -> dict[str, Timing]:
+def timed(plans: Mapping[str, Plan], feeds: Mapping[str, np.ndarray], seconds: float = 1.0) -> dict[str, Timing]:
     """Median seconds of one call of each plan on the same inputs, in turns."""
     engines = {name: load(plan) for name, plan in plans.items()}
     data = dict(feeds)
