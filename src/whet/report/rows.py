@@ -79,8 +79,13 @@ def interval(quantile: Quantile) -> str:
     """`1.20 to 1.31 ms`: the 95 % interval; an open end is said so."""
     if quantile.low is None or quantile.high is None:
         return "too few samples to bound"
-    scale, name = unit(quantile.value)
-    return f"{significant(quantile.low * scale)} to {significant(quantile.high * scale)} {name}"
+    return interval_text(quantile.value, quantile.low, quantile.high)
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """`1.20 to 1.31 ms`, in the unit that suits the value; all are seconds."""
+    scale, name = unit(value)
+    return f"{significant(low * scale)} to {significant(high * scale)} {name}"
 
 
 def accuracy_interval(record: Measurement) -> str:
