@@ -123,7 +123,7 @@ class _Places:
     """Where labels lie already. A label goes beside its point if there is room; else the point has its title only."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[float, float, float, float]] = []
+        self.taken: list[tuple[float, float, float, float]] = [(0, 0, LEFT + 200, TOP - 4)]  # the axis's title
 
     def find(self, x: float, y: float, label: str) -> tuple[float, float, str] | None:
         width = 7.0 * len(label)

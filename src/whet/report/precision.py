@@ -28,7 +28,7 @@ _STYLE = """
 .point.on circle, .point.chosen circle { fill: var(--ours) }
 .point.chosen circle { stroke: var(--ink); stroke-width: 2 }
 .point.beyond circle { fill: none; stroke: var(--theirs); stroke-width: 1.5 } .point .whisker { stroke-opacity: .35 }
-table.sort th { cursor: pointer } .verdict { font-weight: 600 } .warn { color: var(--warn) }
+table.sort th { cursor: pointer } .warn { color: var(--warn) }
 """
 
 
@@ -76,7 +76,7 @@ def findings(result: SearchResult) -> list[str]:
         line = f"Chosen: {best.label}, {rows.seconds(best.latency.seconds)} a call, " \
                f"{base.latency.seconds / best.latency.seconds:.2f} times as fast as {base.label}"
         if best.plan_bytes and base.plan_bytes:
-            line += f"; its plan has {rows.size(best.plan_bytes)}, {best.plan_bytes / base.plan_bytes:.0%} of the size"
+            line += f"; its plan takes {rows.size(best.plan_bytes)}, {best.plan_bytes / base.plan_bytes:.0%} of the size"
         out.append(line + ".")
     else:
         out.append(f"No plan meets the budget of {_amount(result.max_drop, result.unit)}.")
@@ -113,14 +113,12 @@ def html(result: SearchResult) -> str:
     style = resources.files("whet.report").joinpath("style.css").read_text("utf-8")
     title = f"Precision of {result.model}"
     found = points(result)
-    state = result.judgement.state if result.judgement else ""
     items = "".join(f"<li>{escape(line)}</li>" for line in findings(result))
     parts = [
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
         f"<title>{escape(title)}</title><style>{style}{_STYLE}</style></head><body><main>",
         f'<h1>{escape(title)}</h1><p class="soft">{escape(_subtitle(result))}</p>',
-        f'<p class="verdict{"" if state == "held" else " warn"}">{escape(state.capitalize())}</p>' if state else "",
         f'<ul class="findings">{items}</ul>',
     ]
     drawn = pareto.chart(found, budget=result.max_drop, unit=result.unit, metric=result.metric)
