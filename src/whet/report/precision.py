@@ -76,7 +76,8 @@ def findings(result: SearchResult) -> list[str]:
         line = f"Chosen: {best.label}, {rows.seconds(best.latency.seconds)} a call, " \
                f"{base.latency.seconds / best.latency.seconds:.2f} times as fast as {base.label}"
         if best.plan_bytes and base.plan_bytes:
-            line += f"; its plan takes {rows.size(best.plan_bytes)}, {best.plan_bytes / base.plan_bytes:.0%} of the size"
+            share = best.plan_bytes / base.plan_bytes
+            line += f"; its plan takes {rows.size(best.plan_bytes)}, {share:.0%} of the size"
         out.append(line + ".")
     else:
         out.append(f"No plan meets the budget of {_amount(result.max_drop, result.unit)}.")
