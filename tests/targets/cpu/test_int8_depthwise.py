@@ -15,12 +15,13 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
+from whet.targets.cpu.conv_depthwise_dot import ConvDepthwiseDot
 from whet.targets.cpu.conv_depthwise_int8 import MOST_TAPS, ConvDepthwiseCodes
 from whet.targets.cpu.isa import AVX2, AVX512, NEON, Isa, named
 
 F, U8, I8, I32 = DType.F32, DType.U8, DType.I8, DType.I32
 ISAS = [pytest.param(i, id=n) for n, i in (("host", named("host")), ("avx512", AVX512), ("avx2", AVX2))]
-CODES = ConvDepthwiseCodes()
+CODES, DOT = ConvDepthwiseCodes(), ConvDepthwiseDot()
 CASES = [
     ((1, 5, 7, 3), 3, (3, 3), {"pads": (1, 1, 1, 1)}),
     ((2, 9, 8, 17), 17, (3, 3), {"strides": (2, 2), "pads": (1, 1, 1, 1), "gap": 5}),
@@ -119,3 +120,41 @@ def test_neon_code_is_made() -> None:
     r = codes((1, 6, 6, 5), 5, (3, 3), U8, 3, pads=(1, 1, 1, 1))
     impl = CODES.implement(r, next(iter(CODES.space(r, NEON, 2))), NEON, 2)
     assert "mla" in to_assembly(impl.steps[0].kernel.code, NEON)
+
+
+# -- dot products down the columns -----------------------------------------------------------------------------
+
+DOTS = [
+    ((2, 7, 9, 96), (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((1, 8, 9, 144), (3, 3), {"pads": (1, 1, 1, 1), "strides": (2, 2), "gap": 3, "x_gap": 5}),
+    ((1, 6, 9, 17), (3, 3), {"pads": (1, 0, 0, 2)}),
+    ((1, 7, 8, 64), (5, 5), {"pads": (2, 2, 2, 2), "strides": (1, 2)}),
+    ((1, 6, 9, 40), (3, 2), {"pads": (2, 2, 2, 2), "dilations": (2, 3)}),
+    ((1, 3, 1, 33), (1, 1), {}),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("case", DOTS, ids=str)
+def test_dot_products_are_exact_for_every_shape(case: Any, isa: Isa) -> None:
+    x, kernel, more = case
+    for dtype, pad in ((U8, 200), (I8, -7)):
+        r = codes(x, x[-1], kernel, dtype, pad, **more)
+        space = list(DOT.space(r, isa, 2))
+        check(requantized(r, U8, 5), DOT, isa, space[0])
+        check(requantized(r, I8, -9, residual=True) if pad > 0 else r, DOT, isa, {**space[-1], "splits": 2})
+
+
+def test_a_residual_of_codes_and_a_real_result_are_taken() -> None:
+    r = codes((1, 5, 6, 80), 80, (3, 3), U8, 3, pads=(1, 1, 1, 1))
+    real = Expr((Leaf(ANCHOR, I32), Apply("cast", (0,), F, (("to", F),)), Imm(0.25, F), Apply("mul", (1, 2), F)))
+    check(replace(r, epilogue=real, output=replace(r.output, dtype=F)), DOT, named("host"))
+
+
+@pytest.mark.parametrize("h", [2, 9])
+def test_the_height_may_be_symbolic(h: int) -> None:
+    dims = {"b": (0, 2, 4), "h": (2, 9, 20)}
+    r = codes((symbol("b"), symbol("h"), 9, 70), 70, (3, 3), U8, 9, pads=(1, 1, 1, 1), dims=dims)
+    assert {p["rows"] for p in DOT.space(r, named("host"), 2)} >= {2}
+    for b in (0, 2):
+        check(requantized(r), DOT, named("host"), {"rows": 2, "width": 2, "splits": 1}, {"b": b, "h": h})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from whet.targets.base import Tactic
 from whet.targets.cpu.conv_amx import ConvAmx
 from whet.targets.cpu.conv_depthwise import ConvDepthwise
+from whet.targets.cpu.conv_depthwise_dot import ConvDepthwiseDot
 from whet.targets.cpu.conv_depthwise_int8 import ConvDepthwiseCodes
 from whet.targets.cpu.conv_direct import ConvDirect
 from whet.targets.cpu.conv_implicit import ConvGemm, ConvImplicit
@@ -19,7 +20,8 @@ from whet.targets.cpu.pool import PoolWindow
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
     "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(),
-             ConvDepthwiseCodes(), ConvImplicit(), ConvDirect("conv"), ConvGemm(GemmInt8()), ConvInt8()),
+             ConvDepthwiseDot(), ConvDepthwiseCodes(), ConvImplicit(), ConvDirect("conv"),
+             ConvGemm(GemmInt8()), ConvInt8()),
     "conv_transpose": (ConvTransposePhases(), ConvDirect("conv_transpose")),
     "lrn": (Lrn(),),
     "pool": (PoolWindow(),),

@@ -426,6 +426,27 @@ def saturate(k: Fn, v: Val, zero: int, to: DType) -> Val:
     return k.cast("trunc", i, "i8") + (zero - 256 if zero > 127 else zero)
 
 
+def packs(k: Fn, vs: Sequence[Val], zero: int, to: DType) -> Val:
+    """`saturate` of four vectors of f32 at once, by x86's saturating packs, as one vector of bytes: in every 128-bit
+    lane of it there are four codes from that lane of each of them, in order."""
+    wide, lanes = k.isa.width == 64, vs[0].lanes
+    info, name = np.iinfo(to.np), "llvm.x86.avx512.{}.512" if wide else "llvm.x86.avx2.{}"
+    words: list[Val] = []
+    for v in vs:
+        v = vmath.fmin(k, float(info.max - zero), v)  # what is too low, and NaN, is converted to the least integer
+        ty = vec("i32", lanes)
+        if wide:
+            words.append(k.call("llvm.x86.avx512.mask.cvtps2dq.512", ty,
+                                [v, k.const(ty, 0), k.const("i16", -1), k.const("i32", 4)]))
+        else:
+            words.append(k.call("llvm.x86.avx.cvt.ps2dq.256", ty, [v]))
+    halves = [k.call(name.format("packssdw"), vec("i16", 2 * lanes), [words[i], words[i + 1]]) for i in (0, 2)]
+    if zero:
+        ty = halves[0].ty
+        halves = [k.call(f"llvm.sadd.sat.{_mangle(ty)}", ty, [h, k.const(ty, zero)]) for h in halves]
+    return k.call(name.format("packuswb" if to is DType.U8 else "packsswb"), vec("i8", 4 * lanes), halves)
+
+
 def _to_integer(k: Fn, v: Val, dst: DType) -> Val:
     """Truncated towards zero; out of range saturated, NaN 0. (LLVM takes its own saturating conversion of vectors
     apart, lane by lane.)"""
