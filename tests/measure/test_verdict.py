@@ -139,3 +139,13 @@ def test_samples_that_differ_in_number_are_refused() -> None:
 def test_outcomes_are_truth_values(values: list) -> None:
     with pytest.raises(InputError, match="truth values"):
         judge(values, values, 0.5)
+
+
+def test_the_best_of_many_candidates_is_judged_more_strictly() -> None:
+    pairs = outcomes(10_000, 60, 35)
+    assert judge(*pairs, 0.5).state == "held"
+    verdict = judge(*pairs, 0.5, looks=20)
+    assert verdict.state == "undecided"
+    assert "99.8 % confidence" in verdict.sentence
+    with pytest.raises(InputError):
+        judge(*pairs, 0.5, looks=0)

@@ -47,10 +47,10 @@ class MacroF1(Metric):
         parts = np.stack([truth, found, np.full(len(truth), classes)], axis=1).astype(np.int64)
         return Scores(self, parts, len(truth), int(broken.sum()), None, {"top1": float(right.mean())})
 
-    def least_upper(self, reference: np.ndarray, candidate: np.ndarray) -> float:
+    def least_upper(self, reference: np.ndarray, candidate: np.ndarray, confidence: float) -> float:
         # Where no answer differs, neither does any resample, but samples that were not seen may: the bound of top-1.
         right = [parts[:, 0] == parts[:, 1] for parts in (reference, candidate)]
-        return 100 * paired.upper_bound(paired.Pairs.of(*right))
+        return 100 * paired.upper_bound(paired.Pairs.of(*right), confidence)
 
     def value(self, parts: np.ndarray) -> float:
         return float(self.resampled(parts, np.ones((1, len(parts))))[0])

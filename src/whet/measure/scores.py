@@ -57,7 +57,7 @@ class Metric(ABC):
         """With each sample left out in turn; [n]."""
         return self.combine((parts.sum(axis=0) - parts) / max(1, len(parts) - 1))
 
-    def least_upper(self, reference: np.ndarray, candidate: np.ndarray) -> float:
+    def least_upper(self, reference: np.ndarray, candidate: np.ndarray, confidence: float) -> float:
         """What the upper bound of the loss may not fall below, from both models' parts: resampling cannot draw what
         did not occur, so that counts of rare events need a floor."""
         return float("-inf")

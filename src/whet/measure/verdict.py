@@ -27,7 +27,7 @@ MOST = 10 ** 9  # a sample size beyond which it is no use to name one
 @dataclass(frozen=True)
 class Verdict:
     """What was found. `reference` and `candidate` are the metric in its own scale with 95 % intervals; `loss`, its
-    one-sided 95 % bounds `upper` and `lower`, and `max_drop` are in `unit`.
+    one-sided bounds `upper` and `lower` at `confidence`, and `max_drop` are in `unit`.
 
     `needed` is the number of samples that would decide an undecided case, if it is known; `pairs` are the four cells
     of a metric that is right or wrong by sample; `broken` counts the candidate's samples with NaN or infinity.
@@ -46,6 +46,7 @@ class Verdict:
     needed: int | None = None
     pairs: paired.Pairs | None = None
     broken: int = 0
+    confidence: float = paired.CONFIDENCE
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +69,8 @@ class Verdict:
         shown = f" {self.unit}" if self.unit else ""
         against = f"the budget of {self.max_drop:g}{shown}"
         found = f"{self.metric} {self._value(self.reference)} becomes {self._value(self.candidate)}"
-        lost = f"a loss of {self.loss:.2f}{shown}, at most {self.upper:.2f} with 95 % confidence"
+        sure = f"{100 * self.confidence:.3g} % confidence"
+        lost = f"a loss of {self.loss:.2f}{shown}, at most {self.upper:.2f} with {sure}"
         if self.pairs is not None:
             p = self.pairs
             lost += f" ({p.discordant} answered differently: {p.lost} lost, {p.gained} gained)"
@@ -93,11 +95,13 @@ class Verdict:
 
 
 def judge(reference: Scores | ArrayLike, candidate: Scores | ArrayLike, max_drop: float,
-          metric: Metric | str = "top1") -> Verdict:
+          metric: Metric | str = "top1", looks: int = 1) -> Verdict:
     """Whether the candidate loses at most `max_drop` (in the metric's unit: 0.5 is half a point of top-1).
 
     reference, candidate: scores of both models on the same samples in the same order (`Metric.evaluate`), or vectors of
     truth values of `metric`, one a sample.
+    looks: how many candidates were judged on these samples before one was taken; the bounds are widened by it
+    (Bonferroni), since the best of many is often the luckiest.
 
     Held: the one-sided upper 95 % bound of the loss lies below the budget, which a candidate whose true loss is the
     budget or more reaches by luck at most once in twenty times. Not held: the lower bound lies above. Else undecided,
@@ -114,9 +118,12 @@ def judge(reference: Scores | ArrayLike, candidate: Scores | ArrayLike, max_drop
     if ours.n != theirs.n:
         raise InputError(f"{theirs.n} samples of the reference and {ours.n} of the candidate",
                          do="run both on the same samples")
+    if looks < 1:
+        raise InputError("candidates are counted from one", why=f"looks={looks} was given")
+    confidence = 1 - (1 - paired.CONFIDENCE) / looks
     if ours.outcomes is not None and theirs.outcomes is not None:
-        return _judge_pairs(theirs, ours, max_drop)
-    return _judge_aggregate(theirs, ours, max_drop)
+        return _judge_pairs(theirs, ours, max_drop, confidence)
+    return _judge_aggregate(theirs, ours, max_drop, confidence)
 
 
 def _outcomes(values: ArrayLike, metric: Metric | str) -> Scores:
@@ -131,18 +138,18 @@ def _outcomes(values: ArrayLike, metric: Metric | str) -> Scores:
     return found.scored(right.astype(bool), 0)
 
 
-def _judge_pairs(reference: Scores, candidate: Scores, max_drop: float) -> Verdict:
+def _judge_pairs(reference: Scores, candidate: Scores, max_drop: float, confidence: float) -> Verdict:
     assert reference.outcomes is not None
     assert candidate.outcomes is not None
     pairs = paired.Pairs.of(reference.outcomes, candidate.outcomes)
-    upper, lower = 100 * paired.upper_bound(pairs), 100 * paired.lower_bound(pairs)
+    upper, lower = (100 * end(pairs, confidence) for end in (paired.upper_bound, paired.lower_bound))
     state = _state(lower, upper, max_drop)
-    needed = needed_samples(pairs, max_drop / 100) if state == "undecided" else None
+    needed = needed_samples(pairs, max_drop / 100, confidence) if state == "undecided" else None
     return Verdict(state, candidate.metric.name, candidate.metric.unit, pairs.n, max_drop, reference.interval(),
-                   candidate.interval(), 100 * pairs.loss, upper, lower, needed, pairs, candidate.broken)
+                   candidate.interval(), 100 * pairs.loss, upper, lower, needed, pairs, candidate.broken, confidence)
 
 
-def needed_samples(pairs: paired.Pairs, margin: float) -> int | None:
+def needed_samples(pairs: paired.Pairs, margin: float, confidence: float = paired.CONFIDENCE) -> int | None:
     """Samples that decide whether the loss is below `margin` (a share), if the pairs go on to differ as they do here.
 
     (z_0.95 + z_0.9)^2 (p_d - loss^2) / (margin - loss)^2, with a loss below zero taken for zero (which gives the
@@ -150,16 +157,16 @@ def needed_samples(pairs: paired.Pairs, margin: float) -> int | None:
     thousand million.
     """
     loss = max(0.0, pairs.loss)
-    fewest = paired.samples_without_discordance(margin)
+    fewest = paired.samples_without_discordance(margin, confidence)
     gap = abs(margin - loss)
     variance = pairs.discordant / pairs.n - loss * loss
     if gap * gap * MOST < variance or gap == 0:
         return None
-    found = paired.required_samples(variance, gap)
+    found = paired.required_samples(variance, gap, confidence=confidence)
     return max(found, fewest, pairs.n + 1)
 
 
-def _judge_aggregate(reference: Scores, candidate: Scores, max_drop: float) -> Verdict:
+def _judge_aggregate(reference: Scores, candidate: Scores, max_drop: float, confidence: float) -> Verdict:
     metric, n = candidate.metric, candidate.n
     before, after = reference.resampled(), candidate.resampled()
     theirs, ours = reference.interval(before), candidate.interval(after)
@@ -167,21 +174,21 @@ def _judge_aggregate(reference: Scores, candidate: Scores, max_drop: float) -> V
     if not math.isfinite(loss):
         lower = upper = math.inf
         return Verdict("not held", metric.name, metric.unit, n, max_drop, theirs, ours, math.inf, upper, lower,
-                       None, None, candidate.broken)
+                       None, None, candidate.broken, confidence)
     lower, upper, needed = -math.inf, math.inf, FEWEST
     if n >= FEWEST:
         drawn = metric.loss(before, after)
         left = metric.loss(reference.metric.left_out(reference.parts), metric.left_out(candidate.parts))
-        upper = bootstrap.bca(loss, drawn, left, paired.CONFIDENCE)
-        lower = bootstrap.bca(loss, drawn, left, 1 - paired.CONFIDENCE)
-        upper = max(upper, metric.least_upper(reference.parts, candidate.parts))
+        upper = bootstrap.bca(loss, drawn, left, confidence)
+        lower = bootstrap.bca(loss, drawn, left, 1 - confidence)
+        upper = max(upper, metric.least_upper(reference.parts, candidate.parts, confidence))
         gap = max_drop - max(0.0, loss)
-        z = sum(NormalDist().inv_cdf(p) for p in (paired.CONFIDENCE, paired.POWER))
+        z = sum(NormalDist().inv_cdf(p) for p in (confidence, paired.POWER))
         size = (z * float(drawn.std()) / gap) ** 2 * n if gap else math.inf
         needed = math.ceil(max(size, n + 1)) if size < MOST else 0
     state = _state(lower, upper, max_drop)
     return Verdict(state, metric.name, metric.unit, n, max_drop, theirs, ours, loss, upper, lower,
-                   (needed or None) if state == "undecided" else None, None, candidate.broken)
+                   (needed or None) if state == "undecided" else None, None, candidate.broken, confidence)
 
 
 def _state(lower: float, upper: float, max_drop: float) -> State:
