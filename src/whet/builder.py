@@ -63,10 +63,11 @@ class Builder:
         return None if self.dump is None else self.dump / f"profile{profile + 1}" if of > 1 else self.dump
 
     def plan(self, graphs: Sequence[Graph], compute: str = "", extra: Mapping[str, Any] | None = None,
-             opt_level: int | None = None) -> Plan:
+             opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> Plan:
         """The plan of prepared graphs (one for each profile), which are used up.
 
-        compute: instead of the builder's. extra: goes into the plan's info["precision"]. opt_level: likewise.
+        compute, opt_level: instead of the builder's. extra: goes into the plan's info["precision"]. evidence: goes
+        into its trailer, which no hash covers.
         """
         compute = compute or self.compute
         reasons: dict[str, str] = {}  # why nodes run on the host
@@ -85,10 +86,11 @@ class Builder:
                      lambda p: self.progress(f"tuning {p.region}", p.done, p.total))
         self.objects |= tuned.objects
         self.progress("compiling and writing the plan", 0, 0)
-        return Plan.from_data(self._data(formed[0].name, outlines, weights, tuned, compute, extra or {}, reasons))
+        return Plan.from_data(self._data(formed[0].name, outlines, weights, tuned, compute, extra or {}, reasons,
+                                         evidence or {}))
 
     def _data(self, name: str, outlines: Sequence[Outline], weights: Weights, tuned: Tuned, compute: str,
-              extra: Mapping[str, Any], reasons: Mapping[str, str]) -> PlanData:
+              extra: Mapping[str, Any], reasons: Mapping[str, str], found: Mapping[str, Any]) -> PlanData:
         import numpy
         import onnx
 
@@ -140,7 +142,7 @@ class Builder:
             scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.cpu.threads,
             arch=isa.arch, isa=isa.name, features=sorted(isa.features), info=info,
             blobs={**blobs, RECIPE: _recipe(jobs, self.cpu)},
-            trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3)})
+            trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3), **found})
 
 
 class _Kept:

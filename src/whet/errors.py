@@ -140,10 +140,11 @@ class MissingPluginError(PluginError):
 
 
 class AccuracyError(WhetError):
-    """No plan keeps the accuracy that was asked for."""
+    """No plan keeps the accuracy that was asked for (W7xx). `result` is the record of the search."""
 
-    code = "accuracy"
+    code = "W700-accuracy"
     exit_code = 1
+    result: object = None
 
 
 class InternalError(WhetError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
 from whet.ir.symbolic import names
 from whet.plan import Plan
+from whet.precision.insert import is_quantized
+from whet.precision.quantizer import Quantizer
+from whet.quantizing import Quantization, quantize, searched
 from whet.targets.cpu.target import CpuTarget
 from whet.tuning.cache import TimingCache, default_path
 
@@ -24,7 +28,7 @@ __all__ = ["PRECISIONS", "build", "regenerate"]
 Shapes = Mapping[str, Sequence[int]]
 Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def build(
@@ -43,6 +47,11 @@ def build(
     opt_level: int = 3,
     dump: str | os.PathLike[str] | None = None,
     isa: str = "host",
+    calibration: Any = None,
+    evaluation: Any = None,
+    metric: str = "divergence",
+    max_drop: float | None = None,
+    quantization: Quantization | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Plan:
     """Build a plan from a model.
@@ -61,14 +70,22 @@ def build(
     timing_cache:   file (read and added to) or object; default: the user's cache.
     opt_level:      0 (trust the cost model) to 5 (measure everything).
     dump:           folder for the graph after each pass.
+    calibration:    data for int8: a path, arrays by input name, batches (`precision.data.open_data` lists the forms),
+                    or a `Calibration` made before. Models that are quantized already (Q/DQ) need none.
+    evaluation:     data, with labels where the metric needs them, that candidates are judged by.
+    metric:         `top1`, `cosine`... (`measure.metrics`); without labels the outputs' `divergence` from fp32.
+    max_drop:       what may be lost, in the metric's unit: the fastest plan within it is searched. What was found is
+                    in the plan's evidence["precision"].
+    quantization:   finer options; those above win over it where they are given.
     isa:            `host`; `avx512`, `avx2` to build for less than this machine has (tuned here).
     progress:       called with (what, done, total).
 
-    Raises ModelError, InputError, UnsupportedError, TuningError, CacheError.
+    Raises ModelError, InputError, UnsupportedError, TuningError, CacheError, AccuracyError.
     """
     if target != "cpu":
         raise UnsupportedError(f"no target {target!r}", why="this version builds for the CPU", do="use target='cpu'")
-    allowed = _precisions(precision)
+    asked = {precision} if isinstance(precision, str) else set(precision)
+    allowed = _precisions(asked)
     cpu = _cpu(isa, threads)
     cache = timing_cache if isinstance(timing_cache, TimingCache) else TimingCache.open(timing_cache or default_path())
 
@@ -85,7 +102,33 @@ def build(
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
     builder = Builder(cpu, cache, opt_level, compute, allowed, note, model_hash(source) if source is not None else "",
                       states or {}, tuple(fp32_layers), Path(dump) if dump else None, progress)
-    return builder.plan(builder.prepare(graphs))
+    prepared = builder.prepare(graphs)
+    o = _quantization(quantization, calibration, evaluation, metric, max_drop, force_precision)
+    if o.max_drop is not None and o.evaluation is None and o.calibration is None:
+        raise InputError("a budget without data to judge by", why=f"max_drop={o.max_drop:g}",
+                         do="give evaluation data (--eval DATA)")
+    if "int8" in allowed and o.asked:
+        return quantize(builder, prepared, o)
+    if o.max_drop is not None:
+        return searched(builder, Quantizer(builder, prepared, {}), None, o)
+    if "int8" in asked and not is_quantized(prepared[0]):
+        raise InputError("int8 needs data to calibrate with", why="the model has no Q/DQ of its own",
+                         do="give some hundreds of samples (--calib DATA), or a calibration cache")
+    if "int8" in allowed and not is_quantized(prepared[0]):
+        builder.note = _joined(note, "int8 was allowed but not used: there were no data to calibrate with (--calib)")
+    return builder.plan(prepared)
+
+
+def _quantization(o: Quantization | None, calibration: Any, evaluation: Any, metric: str, max_drop: float | None,
+                  force: bool) -> Quantization:
+    o = o or Quantization()
+    given = {"calibration": calibration, "evaluation": evaluation, "max_drop": max_drop,
+             "metric": None if metric == "divergence" else metric, "every_layer": force or None}
+    return dataclasses.replace(o, **{k: v for k, v in given.items() if v is not None})
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(n for n in notes if n)
 
 
 def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: Mapping[str, str]) -> Graph:
@@ -99,8 +142,7 @@ def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: M
     return load_model(source, shapes=shapes, profiles=[{**profile, **empty}])
 
 
-def _precisions(precision: str | Iterable[str]) -> set[str]:
-    asked = {precision} if isinstance(precision, str) else set(precision)
+def _precisions(asked: set[str]) -> set[str]:
     if "best" in asked:
         asked = asked - {"best"} | set(PRECISIONS)
     unknown = asked - set(PRECISIONS)

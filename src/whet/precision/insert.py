@@ -56,6 +56,11 @@ def layers(graph: Graph) -> list[Layer]:
     return out
 
 
+def is_quantized(graph: Graph) -> bool:
+    """True for a model that brings codes of its own (Q/DQ)."""
+    return any(n.op in ("quantize", "dequantize") for n in graph.nodes)
+
+
 def _kind(n: Node) -> str:
     if n.op == "matmul":
         return "matmul"

@@ -21,7 +21,7 @@ class Builds(Protocol):
     """What makes plans of prepared graphs (`whet.builder.Builder`)."""
 
     def plan(self, graphs: Sequence[Graph], compute: str = "", extra: Mapping[str, Any] | None = None,
-             opt_level: int | None = None) -> Plan:
+             opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> Plan:
         """The plan of graphs, which are used up."""
         ...
 
@@ -52,12 +52,13 @@ class Quantizer:
         return layers(self.graphs[0])
 
     def plan(self, keep: Keep = nothing, compute: str = "", extra: Mapping[str, Any] | None = None,
-             opt_level: int | None = None) -> tuple[Plan, Inserted]:
+             opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> tuple[Plan, Inserted]:
         """The plan with every layer quantized but those that `keep` gives a reason for, and what was done."""
         copies = [g.copy() for g in self.graphs]
         done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes)
                 for g in copies]
-        return self.build.plan(copies, compute, extra, opt_level), done[0]
+        said = {"int8": {"layers": done[0].quantized, "kept": done[0].kept}, **(extra or {})}
+        return self.build.plan(copies, compute, said, opt_level, evidence), done[0]
 
     def real(self, compute: str = "", opt_level: int | None = None) -> Plan:
         """The plan with nothing quantized."""

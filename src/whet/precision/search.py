@@ -9,7 +9,7 @@ is found by bisection. What was met on the way is the Pareto front.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,7 @@ class Point:
     timing: told.Timing
     quantized: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
+    compute: str = "fp32"
 
     @property
     def loss(self) -> float:
@@ -82,7 +83,8 @@ class Search:
         slower, speed = faster_only(self.quantizer, self.compute)
         self.quantizer.fixed = {**self.quantizer.fixed, **slower}
         if self.compute != "fp32":
-            self.measure(self.compute, self.quantizer.real(self.compute), Inserted())
+            self.measure(self.compute, self.quantizer.real(self.compute),
+                         Inserted(kept={l.name: "nothing is in int8 here" for l in self.quantizer.layers}))
             if not self.acceptable(self.points[-1]):
                 self.compute = "fp32"  # what the other layers lose in it is lost already
         rows: list[told.Sensitivity] = []
@@ -103,7 +105,8 @@ class Search:
         scores = self.evaluation.scores(self.metric, self.evaluation.outputs(plan), self.reference)
         verdict = judge(self.scores, scores, self.max_drop, self.metric)
         timing = timed({"fp32": self.reference_plan, label: plan}, self.feeds)[label]
-        self.points.append(Point(label, plan, scores, verdict, timing, tuple(done.quantized), dict(done.kept)))
+        self.points.append(Point(label, plan, scores, verdict, timing, tuple(done.quantized), dict(done.kept),
+                                 self.compute))
         return self.points[-1]
 
     def acceptable(self, p: Point) -> bool:
@@ -164,13 +167,13 @@ def _worth(r: told.Sensitivity) -> float:
     return max(r.saved if r.saved is not None else 1e-6, 1e-9) / max(r.divergence or 0.0, 1e-9)
 
 
-def candidates(points: list[Point], layer_count: int) -> tuple[told.Candidate, ...]:
+def candidates(points: Sequence[Point], layer_count: int) -> tuple[told.Candidate, ...]:
     """The points as the report has them."""
     out = []
     for p in points:
         interval = p.scores.interval()
         bound = 0.0 if p.verdict is None else _finite(p.verdict.upper)
-        counted = {"int8": len(p.quantized), "other": layer_count - len(p.quantized)}
+        counted = {"int8": len(p.quantized), p.compute: layer_count - len(p.quantized)}
         out.append(told.Candidate(
             label=p.label, latency=p.timing, value=interval.value, value_low=_finite(interval.low),
             value_high=_finite(interval.high), loss=_finite(p.loss), bound=bound,

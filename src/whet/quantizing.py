@@ -1,0 +1,217 @@
+"""Quantizing a model: calibration, what prepares its weights, and the choice of layers.
+
+`pipeline.build` comes here with prepared graphs where int8 is allowed and there are data to calibrate with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from whet import __version__
+from whet.builder import Builder
+from whet.errors import AccuracyError
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph
+from whet.ir.printer import to_text
+from whet.measure.device import this_device
+from whet.measure.metrics import by_name
+from whet.measure.record import now
+from whet.plan import Plan
+from whet.precision import result as told
+from whet.precision.cache import Calibration, Expect
+from whet.precision.calibrate import calibrate
+from whet.precision.data import Preprocess, open_data
+from whet.precision.insert import layers
+from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
+from whet.precision.search import Found, Search, candidates
+from whet.precision.specs import specs
+from whet.precision.taps import tapped
+from whet.precision.trial import Evaluation
+from whet.runtime import load
+
+ACTIVATIONS = {"u8": DType.U8, "i8": DType.I8}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a model is quantized.
+
+    calibration: data in any form that `precision.data.open_data` takes; or a `Calibration` made before.
+    cache:       file of the calibration: read if it is there (and of this model), else written.
+    method:      `entropy`, `minmax`, `mse`, `percentile` or `percentile:99.9`.
+    samples:     at most so many samples are calibrated with.
+    preprocess:  of images.
+    activations: `u8` (asymmetric) or `i8` (symmetric).
+    evaluation:  data (with labels, where the metric needs them) that candidates are judged by.
+    metric, max_drop: what may be lost, in the metric's unit (`measure.metrics`).
+    every_layer: quantize layers even where that is not faster here.
+    """
+
+    calibration: Any = None
+    cache: str | os.PathLike[str] | None = None
+    method: str = "entropy"
+    samples: int | None = None
+    preprocess: Preprocess | None = None
+    activations: str = "u8"
+    evaluation: Any = None
+    labels: Any = None
+    metric: str = "divergence"
+    max_drop: float | None = None
+    output: str = ""
+    every_layer: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """True if there is anything to calibrate with."""
+        return self.calibration is not None or (self.cache is not None and Path(self.cache).exists())
+
+
+def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
+    """The plan of prepared graphs with layers in int8.
+
+    With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none). Else: every layer
+    that int8 makes faster on this machine.
+    """
+    seen = calibration_of(builder, graphs[0], o)
+    quantizer = quantizer_of(builder, graphs, seen, o)
+    if o.max_drop is not None:
+        return searched(builder, quantizer, seen, o)
+    if not o.every_layer and builder.opt_level > 0:
+        slower, _ = faster_only(quantizer)
+        quantizer.fixed = {**quantizer.fixed, **slower}
+    plan, _ = quantizer.plan(extra={"calibration": evidence(seen, o)})
+    return plan
+
+
+def calibration_of(builder: Builder, graph: Graph, o: Quantization) -> Calibration:
+    """What was seen of the values that layers read: from the cache where it is of this model, else observed now.
+
+    Observing runs the fp32 plan, with these values as its outputs, over the data. CacheError for a cache of another
+    model or of other preprocessing.
+    """
+    key = graph_key(graph)
+    given, axes = tapped(graph)
+    expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(axes))
+    if isinstance(o.calibration, Calibration):
+        o.calibration.check(expect)
+        return o.calibration
+    if o.cache is not None and Path(o.cache).exists():
+        return Calibration.load(o.cache, expect)
+    data = open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
+    builder.progress("building the plan that calibration runs", 0, 0)
+    engine = load(builder.plan([given], "fp32", opt_level=0))
+    seen = calibrate(engine, axes, data, layers=readers(graph), model=builder.sha256, graph=key,
+                     progress=lambda done, total: builder.progress("calibrating", done, total or 0))
+    if o.cache is not None:
+        seen.save(o.cache)
+    return seen
+
+
+def graph_key(graph: Graph) -> str:
+    """Names what the calibrated values are called and where they lie: the prepared graph's text, without constants."""
+    return hashlib.sha256(to_text(graph).encode()).hexdigest()
+
+
+def readers(graph: Graph) -> dict[str, str]:
+    """By the name of a value, the layers that read it."""
+    out: dict[str, str] = {}
+    for l in layers(graph):
+        name = l.node.input(0).name
+        out[name] = f"{out[name]}, {l.name}" if name in out else l.name
+    return out
+
+
+def quantizer_of(builder: Builder, graphs: Sequence[Graph], seen: Calibration, o: Quantization) -> Quantizer:
+    """A quantizer by calibrated ranges; the layers that were asked for in fp32 are fixed."""
+    kind = ACTIVATIONS[o.activations]
+    fixed = {l.name: "it was to stay in fp32" for l in layers(graphs[0])
+             if {l.name, l.node.origin} & set(builder.fp32_layers)}
+    return Quantizer(builder, graphs, seen.ranges(o.method, symmetric=kind is DType.I8), kind, fixed)
+
+
+def evidence(seen: Calibration, o: Quantization) -> dict[str, Any]:
+    """What the plan's manifest says of the calibration."""
+    return {"method": o.method, "samples": seen.samples, "batches": seen.batches, "sha256": seen.hash(),
+            "preprocessing": seen.preprocessing, "warnings": list(seen.warnings)}
+
+
+def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: Quantization) -> Plan:
+    """The fastest plan within the budget, with the record of the search in its evidence ("precision").
+
+    AccuracyError, with that record as `result`, if nothing but fp32 keeps the budget though it is not the fastest.
+    """
+    assert o.max_drop is not None
+    data = o.evaluation if o.evaluation is not None else o.calibration
+    given = open_data(data, specs(quantizer.graphs[0]), preprocess=o.preprocess, labels=o.labels,
+                      need_labels=by_name(o.metric, np.zeros((1, 2))).needs_labels)
+    first = next(iter(given.batches()))
+    search = Search(quantizer, Evaluation(given, o.output), o.metric, o.max_drop, builder.compute, first.feeds,
+                    builder.progress)
+    found = search.run()
+    said = record(builder, quantizer, seen, o, found, int(given.samples or 0), first.feeds)
+    best = found.chosen
+    if best is None:
+        e = AccuracyError(f"nothing but fp32 loses at most {o.max_drop:g} {found.metric.unit}".rstrip(),
+                          why=_nearest(found), do="allow more (--max-drop), calibrate with more samples or by another "
+                          "method (--calib-method), or build without a budget")
+        e.result = said
+        raise e
+    extra: dict[str, Any] = {"verdict": msgspec.to_builtins(said.judgement), "metric": said.metric,
+                             "max_drop": o.max_drop, "chosen": best.label}
+    if seen is not None:
+        extra["calibration"] = evidence(seen, o)
+    plan, _ = quantizer.plan(lambda l: best.kept.get(l.name, ""), best.compute, extra,
+                             evidence={"precision": msgspec.to_builtins(said)})
+    return plan
+
+
+def _nearest(found: Found) -> str:
+    p = found.nearest
+    if p is None or p.verdict is None:
+        return "no candidate gave finite outputs"
+    return f"the nearest is {p.label} ({1e3 * p.timing.seconds:.3g} ms a call): {p.verdict.sentence}"
+
+
+def record(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: Quantization, found: Found,
+           samples: int, feeds: Mapping[str, np.ndarray]) -> told.SearchResult:
+    """The search as plain data."""
+    import onnx
+
+    points = found.points
+    best = found.chosen or found.nearest or points[0]
+    verdict = best.verdict
+    if verdict is not None:
+        judgement = told.Judgement(state=verdict.state, sentence=verdict.sentence, needed=verdict.needed)
+    else:
+        judgement = told.Judgement(state="held", sentence="fp32 is the fastest here and loses nothing.")
+    took = seconds_by_layer(best.plan)
+    kept = [told.Kept(layer=n, precision=best.compute, reason=why) for n, why in best.kept.items()]
+    return told.SearchResult(
+        date=now(), model=quantizer.graphs[0].name, model_sha256=builder.sha256, metric=found.metric.name,
+        unit=found.metric.unit, max_drop=float(o.max_drop or 0.0), samples=samples, threads=builder.cpu.threads,
+        shapes={n: tuple(a.shape) for n, a in feeds.items()}, device=this_device(),
+        versions={"whet": __version__, "onnx": onnx.__version__, "numpy": np.__version__},
+        candidates=candidates(points, len(quantizer.layers)), reference=0,
+        chosen=points.index(found.chosen) if found.chosen is not None else None,
+        nearest=points.index(found.nearest) if found.nearest is not None else None, judgement=judgement,
+        sensitivity=tuple(found.sensitivity),
+        layers=tuple(told.Layer(layer=l.name, kind=l.kind, reason=best.kept.get(l.name, ""), seconds=took.get(l.name),
+                                precision="int8" if l.name in best.quantized else best.compute,
+                                saved=found.speed.saved(l.name) if l.name in best.quantized else None)
+                     for l in quantizer.layers),
+        kept=tuple(kept), coverage=coverage_of(seen, o))
+
+
+def coverage_of(seen: Calibration | None, o: Quantization) -> told.Coverage:
+    """What calibration saw, for the report."""
+    if seen is None:
+        return told.Coverage()
+    return told.Coverage(method=o.method, samples=seen.samples, batches=seen.batches, warnings=tuple(seen.warnings))
