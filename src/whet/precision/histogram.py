@@ -224,7 +224,7 @@ class Observer:
         if low > high:
             return
         exponent = max(self.exponent, exponent_for(low, high))
-        first, last = _bin(min(low, 0.0), exponent), _bin(max(high, 0.0), exponent)
+        first, last = bin_of(min(low, 0.0), exponent), bin_of(max(high, 0.0), exponent)
         counts, at, old = self.counts, self.first, self.exponent
         if (exponent, first, last - first + 1) == (old, at, counts.size):
             return
@@ -245,12 +245,13 @@ def exponent_for(low: float, high: float) -> int:
     if low == high:
         return _LEAST_EXPONENT
     e = max(math.frexp(high - low)[1] - BINS.bit_length() - 1, _LEAST_EXPONENT)
-    while e < _MOST_EXPONENT and _bin(high, e) - _bin(low, e) + 1 > BINS:
+    while e < _MOST_EXPONENT and bin_of(high, e) - bin_of(low, e) + 1 > BINS:
         e += 1
     return e
 
 
-def _bin(x: float, exponent: int) -> int:
+def bin_of(x: float, exponent: int) -> int:
+    """The bin of a value."""
     return math.trunc(math.ldexp(x, -exponent))
 
 
