@@ -447,6 +447,14 @@ def packs(k: Fn, vs: Sequence[Val], zero: int, to: DType) -> Val:
     return k.call(name.format("packuswb" if to is DType.U8 else "packsswb"), vec("i8", 4 * lanes), halves)
 
 
+def saturated(k: Fn, vs: Sequence[Val], zero: int, to: DType) -> Val:
+    """`saturate` of four neighbouring vectors of f32, as one vector of bytes."""
+    v = packs(k, vs, zero, to)
+    n, parts = v.lanes // 4, v.lanes // 16
+    order = [i % parts * 4 + i // parts for i in range(n)]
+    return k.bitcast(k.shuffle(k.bitcast(v, vec("i32", n)), None, order), v.ty)
+
+
 def _to_integer(k: Fn, v: Val, dst: DType) -> Val:
     """Truncated towards zero; out of range saturated, NaN 0. (LLVM takes its own saturating conversion of vectors
     apart, lane by lane.)"""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from whet.ir.dtypes import DType
-from whet.ir.expr import Leaf, identity
+from whet.ir.expr import Apply, Expr, Leaf, identity
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Implementation, In, Out, Params, Step
@@ -18,6 +19,7 @@ from whet.targets.cpu.epilogue import (
     gather_value,
     invariant_terms,
     load_value,
+    saturated,
     store_value,
     to_memory,
 )
@@ -176,6 +178,7 @@ class _Kernel:
         heavy = weight(self.expr)
         unroll = 4 if heavy <= 8 else 2 if heavy <= 40 else 1
         early = invariant_terms(self.expr, self._fixed)
+        rounding = self._rounding()
         for r in k.range(r0, r1):
             p = self._row_pointers(at, r)
 
@@ -183,9 +186,12 @@ class _Kernel:
                 return load_value(k, t.dtype, p[t.source])
 
             known = emit_terms(k, self.expr, scalar, early)
-            whole = c0 + (c1 - c0) // (unroll * lanes) * (unroll * lanes)
-            for c in k.range(c0, whole, unroll * lanes):
-                vs = [self._compute(p, c + j * lanes, None, known) for j in range(unroll)]
+            step = (unroll if rounding is None else 4) * lanes
+            whole = c0 + (c1 - c0) // step * step
+            for c in k.range(c0, whole, step):
+                vs = [self._compute(p, c + j, None, known, rounding is not None) for j in range(0, step, lanes)]
+                if rounding is not None:
+                    vs = [saturated(k, vs, rounding["zero"], rounding["to"])]
                 for j, v in enumerate(vs):
                     self._store(v, p, c + j * lanes, None)
             short = isinstance(whole, int) and isinstance(c1, int)  # what is left is known: without a loop
@@ -200,8 +206,18 @@ class _Kernel:
         whole = self.lanes == 1 or (isinstance(count, int) and count >= self.lanes)
         return None if whole else self.k.tail_mask(count, self.lanes)
 
-    def _compute(self, p: dict[int, Val], c: IntLike, mask: Val | None, known: dict[int, Val]) -> Val:
-        k = self.k
+    def _rounding(self) -> dict[str, Any] | None:
+        """The attributes of a last `saturate`, where four vectors of it are packed into one store."""
+        last, isa = self.expr.terms[-1], self.isa
+        packed = isinstance(last, Apply) and last.op == "saturate" and isa.name != "neon" and self.lanes == isa.lanes
+        return dict(last.attrs) if packed else None  # type: ignore[union-attr]
+
+    def _compute(self, p: dict[int, Val], c: IntLike, mask: Val | None, known: dict[int, Val],
+                 unrounded: bool = False) -> Val:
+        """The expression at column c; or what its last term, `saturate`, takes."""
+        k, expr = self.k, self.expr
+        if unrounded:
+            expr = Expr(expr.terms[:expr.terms[-1].args[0] + 1])  # type: ignore[union-attr]
 
         def leaf(t: Leaf) -> Val:
             s = self.nest.strides[t.source][-1]
@@ -211,7 +227,7 @@ class _Kernel:
             step = self.args.dim(s)
             return gather_value(k, t.dtype, p[t.source] + c * step * size, step, self.lanes, mask)
 
-        return emit_expr(k, self.expr, leaf, self.lanes, known)
+        return emit_expr(k, expr, leaf, self.lanes, known)
 
     def _store(self, v: Val, p: dict[int, Val], c: IntLike, mask: Val | None) -> None:
         step = self._stride(OUT, -1) * self.size[OUT]
