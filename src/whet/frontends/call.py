@@ -259,6 +259,8 @@ class Builder:
             size = product(shape)
             return isinstance(size, int) and size <= FOLD_LIMIT
 
+        if node.op == "dequantize" and node.input(0).dtype is not DType.I32 and node.input(0).rank > 1:
+            return False  # weights: the pass `integer` multiplies their codes
         return (node.op not in HOST and node.op != "dequantize_grouped"
                 and all(v is None or (v.data is not None and small(v.shape)) for v in node.inputs)
                 and all(small(v.shape) for v in node.outputs)
@@ -317,7 +319,12 @@ class Call:
     def const(self, i: int) -> np.ndarray | None:
         """The data of operand i, None if it is not a constant."""
         x = self.inputs[i] if self.has(i) else None
-        return x.data if isinstance(x, Value) else None
+        if not isinstance(x, Value):
+            return None
+        made = x.producer
+        if made is not None and made.op == "dequantize" and all(v is not None and v.is_const for v in made.inputs):
+            return evaluate(made, [v.data for v in made.inputs if v is not None])[0]
+        return x.data
 
     def computed(self, i: int) -> bool:
         """True if operand i is there and no constant: dimensions, or what the model computes."""

@@ -1,7 +1,7 @@
 """Lowerings of ONNX Runtime's quantized operators (domain com.microsoft).
 
-Elementwise ones are computed on dequantized numbers and quantized again, as ONNX Runtime does; products are
-integer products, as MatMulInteger has them.
+They are computed on dequantized numbers and quantized again, as ONNX Runtime does elementwise ones; products of
+which a scale or zero point is computed are integer products, as MatMulInteger has them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from whet.frontends.call import LOWERINGS, Call, NeedsReferenceError, Operand, l
 from whet.frontends.lower_contrib import MICROSOFT
 from whet.frontends.lower_contrib_attention import attention_of_projection
 from whet.frontends.lower_nn import matmul
+from whet.frontends.lower_quant import CODES, fixed, real
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 
@@ -170,8 +171,21 @@ def _scaled(c: Call, product: Value, scale_a: Value, scale_b: Value) -> Value:
     return c.emit("mul", product, factor)
 
 
+def _known(c: Call, a: int, scale_a: int, zero_a: int, b: int, scale_b: int, zero_b: int) -> bool:
+    """True if operands a and b are codes whose scales and zero points (by their places) are constants: of a in all,
+    of b in all or per column."""
+    first, second = c.x(scale_a), c.x(scale_b)
+    return (fixed(first, c.opt(zero_a)) and fixed(second, c.opt(zero_b)) and {c.x(a).dtype, c.x(b).dtype} <= set(CODES)
+            and all(v is None or all(d == 1 for d in v.shape) for v in (first, c.opt(zero_a)))
+            and all(v is None or v.rank <= 1 for v in (second, c.opt(zero_b))))
+
+
 @lowers("MatMulIntegerToFloat", domain=MICROSOFT)
 def _matmul_integer_to_float(c: Call) -> Value:
+    if _known(c, 0, 2, 4, 1, 3, 5):
+        b = real(c, c.x(1), c.x(3), c.opt(5), c.x(1).rank - 1)
+        y = matmul(c, real(c, c.x(0), c.x(2), c.opt(4)), b)
+        return y if c.opt(6) is None else c.emit("add", y, c.opt(6))
     y = _scaled(c, _product(c, c.x(0), c.opt(4), c.x(1), c.opt(5)), c.x(2), c.x(3))
     bias = c.opt(6)
     return y if bias is None else c.emit("add", y, bias)
@@ -192,11 +206,20 @@ def _qgemm(c: Call) -> Value:
     a, b = c.x(0), c.x(3)
     a = c.transpose(a, (1, 0)) if c.attr("transA", 0) else a
     b = c.transpose(b, (1, 0)) if c.attr("transB", 0) else b
-    acc = _product(c, a, c.opt(2), b, c.opt(5))
     alpha = c.attr("alpha", 1.0)
+    if _known(c, 0, 1, 2, 3, 4, 5):
+        y = matmul(c, real(c, a, c.x(1), c.opt(2)), real(c, b, c.x(4), c.opt(5), 1))
+        if c.has(6):
+            scale = c.emit("mul", c.reshape(c.x(1), ()), c.x(4))
+            y = c.emit("add", y, real(c, c.x(6), scale, None, c.x(6).rank - 1))
+        return _gemm_result(c, y, alpha)
+    acc = _product(c, a, c.opt(2), b, c.opt(5))
     if c.has(6):
         acc = c.emit("add", acc, c.cast(c.x(6), DType.F32))
-    y = _scaled(c, acc, c.x(1), c.x(4))
+    return _gemm_result(c, _scaled(c, acc, c.x(1), c.x(4)), alpha)
+
+
+def _gemm_result(c: Call, y: Value, alpha: float) -> Value:
     if alpha != 1.0:
         y = c.emit("mul", y, c.like(y, alpha))
     return _quantized(c, y, c.x(7), c.opt(8), c.x(0)) if c.has(7) else y

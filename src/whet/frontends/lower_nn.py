@@ -112,17 +112,18 @@ def padded(c: Call, x: Value, pads: tuple[Dim, ...], value: float = 0) -> tuple[
     return y, (0,) * len(pads)
 
 
-def conv(c: Call, x: Value, w: Value, bias: Value | None) -> Value:
-    """A convolution with the node's attributes."""
+def conv(c: Call, x: Value, w: Value, bias: Value | None, pad_value: int = 0) -> Value:
+    """A convolution with the node's attributes; one of 8-bit codes pads with what stands for 0 among them."""
     spatial = _spatial(c, x)
     rank = len(spatial)
     kernel = _kernel(c, w, rank)
     strides, dilations = per_axis(c, "strides", rank), per_axis(c, "dilations", rank)
-    x, pads = padded(c, x, window(c, spatial, kernel, strides, dilations))
+    x, pads = padded(c, x, window(c, spatial, kernel, strides, dilations), pad_value)
     if min(pads) < 0:
-        x, pads = c.emit("pad", x, pads=(0, 0, *pads[:rank], 0, 0, *pads[rank:])), (0,) * (2 * rank)
+        x = c.emit("pad", x, pads=(0, 0, *pads[:rank], 0, 0, *pads[rank:]), value=pad_value)
+        pads = (0,) * (2 * rank)
     return c.emit("conv", x, w, *([bias] if bias is not None else []), strides=strides, dilations=dilations,
-                  pads=pads, group=c.attr("group", 1))
+                  pads=pads, group=c.attr("group", 1), pad_value=pad_value if any(pads) else 0)
 
 
 @lowers("Conv")

@@ -20,9 +20,11 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops_host import HOST
+from whet.ir.symbolic import is_static
 from whet.passes.rewrite import Result, Rewriter, Rule, aligned, made_by, scalar
 
 MOVES = ("reshape", "transpose", "slice", "expand")
+CHOICES = (*MOVES, "where", "pool", "concat", "pad", "gather")  # whose results are operands' elements
 CODES = (DType.U8, DType.I8)
 LARGEST_SUM = 1 << 31
 
@@ -72,9 +74,33 @@ def below_move(rw: Rewriter, node: Node) -> Result:
     """move(dequantize(q)) is dequantize(move(q))."""
     d = _codes(node.input(0))
     if d is None:
-        return None
+        return _moved_weights(rw, node)
     q = rw.add(node.op, d.input(0), *node.inputs[1:], like=node, **node.attrs)
     return rw.add("dequantize", q, *d.inputs[1:], like=d)
+
+
+def _moved_weights(rw: Rewriter, node: Node) -> Result:
+    """Constant codes, and scales along one axis of them, transposed or reshaped at once."""
+    d = made_by(node.input(0), "dequantize")
+    if d is None or node.op not in ("transpose", "reshape") or not is_static(node.output.shape):
+        return None
+    q, *parameters = (v.data for v in d.inputs if v is not None)
+    if q is None or any(p is None for p in parameters):
+        return None
+    full = [np.expand_dims(p, tuple(range(q.ndim - p.ndim))) for p in parameters if p is not None]
+    wide = {i for p in full for i, n in enumerate(p.shape) if n != 1}
+    if node.op == "transpose":
+        moved = [np.transpose(a, node.attrs["perm"]) for a in (q, *full)]
+    else:
+        shape = tuple(n for n in node.output.shape if isinstance(n, int))
+        before = [math.prod(q.shape[:i]) for i in wide]
+        to = [j for i, b in zip(wide, before) for j, n in enumerate(shape)
+              if n == q.shape[i] and math.prod(shape[:j]) == b]
+        if len(wide) > 1 or len(to) < len(wide):
+            return None
+        vector = tuple(n if j in to[:1] else 1 for j, n in enumerate(shape))
+        moved = [q.reshape(shape), *(p.reshape(vector if p.size > 1 else (1,) * len(shape)) for p in full)]
+    return rw.add("dequantize", *(rw.graph.const(np.ascontiguousarray(a)) for a in moved), like=d)
 
 
 def below_max_pool(rw: Rewriter, node: Node) -> Result:
@@ -223,18 +249,20 @@ def read_codes(rw: Rewriter, node: Node) -> Result:
 
 
 def real_numbers(rw: Rewriter, d: Node) -> Value:
-    """(q - zero) * scale as q * scale + (-zero * scale), which joins other constants; of constants, a constant."""
+    """(q - zero) * scale, rounded once as ONNX has it; of constants, a constant."""
     q, scale, zero = d.input(0), d.input(1), d.input(2)
     if q.data is not None and scale.data is not None and zero.data is not None:
         from whet.ir.ops import evaluate
 
         return rw.graph.const(evaluate(d, [q.data, scale.data, zero.data])[0])
+    if q.dtype is DType.I32 and (zero.data is None or np.any(zero.data)):  # f32 does not hold all of these
+        return rw.add("mul", rw.add("cast", rw.add("sub", q, zero, like=d), like=d, to=DType.F32), scale, like=d)
     y = rw.add("cast", q, like=d, to=DType.F32)
-    if scale.data is None or zero.data is None or q.dtype is DType.I32:
-        return rw.add("mul", rw.add("sub", y, rw.add("cast", zero, like=d, to=DType.F32), like=d), scale, like=d)
-    y = rw.add("mul", y, scale, like=d)
-    offset = -(zero.data.astype(np.float64) * scale.data)
-    return rw.add("add", y, rw.graph.const(offset, DType.F32), like=d) if np.any(offset) else y
+    if zero.data is None:
+        y = rw.add("sub", y, rw.add("cast", zero, like=d, to=DType.F32), like=d)
+    elif np.any(zero.data):
+        y = rw.add("sub", y, rw.graph.const(zero.data, DType.F32), like=d)
+    return rw.add("mul", y, scale, like=d)
 
 
 def saturated(rw: Rewriter, node: Node) -> Result:
@@ -275,6 +303,8 @@ def times(rw: Rewriter, v: Value, factor: float, node: Node) -> Value:
             inner = times(rw, p.input(0), factor, node)
             return rw.add(p.op, inner, *(rw.graph.const(r * factor, DType.F32) for r in rest if r is not None), like=p)
     terms, offset = _affine(rw, v)
+    if len(terms) == 1 and _from_codes(terms[0][0]):  # of scales with a plain ratio, halves must stay halves
+        return v if factor == 1.0 else rw.add("div", v, rw.graph.const(1.0 / factor, DType.F32), like=node)
     total: Value | None = None
     for x, coefficient in terms:
         c = coefficient * factor
@@ -284,6 +314,12 @@ def times(rw: Rewriter, v: Value, factor: float, node: Node) -> Value:
     if offset is not None and np.any(offset):
         total = rw.add("add", total, rw.graph.const(offset * factor, DType.F32), like=node)
     return total
+
+
+def _from_codes(x: Value) -> bool:
+    """True for codes, and what chooses among numbers that may have been codes, or given ones."""
+    cast = made_by(x, "cast")
+    return x.producer is None or x.producer.op in CHOICES or (cast is not None and cast.input(0).dtype in CODES)
 
 
 def _affine(rw: Rewriter, v: Value) -> tuple[list[tuple[Value, np.ndarray]], np.ndarray | None]:

@@ -34,9 +34,9 @@ def _spatial(node: Node) -> tuple[Node, list[int], float] | None:
 
 
 def into_conv(rw: Rewriter, node: Node) -> Result:
-    """conv(pad(x, 0)) pads by itself."""
+    """conv(pad(x, v)) pads by itself where v is what it pads with: 0, or the zero point of codes."""
     found = _spatial(node)
-    if found is None or found[2] != 0:
+    if found is None or found[2] != (node.attrs["pad_value"] if any(node.attrs["pads"]) else 0):
         return None
     pad, extra, _ = found
     attrs = {**node.attrs, "pads": tuple(a + b for a, b in zip(node.attrs["pads"], extra))}
