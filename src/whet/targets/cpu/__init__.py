@@ -13,6 +13,8 @@ from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_int8 import GemmInt8
 from whet.targets.cpu.gemm_simple import GemmSimple
+from whet.targets.cpu.gemm_tiles import GemmTiles
+from whet.targets.cpu.grouped_panels import GroupedPanels
 from whet.targets.cpu.grouped_rows import GroupedRows
 from whet.targets.cpu.groupnorm import GroupNorm
 from whet.targets.cpu.linear_attention import LinearAttention
@@ -26,8 +28,8 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
-    "matmul": (GemmAmx(), GemmPacked(), GemmBatched(), GemmInt8(), GemmSimple()),
-    "matmul_grouped": (GroupedRows(),),
+    "matmul": (GemmAmx(), GemmTiles(), GemmPacked(), GemmBatched(), GemmInt8(), GemmSimple()),
+    "matmul_grouped": (GroupedRows(), GroupedPanels()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
     "linear_attention": (LinearAttention(),),

@@ -15,12 +15,13 @@ from whet.targets.cpu.conv_winograd import ConvWinograd
 from whet.targets.cpu.gemm import GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_int8 import GemmInt8
+from whet.targets.cpu.gemm_tiles import GemmTiles
 from whet.targets.cpu.lrn import Lrn
 from whet.targets.cpu.pool import PoolWindow
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
-    "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(),
-             ConvDepthwiseDot(), ConvDepthwiseCodes(), ConvImplicit(), ConvDirect("conv"),
+    "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmTiles()), ConvGemm(GemmPacked()), ConvDepthwise(),
+             ConvWinograd(), ConvDepthwiseDot(), ConvDepthwiseCodes(), ConvImplicit(), ConvDirect("conv"),
              ConvGemm(GemmInt8()), ConvInt8()),
     "conv_transpose": (ConvTransposePhases(), ConvDirect("conv_transpose")),
     "lrn": (Lrn(),),

@@ -208,23 +208,29 @@ def dot_bf16(k: Fn, acc: Accumulators, rows: Sequence[Row], panel: Val, depth: I
 
 
 class Amx:
-    """Tile registers: 32 x 32 fp32 accumulators (tiles 0..3), A in tiles 4 and 5, B in 6 and 7.
+    """Tile registers: 32 x 32 accumulators (tiles 0..3), A in tiles 4 and 5, B in 6 and 7.
 
-    Operands are bf16. A tile of A is 16 rows of 32 elements (64 bytes); a tile of B is 32 x 16 in
-    VNNI order [16 pairs of K][16 columns][2]. Needs `isa.amx_bf16`, and the permission that Linux
-    gives a process by arch_prctl(ARCH_REQ_XCOMP_PERM, 18).
+    Operands are bf16 with fp32 sums (`tdpbf16ps`), or u8 (`tdpbusd`) or i8 (`tdpbssd`) by i8 with i32 sums. A tile
+    of A is 16 rows of 64 bytes; a tile of B is 64 bytes of K by 16 columns in VNNI order: [16][16 columns][4 bytes
+    of K]. Needs `isa.amx_bf16` or `isa.amx_int8`, and the permission that Linux gives a process by
+    arch_prctl(ARCH_REQ_XCOMP_PERM, 18).
     """
 
     BLOCK = 32  # rows and columns of accumulators
-    K = 32      # elements of K per product
+    K = 64      # bytes of K per product
 
-    def __init__(self, k: Fn) -> None:
-        """Configures the tiles: call once, at the kernel's start, and `release` at its end."""
-        self.k = k
+    def __init__(self, k: Fn, instruction: str = "tdpbf16ps", row_bytes: int = K) -> None:
+        """Configures the tiles: call once, at the kernel's start, and `release` at its end.
+
+        row_bytes: of K that products take in (a multiple of 4, at most 64): less is read of A and B.
+        """
+        self.k, self.instruction = k, f"llvm.x86.{instruction}"
+        size, rows = np.full(8, 64, "<u2"), np.full(8, 16, np.uint8)
+        size[4:6], rows[6:8] = row_bytes, row_bytes // 4
         config = np.zeros(64, np.uint8)
-        config[0] = 1                                # palette
-        config[16:32] = np.full(8, 64, "<u2").view(np.uint8)  # bytes per row
-        config[48:56] = 16                           # rows
+        config[0] = 1                       # palette
+        config[16:32] = size.view(np.uint8)  # bytes per row
+        config[48:56] = rows
         k.call("llvm.x86.ldtilecfg", "void", [k.table(config)])
 
     def release(self) -> None:
@@ -244,9 +250,9 @@ class Amx:
         self._tile("tilestored64", tile, p, self.k.i64(stride))
 
     def product(self, c: int, a: int, b: int) -> None:
-        """Tile c += tile a @ tile b (tdpbf16ps)."""
-        self.k._declare("llvm.x86.tdpbf16ps", "void", ["i8 immarg"] * 3)
-        self.k.line(f"call void @llvm.x86.tdpbf16ps(i8 {c}, i8 {a}, i8 {b})")
+        """Tile c += tile a @ tile b."""
+        self.k._declare(self.instruction, "void", ["i8 immarg"] * 3)
+        self.k.line(f"call void @{self.instruction}(i8 {c}, i8 {a}, i8 {b})")
 
     def block(self, a: Sequence[Val], a_stride: IntLike, b: Sequence[Val], depth: IntLike, *,
               a_step: int = 64, b_step: int = 1024, unroll: int = 1, fetch: Fetch | None = None) -> None:
@@ -254,7 +260,7 @@ class Amx:
 
         a: one or two addresses of 16-row blocks; rows `a_stride` bytes apart, K blocks `a_step` apart.
         b: one or two addresses of 16-column panels, tiles of 1024 bytes, `b_step` apart.
-        depth: K blocks of 32 (whoever packs pads K with zeros).
+        depth: K blocks of 64 bytes (whoever packs pads K with zeros).
         """
         for p, steps in _blocks(self.k, depth, unroll):
             if fetch:

@@ -1,0 +1,166 @@
+"""Products of tiles whose results are written while the next products run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Region
+from whet.targets.cpu.amx_write import BlockWriter
+from whet.targets.cpu.args import Args
+from whet.targets.cpu.gemm_problem import Problem
+from whet.targets.cpu.llvm import Fn, IntLike, Val
+from whet.targets.cpu.microkernel import Amx
+
+BLOCK = Amx.BLOCK
+TILE = 1024       # bytes of a tile
+ROW = 64          # bytes of a row of a tile
+SUMS = 4 * TILE   # bytes of the sums of a block
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tiles of A that follow each other along K: `count` of them, 64 bytes apart, from `offset` bytes on."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How the depth of a product is cut into tiles, and which row of B each element of their rows meets.
+
+    index: for every element of every tile's rows, in order, the row of B, or -1 for none (its weights are 0).
+    row_bytes: bytes of a row of A that count (fewer than 64 only where there is one tile).
+    """
+
+    runs: tuple[Run, ...]
+    index: np.ndarray
+    row_bytes: int = ROW
+
+    @property
+    def tiles(self) -> int:
+        return sum(r.count for r in self.runs)
+
+
+def span(offset: int, first: int, length: int, size: int) -> tuple[list[Run], list[int]]:
+    """Runs and index of `length` neighbouring elements of `size` bytes that meet rows first.. of B.
+
+    What is left after whole tiles gets a tile that ends with the last element and reaches back over others, so
+    that nothing behind is read; it needs at least a tile's length.
+    """
+    per = ROW // size
+    whole, rest = divmod(length, per)
+    runs = [Run(offset, whole)] if whole else []
+    index = list(range(first, first + whole * per))
+    if rest:
+        runs.append(Run(offset + (length - per) * size, 1))
+        index += [-1] * (per - rest) + list(range(first + whole * per, first + length))
+    return runs, index
+
+
+def pack_depth(b: np.ndarray, depth: Depth, size: int) -> np.ndarray:
+    """[..., K, N] (of `size` bytes each) -> [..., ceil(N / 32), tiles, 2, 16, 16, 4 / size]: VNNI tiles, both of a
+    block's side by side."""
+    *batch, _, n = b.shape
+    per, group = ROW // size, 4 // size
+    padded = np.zeros((*batch, b.shape[-2] + 1, -(-n // BLOCK) * BLOCK), b.dtype)
+    padded[..., :-1, :n] = b
+    rows = padded[..., depth.index, :].reshape(*batch, depth.tiles, per // group, group, -1, 2, 16)
+    axes = tuple(range(len(batch)))
+    o = len(batch)
+    return np.ascontiguousarray(rows.transpose(*axes, o + 3, o, o + 4, o + 1, o + 5, o + 2))
+
+
+class Pipeline:
+    """Blocks of 32 x 32 sums: each is written through the epilogue while the products of the next one run."""
+
+    def __init__(self, k: Fn, args: Args, region: Region, problem: Problem, depth: Depth,
+                 source: Callable[[IntLike], IntLike] | None = None) -> None:
+        """source: the row of sums that a row of the held block has (default: the same, and blocks have an even
+        number of pairs of rows)."""
+        self.k, self.depth, self.source = k, depth, source
+        self.amx = Amx(k, _product(region), depth.row_bytes)
+        self.writer = BlockWriter(k, args, region, problem, k.scratch)
+
+    def block(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, fetch: tuple[Val, int] | None = None) -> None:
+        """Multiply 32 rows at `a` (16 if not `tall`), `stride` bytes apart, by the panel at b, and write what is held.
+
+        Afterwards the caller says by `writer.hold` which block it was. fetch: (address, lines per tile of K) of what
+        is to be brought into the second-level cache meanwhile.
+        """
+        k, tiles = self.k, self.depth.tiles
+        pairs = self.writer.start()
+        share = 2 * -(-(BLOCK // 4) // tiles)  # pairs of rows to write per tile of K
+        before = 0
+        for run in self.depth.runs:
+            if before == 0:
+                self._first(a + run.offset, stride, tall, b)
+                self._meanwhile(0, share, pairs, fetch)
+            for c in k.range(1 if before == 0 else 0, run.count):
+                at = before + c
+                self._products(a + (run.offset + c * ROW), stride, tall, b + at * (2 * TILE))
+                self._meanwhile(at, share, pairs, fetch)
+            before += run.count
+
+    def drain(self) -> None:
+        """Write the block that is held."""
+        pairs = self.writer.start()
+        for t in range(4):
+            self._keep(t)
+        self._write(0, pairs)
+
+    def _keep(self, tile: int) -> None:
+        """Put sums of the block that is held into memory."""
+        self.amx.store(tile, self.k.scratch + (tile // 2 * 16 * 4 * BLOCK + tile % 2 * 64), 4 * BLOCK)
+
+    def _write(self, first: IntLike, last: IntLike) -> None:
+        together = 1 if self.source else 2
+        for i in self.k.range(first, last, together):
+            for u in range(together):
+                self.writer.pair(i + u, self.source)
+
+    def _meanwhile(self, at: IntLike, share: int, pairs: Val, fetch: tuple[Val, int] | None) -> None:
+        """What goes with the products of tile `at` of K."""
+        if fetch is not None:
+            for line in range(fetch[1]):
+                self.k.prefetch(fetch[0] + (at * fetch[1] + line) * 64, 2)
+        self._write(at * share, self.k.min((at + 1) * share, pairs))
+
+    def _first(self, a: Val, stride: IntLike, tall: Val | bool, b: Val) -> None:
+        """The first products: each set of sums makes way just before, so that products never wait for stores."""
+        amx = self.amx
+        amx.load(4, a, stride)
+        for j in range(2):
+            amx.load(6 + j, b + j * TILE, ROW)
+            self._keep(j)
+            amx.zero([j])
+            amx.product(j, 4, 6 + j)
+        self._keep(2)
+        self._keep(3)
+        with self.k.if_(tall):
+            amx.zero([2, 3])
+            amx.load(5, a + stride * 16, stride)
+            for j in range(2):
+                amx.product(2 + j, 5, 6 + j)
+
+    def _products(self, a: Val, stride: IntLike, tall: Val | bool, b: Val) -> None:
+        amx = self.amx
+        amx.load(4, a, stride)
+        for j in range(2):
+            amx.load(6 + j, b + j * TILE, ROW)
+            amx.product(j, 4, 6 + j)
+        with self.k.if_(tall):
+            amx.load(5, a + stride * 16, stride)
+            for j in range(2):
+                amx.product(2 + j, 5, 6 + j)
+
+
+def _product(region: Region) -> str:
+    """The tile product of a region's operands."""
+    if region.anchor.dtype is not DType.I32:
+        return "tdpbf16ps"
+    return "tdpbusd" if region.inputs[0].dtype is DType.U8 else "tdpbssd"

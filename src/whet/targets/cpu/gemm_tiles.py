@@ -1,0 +1,203 @@
+"""Matmul by constant weights on AMX tiles that are loaded from A where it lies: 8-bit integers, and bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Region
+from whet.ir.symbolic import ceildiv, lower, product
+from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
+from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Run, pack_depth, span
+from whet.targets.cpu.args import NAME, Args, finish
+from whet.targets.cpu.gemm_emit import RowTiles
+from whet.targets.cpu.gemm_kernel import Blocks, batch_index
+from whet.targets.cpu.gemm_problem import A, B, Problem, matmul_layout_reason, matmul_problem, opt
+from whet.targets.cpu.isa import Isa
+from whet.targets.cpu.llvm import Fn, IntLike, Val
+
+
+class GemmTiles:
+    """C = A @ B for u8 or i8 by i8, in blocks of 32 x 32 sums that are written while the next ones are computed.
+
+    Tiles of A are loaded from memory: the last block of rows, and the last tile of K, reach back over the ones
+    before (B's part there is 0). Where there are not that many rows or bytes, rows are copied to scratch.
+
+    Parameters: mt, nt (blocks of rows and of columns per tile of work), order ("mn": a block of rows meets all
+    panels of columns in turn, "nm": a panel all blocks), ahead (bring the next panel into the second-level cache).
+    """
+
+    name = "gemm_tiles"
+
+    def applies(self, region: Region, machine: Isa) -> str:
+        if not machine.amx_int8:
+            return "no AMX for integers"
+        a, b = region.inputs[:2]
+        if a.dtype not in (DType.U8, DType.I8) or b.dtype is not DType.I8 or region.anchor.dtype is not DType.I32:
+            return f"{a.dtype.value} by {b.dtype.value} is no product of 8-bit integers"
+        reason = matmul_layout_reason(region)
+        if reason:
+            return reason
+        if not b.const:
+            return "b is not a constant"
+        p = matmul_problem(region)
+        if not isinstance(p.k, int) or not isinstance(p.n, int):
+            return "symbolic columns or depth"
+        return "no depth" if p.k == 0 else ""
+
+    def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
+        p = matmul_problem(region)
+        assert isinstance(p.n, int)
+        rows, panels = max(1, -(-opt(region, p.m) // BLOCK)), max(1, -(-p.n // BLOCK))
+        batch = opt(region, product(p.batch))
+        found: dict[str, tuple[float, Params]] = {}
+        for per_thread in (1, 2, 4, 8):
+            for cut in (1, 2, 4, 8, 16, 32, 64):  # of the columns
+                nt = -(-panels // min(cut, panels))
+                cuts = max(1, -(-per_thread * threads // (batch * -(-panels // nt))))
+                mt = -(-rows // min(cuts, rows))
+                for order in ("mn", "nm"):
+                    params: Params = {"mt": mt, "nt": nt, "order": order, "ahead": order == "nm"}
+                    found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
+        return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
+
+    def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
+        """Seconds at 3 GHz: tile products, what they load from the second level or beyond, writing, balance."""
+        p = matmul_problem(region)
+        assert isinstance(p.k, int)
+        assert isinstance(p.n, int)
+        m, batch = max(1, opt(region, p.m)), max(1, opt(region, product(p.batch)))
+        rows, panels, tiles_k = -(-m // BLOCK), -(-p.n // BLOCK), -(-p.k // ROW)
+        mt, nt = params["mt"], params["nt"]
+        inner = nt if params["order"] == "mn" else mt
+        strip = tiles_k * 2 * TILE  # bytes of a block of rows, or of a panel
+        near_outer = strip <= 32 << 10                       # the outer operand stays in the first level
+        near_inner = near_outer and (inner + 1) * strip <= 40 << 10
+        per_k = 64 + (0 if near_inner else 12) + (0 if near_outer else 40)
+        block = max(tiles_k * per_k, 200) + 100
+        cold = nt * strip / 16 if params["order"] == "mn" else nt * strip / 24  # weights come from afar
+        tile = mt * nt * block + cold + 300
+        if not self._direct(region, p):
+            tile += mt * BLOCK * (10 + p.k / 32)
+        tiles = batch * -(-rows // mt) * -(-panels // nt)
+        used = rows * panels * batch / (tiles * mt * nt)
+        spread = tiles / threads if tiles > 3 * threads else -(-tiles // threads)
+        return tile * used * spread / 3e9
+
+    @staticmethod
+    def _direct(region: Region, p: Problem) -> bool:
+        """Tiles of A may be loaded from memory."""
+        assert isinstance(p.k, int)
+        fewest = lower(p.m, {n: (r[0], r[2]) for n, r in region.dims.items()})
+        return fewest >= BLOCK and (p.k >= ROW or p.k % 4 == 0)
+
+    def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
+        p = matmul_problem(region)
+        blocks = Blocks(RowTiles(p.m, BLOCK), ceildiv(p.n, BLOCK), params["mt"], params["nt"], product(p.batch),
+                        params["order"] == "mn")
+        direct = self._direct(region, p)
+        depth = _depth(p, direct)
+        made = _Kernel(region, p, blocks, params, depth, direct, machine)
+        step = Step(made.kernel, made.args.table, blocks.tiles)
+        return Implementation((step,), (Pack((1,), partial(pack_depth, depth=depth, size=1)),))
+
+
+def _depth(p: Problem, direct: bool) -> Depth:
+    assert isinstance(p.k, int)
+    if not direct:
+        tiles = -(-p.k // ROW)
+        return Depth((Run(0, tiles),), np.array([i if i < p.k else -1 for i in range(tiles * ROW)]))
+    if p.k < ROW:
+        return Depth((Run(0, 1),), np.array([i if i < p.k else -1 for i in range(ROW)]), p.k)
+    runs, index = span(0, 0, p.k, 1)
+    return Depth(tuple(runs), np.array(index))
+
+
+class _Kernel:
+    """The kernel over tiles of blocks. Scratch: sums of a block, then copied rows of A."""
+
+    def __init__(self, region: Region, p: Problem, blocks: Blocks, params: Params, depth: Depth, direct: bool,
+                 isa: Isa) -> None:
+        self.region, self.p, self.blocks, self.params = region, p, blocks, params
+        self.depth, self.direct = depth, direct
+        self.k = k = Fn(NAME, isa)
+        self.args = Args(k)
+        self.pipe = Pipeline(k, self.args, region, p, depth, None if direct else lambda r: r)
+        self.pitch = depth.tiles * ROW + (0 if depth.tiles % 2 else ROW)  # rows in different sets of the cache
+        for t in k.range(k.begin, k.end):
+            self._tile(t)
+        self.pipe.amx.release()
+        self.kernel = finish(k, "gemm_tiles", SUMS + (0 if direct else params["mt"] * BLOCK * self.pitch))
+
+    def _tile(self, t: Val) -> None:
+        k, args, blocks, p = self.k, self.args, self.blocks, self.p
+        flat, mb, nb = blocks.split(k, args, t)
+        index = batch_index(args, p, flat)
+        self.pipe.writer.batch(index)
+        a, b = args.pointer(In(0)), args.pointer(Packed(0))
+        panel_bytes = 2 * self.depth.tiles * TILE
+        for i, strides in zip(index, p.batch_strides, strict=True):
+            a = a + i * args.dim(strides[A])
+            if strides[B] != 0:  # B is dense: its strides count whole matrices
+                b = b + i * args.dim(strides[B] // (p.k * p.n) * blocks.panels) * panel_bytes
+        first = mb * blocks.mt
+        last = k.min(first + blocks.mt, args.dim(blocks.rows.count))
+        p0 = nb * blocks.nt
+        p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
+        stride: IntLike = args.dim(p.row[A])
+        if not self.direct:
+            self._copy(a, stride, first * BLOCK, k.min(last * BLOCK, args.dim(p.m)))
+            a = k.gep(k.scratch + SUMS, -(k.i64(first) * (BLOCK * self.pitch)))
+            stride = self.pitch
+
+        def block(row: IntLike, panel: IntLike) -> None:
+            at = b + panel * panel_bytes
+            start, tall, count = self._rows(row)
+            self.pipe.block(a + start * stride, stride, tall, at, self._fetch(at, k.i64(row) - first))
+            self.pipe.writer.hold(start, panel * BLOCK, count)
+
+        self.pipe.writer.hold(0, p0 * BLOCK, 0)
+        if self.params["order"] == "mn":
+            for row in k.range(first, last):
+                for panel in k.range(p0, p1):
+                    block(row, panel)
+        else:
+            for panel in k.range(p0, p1):
+                for row in k.range(first, last):
+                    block(row, panel)
+        self.pipe.drain()
+
+    def _rows(self, row: IntLike) -> tuple[IntLike, Val | bool, IntLike]:
+        """First row of a block, whether it has 32 of them (else 16), and how many are to be written."""
+        k, m = self.k, self.args.dim(self.p.m)
+        if isinstance(m, int) and m % BLOCK == 0:
+            return row * BLOCK, True, BLOCK
+        left = k.i64(m - row * BLOCK)
+        tall = left > 16
+        if not self.direct:
+            return row * BLOCK, tall, k.min(left, BLOCK)
+        start = k.select(tall, k.min(row * BLOCK, m - BLOCK), k.i64(m - 16))
+        return start, tall, k.select(tall, k.i64(BLOCK), 16)
+
+    def _fetch(self, panel: Val, row: Val) -> tuple[Val, int] | None:
+        """This block of rows' share of the next panel."""
+        if not self.params["ahead"]:
+            return None
+        lines = -(-2 * TILE // 64 // self.params["mt"])
+        return panel + 2 * self.depth.tiles * TILE + row * (self.depth.tiles * lines * 64), lines
+
+    def _copy(self, a: Val, stride: IntLike, first: IntLike, last: IntLike) -> None:
+        """Rows of A to scratch."""
+        k, depth = self.k, self.p.k
+        assert isinstance(depth, int)
+        for r in k.range(0, last - first):
+            src, dst = a + (r + first) * stride, k.scratch + (SUMS + r * self.pitch)
+            for c in k.range(0, depth // ROW):
+                k.store(k.load("i8", src + c * ROW, ROW), dst + c * ROW, align=ROW)
+            if depth % ROW:
+                whole = depth // ROW * ROW
+                mask = k.tail_mask(depth % ROW, ROW)
+                k.store(k.load("i8", src + whole, ROW, mask), dst + whole, align=ROW)

@@ -1,0 +1,121 @@
+"""Integer products on AMX tiles: raw sums exactly NumPy's, codes within a step where fp32 rounds on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from harness import run_region, strided
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
+from whet.ir.region import Region, Tensor
+from whet.ir.region_eval import region_reference
+from whet.ir.symbolic import evaluate, symbol
+from whet.targets.cpu import isa as isas
+from whet.targets.cpu.gemm_tiles import GemmTiles
+
+HOST = isas.host()
+F32, I8, U8, I32 = DType.F32, DType.I8, DType.U8, DType.I32
+TILES = GemmTiles()
+SETTINGS = ({"mt": 2, "nt": 2, "order": "nm", "ahead": True}, {"mt": 1, "nt": 3, "order": "mn", "ahead": False})
+
+pytestmark = pytest.mark.skipif(not HOST.amx_int8, reason="this machine has no AMX for integers")
+
+
+def requantized(out: DType, first: int, zero: int = 0, residual: int | None = None) -> Expr:
+    """Sums by a scale and plus a bias per column (inputs `first` and `first` + 1), plus codes, ReLU, and rounded."""
+    terms = [Leaf(ANCHOR, I32), Apply("cast", (0,), F32, (("to", F32),)), Leaf(first, F32), Apply("mul", (1, 2), F32),
+             Leaf(first + 1, F32), Apply("add", (3, 4), F32)]
+    if residual is not None:
+        terms += [Leaf(residual, U8), Apply("cast", (6,), F32, (("to", F32),)), Imm(0.5, F32),
+                  Apply("mul", (7, 8), F32), Apply("add", (5, 9), F32)]
+    terms.append(Apply("relu", (len(terms) - 1,), F32))
+    if out is not F32:
+        terms.append(Apply("saturate", (len(terms) - 1,), out, (("zero", zero), ("to", out))))
+    return Expr(tuple(terms))
+
+
+def matmul(m: int, k: int, n: int, a: DType = U8, out: DType = I32, lead: tuple[int, ...] = (), gap: int = 0,
+           symbolic: bool = False, zero: int = 0, residual: bool = False, b_lead: tuple[int, ...] = ()) -> Region:
+    """A region of codes by weights; raw sums for an `out` of i32."""
+    rows = symbol("m") if symbolic else m
+    o = strided(out, (*lead, rows, n), gap)
+    ins: list[Tensor] = [strided(a, (*lead, rows, k), gap), strided(I8, (*b_lead, k, n), const=True)]
+    expr = None
+    if out is not I32:
+        ins += [strided(F32, (n,)), strided(F32, (n,))] + ([strided(U8, (*lead, rows, n), 1)] if residual else [])
+        expr = requantized(out, 2, zero, 4 if residual else None)
+    dims = {"m": (0 if m < 32 else 32, max(m, 1), 300)} if symbolic else {}
+    return Region("matmul", {}, tuple(ins), 2, o, Tensor.dense(I32, o.shape), expr, compute="int8", dims=dims)
+
+
+def data(region: Region, env: dict[str, int]) -> list[np.ndarray]:
+    """Codes over their whole range; scales (the first real operand) that bring most sums into the range of codes."""
+    rng = np.random.default_rng(0)
+    found: list[np.ndarray] = []
+    for t in region.inputs:
+        shape = [evaluate(d, env) for d in t.shape]
+        if t.dtype.is_float:
+            size = 0.003 if len(found) == 2 else 20
+            found.append((rng.standard_normal(shape) * size).astype(np.float32))
+        else:
+            i = np.iinfo(t.dtype.np)
+            found.append(rng.integers(i.min, i.max, shape, t.dtype.np, endpoint=True))
+    return found
+
+
+def check(region: Region, tactic: object, settings: Sequence[dict], env: dict[str, int] | None = None) -> None:
+    """The region by each setting against NumPy: exact sums, codes within one step (on at most 1 % of elements)."""
+    arrays = data(region, env or {})
+    want, = region_reference(region, arrays, env or {})
+    for params in settings:
+        got, = run_region(region, tactic, params, HOST, arrays, env)  # type: ignore[arg-type]
+        if region.epilogue is None:
+            np.testing.assert_array_equal(got, want, err_msg=str(params))
+        elif region.output.dtype.is_float:
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-3)
+        else:
+            off = np.abs(got.astype(int) - want.astype(int))
+            assert off.max(initial=0) <= 1, params
+            assert off.sum() <= 0.01 * off.size + 1, params
+
+
+SIZES = [(1, 1, 1), (29, 7, 5), (17, 33, 49), (49, 68, 40), (65, 160, 100), (33, 24, 33), (64, 256, 64), (0, 4, 3)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [U8, I8], ids=lambda d: d.value)
+def test_sums_are_exact_for_every_size(size: tuple[int, int, int], dtype: DType) -> None:
+    for symbolic in (False, True):
+        region = matmul(*size, dtype, gap=3, symbolic=symbolic)
+        check(region, TILES, (*SETTINGS, next(iter(TILES.space(region, HOST, 2)))), {"m": size[0]})
+
+
+@pytest.mark.parametrize("out", [U8, I8, F32], ids=lambda d: d.value)
+@pytest.mark.parametrize("size", [(17, 33, 49), (49, 200, 64), (100, 20, 17)], ids=str)
+def test_epilogues_round_to_codes(size: tuple[int, int, int], out: DType) -> None:
+    for zero in (0, 5) if out is U8 else (-7,):
+        check(matmul(*size, out=out, zero=zero, gap=1), TILES, SETTINGS)
+        check(matmul(*size, out=out, zero=zero, residual=True), TILES, SETTINGS[:1])
+
+
+def test_infinite_and_undefined_results_become_the_ends_of_the_range() -> None:
+    region = matmul(4, 8, 4, out=U8)
+    arrays = [np.full((4, 8), 200, np.uint8), np.full((8, 4), 100, np.int8),
+              np.array([1e30, -1e30, np.nan, np.inf], np.float32), np.zeros(4, np.float32)]
+    got, = run_region(region, TILES, SETTINGS[0], HOST, arrays)
+    np.testing.assert_array_equal(got, np.broadcast_to(np.array([255, 0, 0, 255], np.uint8), (4, 4)))
+
+
+def test_batches_with_weights_of_their_own() -> None:
+    check(matmul(40, 70, 50, lead=(2, 3), b_lead=(3,)), TILES, SETTINGS)
+    check(matmul(9, 70, 50, lead=(2, 3), b_lead=(3,), out=U8), TILES, SETTINGS)
+
+
+def test_reasons_name_what_is_in_the_way() -> None:
+    assert "AMX" in TILES.applies(matmul(4, 8, 8), isas.AVX2)
+    floats = Region("matmul", {}, (strided(F32, (4, 8)), strided(F32, (8, 8), const=True)), 2, strided(F32, (4, 8)),
+                    strided(F32, (4, 8)))
+    assert "f32" in TILES.applies(floats, HOST)
