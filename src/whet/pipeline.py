@@ -29,6 +29,7 @@ Shapes = Mapping[str, Sequence[int]]
 Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
 PRECISIONS = ("fp32", "bf16", "int8")
+ELSEWHERE = ("fp16", "fp8")  # precisions of other targets, which may be asked for here: they are not used
 
 
 def build(
@@ -107,6 +108,12 @@ def build(
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
         raise InputError("a budget without data to judge by", why=f"max_drop={o.max_drop:g}",
                          do="give evaluation data (--eval DATA)")
+    absent = sorted(allowed & set(ELSEWHERE))
+    if absent and force_precision:
+        raise UnsupportedError(f"no {' or '.join(absent)} products on the CPU", do="allow bf16, or do not force it")
+    if absent:
+        builder.note = _joined(builder.note, f"{' and '.join(absent)} was allowed but not used: whet's kernels for the "
+                               "CPU have no such products (bf16 and int8 they have)")
     if "int8" in allowed and o.asked:
         return quantize(builder, prepared, o)
     if o.max_drop is not None:
@@ -115,7 +122,7 @@ def build(
         raise InputError("int8 needs data to calibrate with", why="the model has no Q/DQ of its own",
                          do="give some hundreds of samples (--calib DATA), or a calibration cache")
     if "int8" in allowed and not is_quantized(prepared[0]):
-        builder.note = _joined(note, "int8 was allowed but not used: there were no data to calibrate with (--calib)")
+        builder.note = _joined(builder.note, "int8 was allowed but not used: no data to calibrate with (--calib)")
     return builder.plan(prepared)
 
 
@@ -145,7 +152,7 @@ def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: M
 def _precisions(asked: set[str]) -> set[str]:
     if "best" in asked:
         asked = asked - {"best"} | set(PRECISIONS)
-    unknown = asked - set(PRECISIONS)
+    unknown = asked - {*PRECISIONS, *ELSEWHERE}
     if unknown:
         raise UnsupportedError(f"no precision {', '.join(sorted(unknown))} on the CPU",
                                why=f"this version has {', '.join(PRECISIONS)}", do="choose among these, or 'best'")

@@ -27,8 +27,21 @@ def build(
     target: Annotated[str, typer.Option(help="What to build for.")] = "cpu",
     threads: options.Threads = None,
     bf16: options.Bf16 = False,
+    int8: options.Int8 = False,
+    fp16: options.Fp16 = False,
+    fp8: options.Fp8 = False,
     best: options.Best = False,
     force_precision: options.ForcePrecision = False,
+    calib: options.Calib = None,
+    calib_cache: options.CalibCache = None,
+    calib_method: options.CalibMethod = "entropy",
+    calib_samples: options.CalibSamples = None,
+    preprocess: options.Preprocessing = None,
+    activations: options.Activations = "u8",
+    evaluation: options.Eval = None,
+    metric: options.Metric = "divergence",
+    max_drop: options.MaxDrop = None,
+    report: options.Report = None,
     shapes: options.Shapes = None,
     min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
@@ -45,6 +58,8 @@ def build(
 
     whet build resnet.onnx -o resnet.plan --bf16 --shapes input:8x3x224x224
 
+    whet build resnet.onnx -o resnet.plan --best --calib train.npz --eval val.npz --metric top1 --max-drop 0.5
+
     whet build bert.onnx -o bert.plan --min-shapes ids:1x8 --opt-shapes ids:1x128 --max-shapes ids:8x512
 
     whet build gpt.onnx -o gpt.plan --state 'past.*=present.*' --profile x:1x1..1x1..1x1 --profile x:1x2..1x64..1x512
@@ -54,6 +69,7 @@ def build(
     goes on where it was.
     """
     from whet import pipeline
+    from whet.cli import precision
     from whet.cli.files import check_output
     from whet.cli.progress import build_progress
     from whet.cli.shapes import parse_profile, parse_profiles, parse_shapes, parse_states
@@ -62,15 +78,19 @@ def build(
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     every = [*([profile] if profile else []), *parse_profiles(profiles or ())]
     kept = parse_states(states, *_ends(model)) if states else None
-    with build_progress() as progress:
-        plan = pipeline.build(model, target=target, precision=_precision(bf16, best),
+    asked = precision.quantization(calib, calib_cache, calib_method, calib_samples, preprocess, activations, evaluation,
+                                   metric, max_drop, force_precision)
+    with precision.reporting(report), build_progress() as progress:
+        plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8),
                               force_precision=force_precision, threads=threads,
                               shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
-                              timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress)
+                              timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress,
+                              quantization=asked)
     plan.save(output)
     from whet.cli.inspect import print_summary
 
     print_summary(plan, output)
+    raise typer.Exit(precision.show(plan, report))
 
 
 @app.command()
@@ -203,8 +223,9 @@ def _ends(model: Path) -> tuple[list[str], list[str]]:
     return [v.name for v in graph.input if v.name not in weights], [o.name for o in graph.output]
 
 
-def _precision(bf16: bool, best: bool) -> set[str]:
-    return {"fp32"} | ({"bf16"} if bf16 else set()) | ({"best"} if best else set())
+def _precision(bf16: bool, best: bool, int8: bool = False, fp16: bool = False, fp8: bool = False) -> set[str]:
+    asked = {"bf16": bf16, "int8": int8, "fp16": fp16, "fp8": fp8, "best": best}
+    return {"fp32", *(name for name, given in asked.items() if given)}
 
 
 def main() -> None:

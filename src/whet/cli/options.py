@@ -13,6 +13,30 @@ Threads = Annotated[int | None, Option("--threads", min=1, max=1024, help="Threa
 Bf16 = Annotated[bool, Option("--bf16", help="Allow BF16 products, accumulated in fp32, where the CPU has them.")]
 ForcePrecision = Annotated[bool, Option("--force-precision", help="Use it even where this CPU only emulates it.")]
 Best = Annotated[bool, Option("--best", help="Allow every precision that the target has.")]
+Int8 = Annotated[bool, Option("--int8", help="Allow INT8 for layers that it makes faster here: needs --calib, "
+                                             "unless the model is quantized (Q/DQ).")]
+Fp16 = Annotated[bool, Option("--fp16", help="Allow FP16, where the target has it.")]
+Fp8 = Annotated[bool, Option("--fp8", help="Allow FP8, where the target has it.")]
+Calib = Annotated[str | None, Option(
+    "--calib", metavar="DATA", help="Samples to calibrate INT8 with: .npz, .npy, a folder of images or arrays, or "
+    "package.module:function.")]
+CalibCache = Annotated[Path | None, Option(
+    "--calib-cache", help="What calibration found, as readable JSON: read if it is there, else written.")]
+CalibMethod = Annotated[str, Option(
+    "--calib-method", help="How ranges are chosen: entropy, minmax, mse, percentile or percentile:99.9.")]
+CalibSamples = Annotated[int | None, Option("--calib-samples", min=1, help="Calibrate with at most so many samples.")]
+Preprocessing = Annotated[str | None, Option(
+    "--preprocess", metavar="OPTIONS", help="Of images, as resize=256,crop=224,mean=0.485/0.456/0.406,std=...")]
+Activations = Annotated[str, Option("--activations", help="Codes of activations: u8 (asymmetric) or i8 (symmetric).")]
+Eval = Annotated[str | None, Option(
+    "--eval", metavar="DATA", help="Samples, with labels where the metric needs them, that plans are judged by.")]
+Metric = Annotated[str, Option(
+    "--metric", help="top1, top5, f1, mse, rmse, mae, cosine, spearman, divergence (from fp32: no labels), or "
+    "package.module:function.")]
+MaxDrop = Annotated[float | None, Option(
+    "--max-drop", help="Lose at most so much, in the metric's unit (0.5 is half a point of top1): the fastest plan "
+    "within it is searched. Exit code 1: nothing keeps it; 3: too few samples to say.")]
+Report = Annotated[Path | None, Option("--report", help="Folder for the search's report: HTML, Markdown, JSON.")]
 Shapes = Annotated[list[str] | None, Option(
     "--shapes", metavar="NAME:DIMS", help="Fix an input's shape, as x:1x3x224x224. May be repeated.")]
 MinShapes = Annotated[list[str] | None, Option(

@@ -95,6 +95,8 @@ class Search:
                 rows = self.sensitivity(done, speed)
                 self.bisect(rows)
         chosen = self.choose()
+        if chosen is not None and chosen.verdict is not None:  # the best of several is often the luckiest
+            chosen.verdict = judge(self.scores, chosen.scores, self.max_drop, self.metric, looks=len(self.points) - 1)
         others = [p for p in self.points[1:] if math.isfinite(p.loss)]
         nearest = min(others, key=lambda p: p.loss) if chosen is None and others else None
         return Found(self.points, rows, speed, chosen, nearest, self.metric)
