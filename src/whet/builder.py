@@ -53,6 +53,7 @@ class Builder:
     fp32_layers: Sequence[str] = ()
     dump: Path | None = None
     progress: Progress = lambda what, done, total: None
+    told: dict[str, Any] = field(default_factory=dict)  # goes into info["precision"] of every plan
     objects: dict[str, bytes] = field(default_factory=dict)  # compiled kernels, by symbol
 
     def prepare(self, graphs: Sequence[Graph]) -> list[Graph]:
@@ -128,7 +129,7 @@ class Builder:
             "model": {"name": name, "sha256": self.sha256},
             "whet": whet.__version__,
             "versions": {"onnx": onnx.__version__, "numpy": numpy.__version__},
-            "precision": {"allowed": sorted(self.allowed), "compute": used, "note": self.note, **extra},
+            "precision": {"allowed": sorted(self.allowed), "compute": used, "note": self.note, **self.told, **extra},
             "steps": counts, "copies": first.copies, "layers": told.layers,
             "output_values": told.outputs, "plugins": _plugins(outlines),
             "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),

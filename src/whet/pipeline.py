@@ -16,6 +16,7 @@ from whet.ir.symbolic import names
 from whet.plan import Plan
 from whet.precision.insert import is_quantized
 from whet.precision.quantizer import Quantizer
+from whet.precision.weight_only import compress
 from whet.quantizing import Quantization, quantize, searched
 from whet.targets.cpu.target import CpuTarget
 from whet.tuning.cache import TimingCache, default_path
@@ -53,6 +54,8 @@ def build(
     metric: str = "divergence",
     max_drop: float | None = None,
     quantization: Quantization | None = None,
+    weights: str | None = None,
+    weight_group: int = 128,
     progress: Progress = lambda what, done, total: None,
 ) -> Plan:
     """Build a plan from a model.
@@ -78,6 +81,8 @@ def build(
     max_drop:       what may be lost, in the metric's unit: the fastest plan within it is searched. What was found is
                     in the plan's evidence["precision"].
     quantization:   finer options; those above win over it where they are given.
+    weights:        `int8` or `int4`: weights of large products are stored so, with a scale for every
+                    `weight_group` rows (0: one per column), and widened inside the kernels: for decoders, which wait for memory.
     isa:            `host`; `avx512`, `avx2` to build for less than this machine has (tuned here).
     progress:       called with (what, done, total).
 
@@ -108,6 +113,8 @@ def build(
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
         raise InputError("a budget without data to judge by", why=f"max_drop={o.max_drop:g}",
                          do="give evaluation data (--eval DATA)")
+    if weights is not None:
+        _compress(builder, prepared, weights, weight_group, fp32_layers)
     absent = sorted(allowed & set(ELSEWHERE))
     if absent and force_precision:
         raise UnsupportedError(f"no {' or '.join(absent)} products on the CPU", do="allow bf16, or do not force it")
@@ -124,6 +131,16 @@ def build(
     if "int8" in allowed and not is_quantized(prepared[0]):
         builder.note = _joined(builder.note, "int8 was allowed but not used: no data to calibrate with (--calib)")
     return builder.plan(prepared)
+
+
+def _compress(builder: Builder, prepared: Sequence[Graph], weights: str, group: int, keep: Iterable[str]) -> None:
+    """Store weights in fewer bits; what that did goes into the plan's info["precision"]["weights"]."""
+    bits = {"int8": 8, "int4": 4}.get(weights)
+    if bits is None:
+        raise InputError(f"weights={weights!r}", why="weights are stored in int8 or int4", do="choose one")
+    kept = set(keep)
+    rows = [compress(g, bits, group, lambda n: bool({n.origin, n.origin.partition(" ")[2]} & kept)) for g in prepared]
+    builder.told["weights"] = [dataclasses.asdict(r) for r in rows[0]]
 
 
 def _quantization(o: Quantization | None, calibration: Any, evaluation: Any, metric: str, max_drop: float | None,

@@ -42,6 +42,8 @@ def build(
     metric: options.Metric = "divergence",
     max_drop: options.MaxDrop = None,
     report: options.Report = None,
+    weights: options.Weights = None,
+    weight_group: options.WeightGroup = 128,
     shapes: options.Shapes = None,
     min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
@@ -85,7 +87,7 @@ def build(
                               force_precision=force_precision, threads=threads,
                               shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress,
-                              quantization=asked)
+                              quantization=asked, weights=weights, weight_group=weight_group)
     plan.save(output)
     from whet.cli.inspect import print_summary
 

@@ -36,6 +36,9 @@ Metric = Annotated[str, Option(
 MaxDrop = Annotated[float | None, Option(
     "--max-drop", help="Lose at most so much, in the metric's unit (0.5 is half a point of top1): the fastest plan "
     "within it is searched. Exit code 1: nothing keeps it; 3: too few samples to say.")]
+Weights = Annotated[str | None, Option(
+    "--weights", help="Store weights of large products in int8 or int4, widened inside the kernels: for decoders.")]
+WeightGroup = Annotated[int, Option("--weight-group", min=0, help="Rows of weights that share a scale (0: all).")]
 Report = Annotated[Path | None, Option("--report", help="Folder for the search's report: HTML, Markdown, JSON.")]
 Shapes = Annotated[list[str] | None, Option(
     "--shapes", metavar="NAME:DIMS", help="Fix an input's shape, as x:1x3x224x224. May be repeated.")]

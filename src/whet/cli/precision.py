@@ -59,6 +59,13 @@ def show(plan: Plan, folder: Path | None) -> int:
         out.print(f"INT8: {len(done)} of {len(done) + len(kept)} layers" + ("; not in INT8:" if kept else ""))
         for name, why in kept.items():
             out.print(f"  {escape(name)}: {escape(why)}", soft_wrap=True)
+    rows = [r for r in told.get("weights", ()) if not r["reason"]]
+    if rows:
+        before, after = sum(r["before"] for r in rows), sum(r["after"] for r in rows)
+        worst = max(rows, key=lambda r: r["error"])
+        out.print(f"Weights of {len(rows)} layers in {rows[0]['bits']} bits: {before / 2 ** 20:.1f} MiB become "
+                  f"{after / 2 ** 20:.1f}; the largest relative error is {worst['error']:.2g} "
+                  f"({escape(worst['layer'])})", soft_wrap=True)
     found = plan.evidence.get("precision")
     if found is None:
         return 0
