@@ -55,7 +55,7 @@ def decoder() -> onnx.ModelProto:
 
     weights["heads"] = np.array([1, LENGTH, HEADS, WIDTH // HEADS])
     weights["joined"] = np.array([1, LENGTH, WIDTH])
-    weights["thirds"], weights["scale"] = np.array([WIDTH] * 3), F32(np.sqrt(WIDTH // HEADS))
+    weights["thirds"], weights["scale"] = np.array([WIDTH] * 3), np.array(np.sqrt(WIDTH // HEADS), F32)
     weights["mask"] = np.triu(np.full((LENGTH, LENGTH), -1e9, F32), 1)
     x = op("Gather", w("table", VOCABULARY, WIDTH), "ids")
     for i in range(2):

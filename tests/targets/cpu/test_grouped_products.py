@@ -17,16 +17,19 @@ from whet.ir.symbolic import Dim, symbol
 from whet.targets.cpu import TACTICS
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import to_assembly
+from whet.targets.cpu.grouped_panels import GroupedPanels
 from whet.targets.cpu.grouped_rows import GroupedRows
 
 HOST = isas.host()
 ISAS = list({HOST.name: HOST, "avx2": isas.AVX2}.values())
-ROWS = GroupedRows()
+ROWS, PANELS = GroupedRows(), GroupedPanels()
 F32, BF16, F16, I8, U8, I4, U4, I2, U2 = (DType[n] for n in ("F32", "BF16", "F16", "I8", "U8", "I4", "U4", "I2", "U2"))
 
 
 def params(**changes: object) -> dict:
-    return {"mr": 4, "nv": 2, "mt": 2, "nt": 2, "prefetch": 0, **changes}
+    """Of both tactics."""
+    return {"mr": 4, "nv": 2, "mt": 2, "nt": 2, "prefetch": 0, "order": "nm", "pack": False, "unroll": 4, "dot": False,
+            "kc": 0, "ahead": False, **changes}
 
 
 def region(rows: Sequence[Dim], k: int, n: int, group: int, dtype: DType, zeros: bool, a: DType = F32,
@@ -71,8 +74,8 @@ def test_every_kind_of_codes_with_groups_of_any_size(isa: isas.Isa, dtype: DType
     for m, k, n, group in ((1, 64, 33, 32), (5, 45, 70, 17), (3, 7, 3, 100), (1, 19, 129, 1)):
         r = region((m,), k, n, group, dtype, zeros, gap=3)
         arrays = contents(r, (m,))
-        for change in ({}, {"mr": 1, "nv": 4, "prefetch": 512}):
-            check(r, run_region(r, ROWS, params(**change), isa, arrays)[0], arrays)
+        for tactic, change in ((ROWS, {}), (ROWS, {"mr": 1, "nv": 4, "prefetch": 512}), (PANELS, {})):
+            check(r, run_region(r, tactic, params(**change), isa, arrays)[0], arrays)
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
@@ -81,7 +84,8 @@ def test_sizes_of_zero_and_symbolic_rows(isa: isas.Isa) -> None:
         for rows in (m, symbol("m")):
             r = region((2, rows), k, n, 16, U4, True, dims={"m": (0, max(m, 1), 64)} if rows is not m else {})
             arrays = contents(r, (2, m))
-            check(r, run_region(r, ROWS, params(), isa, arrays, {"m": m})[0], arrays)
+            for tactic in (ROWS, PANELS):
+                check(r, run_region(r, tactic, params(), isa, arrays, {"m": m})[0], arrays)
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
@@ -89,17 +93,32 @@ def test_what_the_space_lists_is_right(isa: isas.Isa) -> None:
     for m in (1, 6, 23):
         r = region((m,), 70, 150, 32, U4, True)
         arrays = contents(r, (m,))
-        space = list(ROWS.space(r, isa, 2))
-        assert 2 <= len(space) <= 24
-        for p in space[:4]:
-            check(r, run_region(r, ROWS, p, isa, arrays)[0], arrays)
+        for tactic in (ROWS, PANELS):
+            space = list(tactic.space(r, isa, 2))
+            assert 2 <= len(space) <= 24
+            for p in space[:3]:
+                check(r, run_region(r, tactic, p, isa, arrays)[0], arrays)
 
 
 def test_activations_of_16_bits_are_widened() -> None:
     for dtype in (BF16, F16):
         r = region((3,), 33, 20, 8, I4, False, a=dtype)
         arrays = contents(r, (3,))
-        check(r, run_region(r, ROWS, params(), HOST, arrays)[0], arrays)
+        for tactic in (ROWS, PANELS):
+            check(r, run_region(r, tactic, params(pack=True), HOST, arrays)[0], arrays)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+@pytest.mark.parametrize(("k", "group"), [(64, 32), (45, 22), (33, 33)])
+def test_bf16_products_are_within_its_rounding(isa: isas.Isa, k: int, group: int) -> None:
+    for dtype, zeros in ((U4, True), (I8, False)):
+        r = region((9,), k, 40, group, dtype, zeros, compute="bf16")
+        arrays = contents(r, (9,))
+        for tactic in TACTICS["matmul_grouped"]:
+            if not tactic.applies(r, isa):
+                kept = {p.get("dot"): p for p in tactic.space(r, isa, 1)}
+                for p in kept.values():
+                    check(r, run_region(r, tactic, p, isa, arrays)[0], arrays, tol=8e-3)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -125,8 +144,8 @@ def test_the_epilogue_is_applied() -> None:
     rng = np.random.default_rng(1)
     arrays = [*contents(base, (5,)), *(rng.standard_normal(s).astype(np.float32) for s in ((37,), (5, 37)))]
     want, = region_reference(r, arrays)
-    for tactic, p in ((ROWS, params()),):
-        got, = run_region(r, tactic, p, HOST, arrays)
+    for tactic in (ROWS, PANELS):
+        got, = run_region(r, tactic, params(), HOST, arrays)
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 

@@ -233,6 +233,8 @@ class _Rows:
                 acc.zero()
                 here = [(base + g * (depth * 4), disp + g0 * codes.group * 4) for base, disp in rows]
                 at_zero = zeros + (g0 + g) * self.nr if zeros is not None else None
+                if self.params["prefetch"]:
+                    self._ahead(scales + (g0 + g) * (self.nr * 4), at_zero)
                 off = [self.decoder.zeros(at_zero, j) for j in range(self.nv)] if at_zero is not None else []
                 self._group(acc, here, first + g * step, depth, off if not sums else [])
                 for j in range(self.nv):
@@ -245,6 +247,13 @@ class _Rows:
                             v = k.fma(-s, off[j], v)
                         at = self._total(r, j)
                         k.store(k.fma(v, scale, k.load("float", at, lanes, align=k.isa.width)), at, align=k.isa.width)
+
+    def _ahead(self, scales: Val, zeros: Val | None) -> None:
+        """Bring in the next group's scales and zero points: too few lines at a time for the CPU to foresee."""
+        for i in range(0, self.nr * 4, 64):
+            self.k.prefetch(scales + self.nr * 4 + i)
+        if zeros is not None:
+            self.k.prefetch(zeros + self.nr)
 
     def _group(self, acc: Accumulators, rows: list[Row], b: Val, depth: int, off: list[Val]) -> None:
         """acc += A[rows, one group] @ (codes - off)."""
