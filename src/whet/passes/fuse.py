@@ -25,7 +25,7 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
 EPILOGUE = frozenset({"matmul", "matmul_grouped", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm",
                       "rmsnorm", "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
-BYTES: frozenset[str] = frozenset()  # of `region_eval.BYTES_AS_REAL`, the kinds whose kernels read 8-bit integers
+BYTES = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm"})  # that read 8-bit integers
 ALONE = frozenset({"resize"})  # kinds that apply one to their result in float32 which reads no other tensor
 LOOKAHEAD = 48  # pointwise nodes that an epilogue may try to close over
 MAX_LEAVES = 12  # tensors read by one expression

@@ -29,11 +29,12 @@ from whet.targets.cpu.conv_common import conv_of
 from whet.targets.cpu.conv_depthwise import window_of
 from whet.targets.cpu.conv_depthwise_int8 import depthwise_reason
 from whet.targets.cpu.conv_window import Columns, Window, column_tiles
-from whet.targets.cpu.epilogue import emit_terms, packs
+from whet.targets.cpu.epilogue import emit_terms
 from whet.targets.cpu.gemm_problem import opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
 from whet.targets.cpu.pixels import OUT, PixelWriter, Place
+from whet.targets.cpu.saturation import pack_four
 
 LARGEST = 7   # rows and columns of a window
 MOST_RUNS = 9  # column tiles that are written out each for itself
@@ -416,7 +417,7 @@ class _Body:
         last = e.terms[-1]
         assert isinstance(last, Apply)
         attrs = dict(last.attrs)
-        out = packs(k, [self._real(e, last.args[0], s, q) for q, s in enumerate(sums)], attrs["zero"], attrs["to"])
+        out = pack_four(k, [self._real(e, last.args[0], s, q) for q, s in enumerate(sums)], attrs["zero"], attrs["to"])
         step = self.kernel.writer.steps[OUT][-2]
         size = self.block.size
         for p, start in enumerate(self.starts):

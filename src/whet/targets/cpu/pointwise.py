@@ -19,7 +19,6 @@ from whet.targets.cpu.epilogue import (
     gather_value,
     invariant_terms,
     load_value,
-    saturated,
     store_value,
     to_memory,
 )
@@ -37,6 +36,7 @@ from whet.targets.cpu.loops import (
     vector_lanes,
     weight,
 )
+from whet.targets.cpu.saturation import saturate_four
 
 TILE = 1 << 14  # elements of a tile at most
 FEW = 8  # rows or columns that are woven from, or into, contiguous vectors
@@ -191,7 +191,7 @@ class _Kernel:
             for c in k.range(c0, whole, step):
                 vs = [self._compute(p, c + j, None, known, rounding is not None) for j in range(0, step, lanes)]
                 if rounding is not None:
-                    vs = [saturated(k, vs, rounding["zero"], rounding["to"])]
+                    vs = [saturate_four(k, vs, rounding["zero"], rounding["to"])]
                 for j, v in enumerate(vs):
                     self._store(v, p, c + j * lanes, None)
             short = isinstance(whole, int) and isinstance(c1, int)  # what is left is known: without a loop
