@@ -1,4 +1,4 @@
-"""The hardware's limits are rates of the machine: positive, and products of bf16 no slower than of fp32."""
+"""The hardware's limits are rates of the machine: positive, and products of less precision are no slower."""
 
 from whet.compare.limits import measured_limits
 
@@ -9,4 +9,5 @@ def test_limits_are_rates() -> None:
     assert found.bf16 >= found.fp32
     assert found.copy > 1e7
     assert found.flops("bf16") == found.bf16
+    assert found.flops("int8") == found.int8 >= found.vnni >= found.fp32
     assert found.flops("fp32") == found.fp32

@@ -20,31 +20,39 @@ STREAM_BYTES = 128 << 20  # of each of the two buffers that are copied: more tha
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates of all threads together: floating-point operations, and bytes copied (read and written), per second."""
+    """Rates of all threads together: operations (a multiply-add is two), and bytes copied (read and written), per
+    second. `int8` is the best of the machine, `vnni` that of its vector dot products of bytes alone."""
 
     fp32: float
     bf16: float
     copy: float
+    int8: float
+    vnni: float
 
     def flops(self, precision: str) -> float:
-        """The rate for products of a precision, `fp32` or `bf16`."""
-        return self.bf16 if precision == "bf16" else self.fp32
+        """The rate for products of a precision: `fp32`, `bf16` or `int8`."""
+        return {"bf16": self.bf16, "int8": self.int8}.get(precision, self.fp32)
 
 
 def measured_limits(threads: int, seconds: float = 0.2) -> Limits:
     """Rates on `threads` threads: the best of several short runs of bare loops, `seconds` of each kind.
 
-    `bf16` is the better of AMX tiles and AVX-512 dot products; where the CPU has neither, fp32's rate stands for it.
+    `bf16` is the better of AMX tiles and AVX-512 dot products, `int8` of AMX tiles and VNNI; where the CPU has neither,
+    fp32's rate stands for it.
     """
     target = CpuTarget.of_host(threads)
     isa = target.isa
     fp32 = _arithmetic(target, *limits.fma_peak(isa), seconds)
-    bf16 = [fp32]
+    bf16, vnni, int8 = [fp32], [fp32], [fp32]
     if isa.bf16_dot:
         bf16.append(_arithmetic(target, *limits.bf16_dot_peak(isa), seconds))
     if isa.amx_bf16:
         bf16.append(_arithmetic(target, *limits.amx_peak(isa), seconds))
-    return Limits(fp32, max(bf16), _copy(target, seconds))
+    if isa.vnni or isa.avx_vnni:
+        vnni.append(_arithmetic(target, *limits.int8_dot_peak(isa), seconds))
+    if isa.amx_int8:
+        int8.append(_arithmetic(target, *limits.amx_peak(isa, "tdpbusd"), seconds))
+    return Limits(fp32, max(bf16), _copy(target, seconds), max(int8 + vnni), max(vnni))
 
 
 def _arithmetic(target: CpuTarget, kernel: Kernel, amount: int, seconds: float) -> float:

@@ -9,7 +9,7 @@ from harness import Guarded, allow_amx
 from whet.targets.base import Kernel
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import Jit, to_assembly
-from whet.targets.cpu.limits import STREAM, amx_peak, bf16_dot_peak, fma_peak, stream
+from whet.targets.cpu.limits import STREAM, amx_peak, bf16_dot_peak, fma_peak, int8_dot_peak, stream
 
 HOST = isas.host()
 
@@ -42,6 +42,17 @@ def test_bf16_dot_products_run() -> None:
 def test_tiles_multiply_faster_than_vectors() -> None:
     allow_amx()
     assert per_second(*fma_peak(HOST)) < per_second(*amx_peak(HOST)) < 2e13
+
+
+@pytest.mark.skipif(not HOST.amx_int8, reason="no AMX for bytes")
+def test_tiles_of_bytes_multiply_faster_than_tiles_of_bf16() -> None:
+    allow_amx()
+    assert 1.2 * per_second(*amx_peak(HOST)) < per_second(*amx_peak(HOST, "tdpbusd")) < 4e13
+
+
+@pytest.mark.skipif(not (HOST.vnni or HOST.avx_vnni), reason="no vpdpbusd")
+def test_dot_products_of_bytes_run() -> None:
+    assert per_second(*fma_peak(HOST)) < per_second(*int8_dot_peak(HOST)) < 4e12
 
 
 @pytest.mark.parametrize("kind", ["read", "copy", "write"])

@@ -61,13 +61,34 @@ def bf16_dot_peak(isa: Isa) -> tuple[Kernel, int]:
     return finish(k, "bf16_dot_peak", 64), ROUNDS * chains * 16 * 4
 
 
-def amx_peak(isa: Isa) -> tuple[Kernel, int]:
-    """(kernel, floating-point operations per tile): tile products with nothing loaded. Needs `isa.amx_bf16`.
+def int8_dot_peak(isa: Isa) -> tuple[Kernel, int]:
+    """(kernel, operations per tile): independent vpdpbusd of random bytes. Needs `isa.vnni` or `isa.avx_vnni`."""
+    k = Fn(NAME, isa)
+    chains, lanes = isa.registers - 4, isa.lanes
+    ty = vec("i32", lanes)
+    data = k.table(np.random.default_rng(0).integers(0, 256, (2, isa.width), np.uint8))
+    for _ in k.range(k.begin, k.end):
+        acc = [k.var(ty, i) for i in range(chains)]  # all different, or they would be merged
+        a, b = (k.var(ty, k.load("i32", data + i * isa.width, lanes)) for i in range(2))
+        for _ in k.range(0, ROUNDS):
+            for v in acc:
+                v.set(k.call(f"llvm.x86.avx512.vpdpbusd.{8 * isa.width}", ty, [v.get(), a.get(), b.get()]))
+            a.set(_opaque(a.get()))
+        total = acc[0].get()
+        for v in acc[1:]:
+            total = total + v.get()
+        k.store(total, k.scratch, align=isa.width)
+    return finish(k, "int8_dot_peak", isa.width), ROUNDS * chains * lanes * 8
+
+
+def amx_peak(isa: Isa, instruction: str = "tdpbf16ps") -> tuple[Kernel, int]:
+    """(kernel, operations per tile): tile products with nothing loaded, of bf16 (`tdpbf16ps`, needs `isa.amx_bf16`) or
+    of bytes (`tdpbusd`, needs `isa.amx_int8`).
 
     The operands are random numbers: on zeros the unit runs up to twice as fast, which no product of real data can.
     """
     k = Fn(NAME, isa)
-    amx = Amx(k)
+    amx = Amx(k, instruction)
     data = np.random.default_rng(0).standard_normal(4 * 512).astype(np.float32)
     operands = k.table((data.view(np.uint32) >> 16).astype(np.uint16))
     for _ in k.range(k.begin, k.end):
@@ -78,7 +99,7 @@ def amx_peak(isa: Isa) -> tuple[Kernel, int]:
             for c in range(4):
                 amx.product(c, 4 + c // 2, 6 + c % 2)
     amx.release()
-    return finish(k, "amx_peak"), ROUNDS * 4 * 16 * 16 * 32 * 2
+    return finish(k, "amx_peak"), ROUNDS * 4 * 16 * 16 * (32 if instruction == "tdpbf16ps" else 64) * 2
 
 
 def stream(isa: Isa, kind: str) -> tuple[Kernel, int]:
