@@ -10,7 +10,7 @@ from onnx import helper
 import whet
 from whet.errors import UnsupportedError
 from whet.ir.graph import Graph, Node, Value
-from whet.precision.export import anchors, moves, pointwise
+from whet.precision.export import anchors, grouped, moves, pointwise
 from whet.precision.export.pointwise import Rule
 from whet.precision.export.writer import Writer, element_type, not_exportable
 
@@ -159,8 +159,8 @@ def _body(w: Writer, graph: Graph, captures: Iterable[str], formal: int = 0) -> 
                              [_info(v, name) for v, name in zip(graph.outputs, outputs, strict=True)])
 
 
-RULES: dict[str, Rule] = {**pointwise.RULES, **anchors.RULES, **moves.RULES, "onnx": _host, "if": _branches,
-                          "loop": _loop}
+RULES: dict[str, Rule] = {**pointwise.RULES, **anchors.RULES, **moves.RULES, **grouped.RULES,
+                          "onnx": _host, "if": _branches, "loop": _loop}
 
 
 def _rule(n: Node) -> Rule:

@@ -46,7 +46,7 @@ class Writer:
         self.sources: dict[str, Source] = {}
         self.ranges: dict[str, tuple[int, int]] = dict(outer.ranges) if outer else {}
         self.origin: str = outer.origin if outer else ""
-        self._constants: dict[Any, str] = outer._constants if outer else {}
+        self._constants: dict[Any, tuple[str, Any]] = outer._constants if outer else {}  # the data, so that ids stay
         self._sizes: dict[Dim, str] = {}
         self._labels: dict[str, int] = outer._labels if outer else {}
         self._serial: dict[str, int] = outer._serial if outer else {}
@@ -105,8 +105,8 @@ class Writer:
         if key not in self._constants:
             name = self.fresh(hint)
             self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
-            self._constants[key] = name
-        return self._constants[key]
+            self._constants[key] = name, data
+        return self._constants[key][0]
 
     def like(self, v: Value, number: float) -> str:
         """A scalar constant of the type of v."""
