@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ ROWS = 256  # samples that are read at once at most
 MOST_SAMPLES = 1 << 28
 ARRAYS = (".npy", ".npz")
 DAMAGED = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError,
-            OverflowError, SyntaxError, TypeError)
+            OverflowError, SyntaxError, TypeError, tokenize.TokenError)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Stacked:
         if len(set(counts.values())) > 1:
             raise InputError("the arrays have different numbers of samples", where=where,
                              why=", ".join(f"{n}: {c}" for n, c in counts.items()), do="give one of each per sample")
-        self.count: int = next(iter(counts.values()))
+        self.count: int = next(iter(counts.values()), 0)
         if self.count > MOST_SAMPLES:
             raise InputError(f"{self.count} samples", where=where, do=f"give at most {MOST_SAMPLES}")
 
