@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from conv_cases import spatial_out
 from harness import run_region, strided
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
-from whet.ir.symbolic import evaluate, symbol
+from whet.ir.symbolic import Dim, evaluate, symbol
 from whet.targets.cpu import isa as isas
+from whet.targets.cpu.conv_tiles import ConvTiles
 from whet.targets.cpu.gemm_tiles import GemmTiles
 
 HOST = isas.host()
 F32, I8, U8, I32 = DType.F32, DType.I8, DType.U8, DType.I32
-TILES = GemmTiles()
+TILES, CONV = GemmTiles(), ConvTiles()
 SETTINGS = ({"mt": 2, "nt": 2, "order": "nm", "ahead": True}, {"mt": 1, "nt": 3, "order": "mn", "ahead": False})
 
 pytestmark = pytest.mark.skipif(not HOST.amx_int8, reason="this machine has no AMX for integers")
@@ -49,6 +51,28 @@ def matmul(m: int, k: int, n: int, a: DType = U8, out: DType = I32, lead: tuple[
         expr = requantized(out, 2, zero, 4 if residual else None)
     dims = {"m": (0 if m < 32 else 32, max(m, 1), 300)} if symbolic else {}
     return Region("matmul", {}, tuple(ins), 2, o, Tensor.dense(I32, o.shape), expr, compute="int8", dims=dims)
+
+
+def conv(x: Sequence[Dim], o: int, kernel: Sequence[int], *, strides: Sequence[int] = (), pads: Sequence[int] = (),
+         dilations: Sequence[int] = (), group: int = 1, dtype: DType = U8, out: DType = I32, pad_value: int = 0,
+         gap: int = 0, x_gap: int = 0, dims: dict[str, tuple[int, int, int]] | None = None, residual: bool = False,
+         zero: int = 0) -> Region:
+    """A region of images of codes, channels last, by weights; raw sums for an `out` of i32."""
+    r, c = len(kernel), x[-1]
+    assert isinstance(c, int)
+    strides, dilations = tuple(strides) or (1,) * r, tuple(dilations) or (1,) * r
+    pads = tuple(pads) or (0,) * 2 * r
+    sizes = (spatial_out(x[1 + i], kernel[i], strides[i], dilations[i], pads[i], pads[r + i]) for i in range(r))
+    shape = (x[0], *sizes, o)
+    ins: list[Tensor] = [strided(dtype, x, x_gap), Tensor.dense(I8, (o, c // group, *kernel), const=True)]
+    at = {"strides": strides, "dilations": dilations, "pads": pads, "group": group, "channels_last": True,
+          "pad_value": pad_value}
+    expr = None
+    if out is not I32:
+        ins += [strided(F32, (o,)), strided(F32, (o,))] + ([strided(U8, shape)] if residual else [])
+        expr = requantized(out, 2, zero, 4 if residual else None)
+    return Region("conv", at, tuple(ins), 2, strided(out, shape, gap), Tensor.dense(I32, shape), expr, dims=dims or {},
+                  compute="int8")
 
 
 def data(region: Region, env: dict[str, int]) -> list[np.ndarray]:
@@ -119,3 +143,32 @@ def test_reasons_name_what_is_in_the_way() -> None:
     floats = Region("matmul", {}, (strided(F32, (4, 8)), strided(F32, (8, 8), const=True)), 2, strided(F32, (4, 8)),
                     strided(F32, (4, 8)))
     assert "f32" in TILES.applies(floats, HOST)
+
+
+CONVS = [
+    ((1, 5, 7, 3), 5, (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((2, 9, 8, 17), 33, (3, 3), {"strides": (2, 2), "pads": (1, 1, 1, 1), "pad_value": 7}),
+    ((1, 13, 13, 3), 64, (7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3), "gap": 3, "pad_value": -3, "dtype": I8}),
+    ((1, 9, 9, 64), 40, (3, 3), {"pads": (1, 1, 1, 1), "x_gap": 32, "pad_value": 200}),
+    ((1, 9, 9, 512), 40, (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((2, 8, 8, 96), 64, (1, 1), {"strides": (2, 2)}),
+    ((2, 8, 9, 20), 64, (2, 3), {"dilations": (2, 3), "pads": (1, 2, 3, 4)}),
+    ((2, 19, 9), 8, (3,), {"strides": (2,), "pads": (1, 1)}),
+    ((1, 1, 3, 5), 2, (3, 3), {"pads": (1, 1, 1, 1)}),
+    ((1, 9, 9, 7), 3, (3, 3), {"pads": (-1, 0, -2, 1)}),
+]
+
+
+@pytest.mark.parametrize("case", CONVS, ids=str)
+def test_convolutions_of_padded_rows_are_exact(case: tuple) -> None:
+    x, o, kernel, more = case
+    for out in (I32, U8):
+        region = conv(x, o, kernel, out=out, **more)
+        best = next(iter(CONV.space(region, HOST, 2)))
+        check(region, CONV, (best, {"rows": 2, "nt": 2, "order": "nm", "ahead": True}, {**best, "rows": 1, "nt": 1}))
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_symbolic_batch_is_bound_late(n: int) -> None:
+    region = conv((symbol("b"), 6, 6, 9), 16, (3, 3), pads=(1, 1, 1, 1), out=U8, residual=True, dims={"b": (0, 2, 4)})
+    check(region, CONV, (next(iter(CONV.space(region, HOST, 2))),), {"b": n})

@@ -1,4 +1,4 @@
-"""Writing blocks of 32 columns of tile sums through the epilogue, two rows at a time: four vectors make one of bytes."""
+"""Writing blocks of 32 columns of tile sums through the epilogue, two rows at a time: four vectors become one."""
 
 from __future__ import annotations
 
