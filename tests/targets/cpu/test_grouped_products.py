@@ -17,12 +17,13 @@ from whet.ir.symbolic import Dim, symbol
 from whet.targets.cpu import TACTICS
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import to_assembly
+from whet.targets.cpu.grouped_amx import GroupedAmx
 from whet.targets.cpu.grouped_panels import GroupedPanels
 from whet.targets.cpu.grouped_rows import GroupedRows
 
 HOST = isas.host()
 ISAS = list({HOST.name: HOST, "avx2": isas.AVX2}.values())
-ROWS, PANELS = GroupedRows(), GroupedPanels()
+ROWS, PANELS, AMX = GroupedRows(), GroupedPanels(), GroupedAmx()
 F32, BF16, F16, I8, U8, I4, U4, I2, U2 = (DType[n] for n in ("F32", "BF16", "F16", "I8", "U8", "I4", "U4", "I2", "U2"))
 
 
@@ -166,3 +167,17 @@ def test_every_instruction_set_compiles_every_tactic(isa: isas.Isa) -> None:
                 p = next(iter(tactic.space(r, isa, 2)))
                 for step in tactic.implement(r, p, isa, 2).steps:
                     assert to_assembly(step.kernel.code, isa)
+
+
+@pytest.mark.skipif(not HOST.amx_bf16, reason="no AMX")
+@pytest.mark.parametrize(("dtype", "zeros"), [(I4, False), (U4, True), (I8, True), (U2, True)])
+def test_tiles_of_widened_weights(dtype: DType, zeros: bool) -> None:
+    """Odd sizes, a symbolic number of rows, groups that end within a tile, rows of bf16 that are loaded as they lie."""
+    sizes = ((40, 100, 70, 64, F32), (7, 33, 20, 33, F16), (64, 96, 32, 32, BF16), (17, 31, 1, 64, BF16))
+    for m, k, n, group, a in sizes:
+        r = region((m,), k, n, group, dtype, zeros, a=a, compute="bf16")
+        arrays = contents(r, (m,))
+        check(r, run_region(r, AMX, {"mt": 2, "nt": 2}, HOST, arrays)[0], arrays, tol=8e-3)
+        r = region((2, symbol("m")), k, n, group, dtype, zeros, a=a, dims={"m": (0, 33, 64)}, compute="bf16")
+        arrays = contents(r, (2, m))
+        check(r, run_region(r, AMX, {"mt": 1, "nt": 1}, HOST, arrays, {"m": m})[0], arrays, tol=8e-3)

@@ -128,9 +128,13 @@ class Decoder:
 
     def value(self, v: Val, i: int) -> Val:
         """Code i of each column of what `load` gave, as fp32."""
+        if self.codes.bits == 8:
+            return self.k.cast("sitofp", self.k.cast("sext", v, "i32"), "float")
+        return self.code(v, i)
+
+    def code(self, v: Val, i: int) -> Val:
+        """Code i of each word of 32 bits, as fp32."""
         k, bits = self.k, self.codes.bits
-        if bits == 8:
-            return k.cast("sitofp", k.cast("sext", v, "i32"), "float")
         if self.table is not None:  # the table is looked up by the lowest four bits, whatever is above them
             index = k.op("lshr", v, k.const(v.ty, bits * i)) if i else v
             return k.call("llvm.x86.avx512.permvar.sf.512", self.table.ty, [self.table, index])
