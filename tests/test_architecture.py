@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "builder": {"frontends", "ir", "passes", "targets", "lowering", "tuning", "plan"},
     "quantizing": {"builder", "ir", "measure", "plan", "precision", "runtime"},
     "pipeline": {"builder", "quantizing", "runtime", "frontends", "ir", "passes", "precision", "targets", "lowering", "tuning", "plan"},
+    "exporting": {"builder", "frontends", "ir", "precision", "quantizing", "targets", "tuning"},
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "demo": set(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from whet.errors import WhetError
 
 if TYPE_CHECKING:
+    from whet.exporting import quantize
     from whet.loading import load
     from whet.pipeline import build
     from whet.plan import Plan
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from whet.runtime import Context, Engine
 
 __version__ = "0.1.0"
-__all__ = ["Context", "Engine", "Plan", "WhetError", "__version__", "build", "load", "plugin"]
+__all__ = ["Context", "Engine", "Plan", "WhetError", "__version__", "build", "load", "plugin", "quantize"]
 
 _WHERE = {"build": "whet.pipeline", "load": "whet.loading", "Engine": "whet.runtime",
-          "Context": "whet.runtime", "Plan": "whet.plan", "plugin": "whet.plugins"}
+          "Context": "whet.runtime", "Plan": "whet.plan", "plugin": "whet.plugins", "quantize": "whet.exporting"}
 
 
 def __getattr__(name: str) -> Any:
