@@ -19,6 +19,7 @@ from whet.targets.cpu.llvm import IntLike, Val
 from whet.targets.cpu.microkernel import narrow, round_bf16
 
 SCRATCH = 64 << 20  # bytes that a thread may use
+NEAR = 1 << 20      # bytes of widened panels of a tile, unless one takes more
 
 
 class GroupedPanels:
@@ -33,14 +34,15 @@ class GroupedPanels:
         return reason
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
-        found = []
+        found: dict[str, tuple[float, Params]] = {}
+        deep = 4 * max(1, codes_of(region).depth)
         for params in GemmBatched().space(_dense(region), machine, threads):
+            near = max(1, NEAR // (deep * params["nv"] * machine.lanes))  # panels that wait in the second level
             for dot in (False, True) if self._can_dot(region, machine) else (False,):
-                pack = params["pack"] or dot
-                made = {**params, "dot": dot, "pack": pack, "prefetch": 0, "ahead": False}
-                found.append((self.cost(region, made, machine, threads), made))
-        found.sort(key=lambda f: f[0])
-        return [params for _, params in found[:16]]
+                made = {**params, "dot": dot, "pack": params["pack"] or dot, "nt": min(params["nt"], near),
+                        "prefetch": 0, "ahead": False}
+                found.setdefault(repr(made), (self.cost(region, made, machine, threads), made))
+        return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
 
     @staticmethod
     def _can_dot(region: Region, machine: Isa) -> bool:

@@ -69,7 +69,7 @@ class GroupedRows:
             mt = -(-count // -(-count // MOST_ROWS))
             for per_thread in (2, 4, 8):
                 nt = max(1, panels * batch * -(-count // mt) // (per_thread * threads))
-                for prefetch in (0, 2048):
+                for prefetch in (2048, 0):
                     params = {"mr": mr, "nv": nv, "mt": mt, "nt": min(nt, panels), "prefetch": prefetch}
                     if params not in [f[1] for f in found]:
                         found.append((self.cost(region, params, machine, threads), params))
