@@ -118,12 +118,21 @@ def dot_int8(k: Fn, dot: Dot, acc: Accumulators, rows: Sequence[Row], panel: Val
         b_here = panel + p * (nv * vector)
         if fetch and count == unroll:
             fetch.lines(k, p // unroll)
+        at = [disp + u * dot.step for u in range(count) for _, disp in here]
+        shared = len(set(at)) < len(at) and len({id(base) for base, _ in here}) == 1
         for u in range(count):
+            if shared and u:  # windows overlap: to keep what was loaded for other rows takes more registers than exist
+                here = [(base, disp) for base in [_hidden(here[0][0])] for _, disp in here]
             b = [dot.panel(k, b_here + (u * nv + j) * vector, lanes) for j in range(nv)]
             for r, (base, disp) in enumerate(here):
                 a = dot.operand(k, base + (disp + u * dot.step), lanes)
                 for j in range(nv):
                     acc.set(r, j, dot.add(k, acc.get(r, j), a, b[j]))
+
+
+def _hidden(p: Val) -> Val:
+    """The same address, through an empty assembly statement that the optimizer cannot see into."""
+    return p.fn.emit("ptr", f'call ptr asm sideeffect "", "=r,0"(ptr {p.ref})')
 
 
 def copy_elements(k: Fn, dot: Dot, src: Val, dst: Val, count: IntLike) -> None:

@@ -23,6 +23,7 @@ from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Accumulators, Fetch
 from whet.targets.cpu.microkernel_int8 import Dot, dot_int8
+from whet.targets.cpu.write_int8 import ByteWriter, saturation_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class ProductKernel:
         self.region, self.p, self.dot, self.params = region, p, dot, params
         self.k = k = Fn(NAME, isa)
         self.args = args = Args(k)
-        self.writer = Writer(k, args, region, p)
+        how = saturation_of(region) if isa.name != "neon" else None
+        self.writer = Writer(k, args, region, p) if how is None else ByteWriter(k, args, region, p, how)
         self.a = a = lines(k, args)
         self.nr = params["nv"] * isa.lanes
         self.step_bytes = self.nr * dot.group

@@ -59,7 +59,8 @@ def space(e: Extents, isa: Isa, threads: int) -> list[Params]:
         panels = -(-e.columns // (nv * isa.lanes))
         parts = -(-e.width // mr)
         for ml, mt, nt, order in _blocks(e, parts, mr, panels, nv * isa.lanes, threads):
-            params: Params = {"mr": mr, "nv": nv, "ml": ml, "mt": mt, "nt": nt, "order": order, "unroll": 4, "ahead": True}
+            params: Params = {"mr": mr, "nv": nv, "ml": ml, "mt": mt, "nt": nt, "order": order, "unroll": 4,
+                              "ahead": True}
             found.append((cost(e, params, isa, threads), params))
     found.sort(key=lambda f: f[0])
     taken: dict[tuple[int, int], int] = {}
