@@ -82,7 +82,8 @@ def build(
                     in the plan's evidence["precision"].
     quantization:   finer options; those above win over it where they are given.
     weights:        `int8` or `int4`: weights of large products are stored so, with a scale for every
-                    `weight_group` rows (0: one per column), and widened inside the kernels: for decoders, which wait for memory.
+                    `weight_group` rows (0: one per column), and widened inside the kernels: for decoders, which wait
+                    for memory.
     isa:            `host`; `avx512`, `avx2` to build for less than this machine has (tuned here).
     progress:       called with (what, done, total).
 
