@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from whet.measure import Measurement, record, stats
 from whet.report import charts, rows
 
 TITLES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "bert": "BERT-base (128 tokens)", "vit": "ViT-B/16"}
-_STYLE = """<style>text{font:13px system-ui,sans-serif}.grid{stroke:#d8dee4}.tick,.name,.value{fill:#57606a}
+STYLE = """<style>text{font:13px system-ui,sans-serif}.grid{stroke:#d8dee4}.tick,.name,.value{fill:#57606a}
 .value{font-weight:600}.bar.ours{fill:#0b7a75}.bar.theirs{fill:#a9b4be}
 .whisker{stroke:#24292f;stroke-width:1.5;fill:none}.reference{stroke:#b45309;stroke-width:1.5;stroke-dasharray:5 4}
 </style>"""
@@ -18,9 +18,14 @@ _STYLE = """<style>text{font:13px system-ui,sans-serif}.grid{stroke:#d8dee4}.tic
 
 def save(path: Path, records: Sequence[Measurement]) -> None:
     """Write the records to `path`, the table beside it as `.md`, the chart as `.svg`; each by atomic rename."""
+    write(path, {".json": record.encode(list(records)), ".md": markdown(records).encode(),
+                 ".svg": chart(records).encode()})
+
+
+def write(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write `path` with each of the suffixes, by atomic rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, data in ((".json", record.encode(list(records))), (".md", markdown(records).encode()),
-                         (".svg", chart(records).encode())):
+    for suffix, data in files.items():
         target = path.with_suffix(suffix)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         temporary.write_bytes(data)
@@ -106,7 +111,7 @@ def chart(records: Sequence[Measurement]) -> str:
         return '<svg xmlns="http://www.w3.org/2000/svg"/>'
     axis = f"times ONNX Runtime fp32, batch {batch}"
     drawn = charts.bars(bars, "speed against ONNX Runtime fp32", axis, reference=1.0, label_width=230)
-    return drawn.replace(">", f">{_STYLE}", 1)
+    return drawn.replace(">", f">{STYLE}", 1)
 
 
 def _ours(records: Sequence[Measurement], precision: str) -> list[Measurement]:
