@@ -39,10 +39,11 @@ class Model(_Record, frozen=True, kw_only=True):
 
 
 class PlanId(_Record, frozen=True, kw_only=True):
-    """The plan: the root of its hash tree, and its size."""
+    """The plan: the root of its hash tree, its size, and that of its section of weights."""
 
     hash: str
     bytes: Annotated[int, Meta(ge=0)]
+    weights: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Cache(_Record, frozen=True, kw_only=True):
