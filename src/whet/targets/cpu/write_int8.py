@@ -54,7 +54,8 @@ class ByteWriter(Writer):
         masks = [self.mask(col, j, cols, nv * lanes) for j in range(nv)]
         at = self._at(row, col)
         same = self._same_in_all_rows(at, nv, masks)
-        if self.heavy or not isinstance(valid, int):
+        scalar = k.isa.name == "avx2" and any(m is not None for m in masks)  # masked bytes come one by one there
+        if self.heavy or scalar or not isinstance(valid, int):
             for r, j, v in acc.each():
                 k.store(v, spill + (r * nv + j) * k.isa.width, align=k.isa.width)
             for r in k.range(0, valid):
