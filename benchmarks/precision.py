@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import msgspec
 
 import whet
+from benchmarks import calibration, quantized
 from benchmarks import precision_tables as tables
-from benchmarks import quantized
 from benchmarks.models import MODELS, default_cache, model_inputs, model_path
 from benchmarks.quantized import Feeds
 from whet.compare import Backend, Limits, Reference, compare, measured_limits, open_peer, open_whet
@@ -38,6 +38,7 @@ from whet.measure.record import Limit, Model, OutputError
 from whet.quantizing import Quantization
 
 RESULTS = Path(__file__).parent / "results"
+CALIBRATED = "resnet50"  # the model whose calibration is measured
 ALLOWED = 0.35  # relative L2 from fp32. Random networks lose up to 0.12 in int8; wrong products give 1 and more
 
 
@@ -65,8 +66,11 @@ def main() -> int:
                 failed = True
                 continue
             done = [r for r in done if tables.case(r) != (name, batch) or r.threads != options.threads] + found
-            done.sort(key=lambda r: (MODELS.index(r.model.name), tables.case(r)[1]))
+            done.sort(key=lambda r: (r.latency is None, MODELS.index(r.model.name), tables.case(r)[1]))
             tables.save(path, done)
+    if CALIBRATED in options.models and not options.prepare and not any(tables.calibrating(r) for r in done):
+        done = [r for r in done if r.latency] + calibration_case(options)
+        tables.save(path, done)
     if done:
         print(tables.markdown(done))
     wrong = [r for r in done if r.error and r.error.limit and not r.error.value <= r.error.limit]
@@ -104,18 +108,19 @@ class Built:
     seconds: float | None
 
 
-def build(name: str, feeds: Feeds, options: argparse.Namespace) -> Built:
-    """The int8 plan for the shapes of `feeds`; calibrated once for all batch sizes."""
+def build(name: str, feeds: Feeds, options: argparse.Namespace, precision: str = "int8") -> Built:
+    """The plan for the shapes of `feeds`: in int8 and bf16 by layer, or in fp32."""
     shapes = {k: tuple(v.shape) for k, v in feeds.items()}
     options.work.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{'x'.join(map(str, next(iter(shapes.values()))))}-int8-{options.threads}"
+    stem = f"{name}-{'x'.join(map(str, next(iter(shapes.values()))))}-{precision}-{options.threads}"
     path = options.work / f"{stem}.plan"
     if options.keep_plans and path.exists():
         return Built(path, None)
     start = time.perf_counter()
-    plan = whet.build(model_path(name), precision={"int8", "bf16"}, threads=options.threads, shapes=shapes,
-                      timing_cache=options.work / f"{stem}.json", opt_level=options.opt_level,
-                      quantization=Quantization(calibration=quantized.calibration(name)))
+    seen = Quantization(calibration=quantized.calibration(name)) if precision == "int8" else None
+    plan = whet.build(model_path(name), precision={"int8", "bf16"} if seen else "fp32", threads=options.threads,
+                      shapes=shapes, timing_cache=options.work / f"{stem}.json", opt_level=options.opt_level,
+                      quantization=seen)
     plan.save(path)
     plan.close()
     return Built(path, time.perf_counter() - start)
@@ -130,6 +135,14 @@ def prepare(name: str, feeds: Feeds, options: argparse.Namespace) -> None:
         made.append(quantized.openvino_int8(name))
     made.append(build(name, feeds, options).path)
     print(*made, sep="\n", flush=True)
+
+
+def calibration_case(options: argparse.Namespace) -> list[Measurement]:
+    """What calibrating costs, and the weights of the int8 plan beside those of fp32's, at batch 1."""
+    feeds = model_inputs(CALIBRATED, 1)
+    kept = argparse.Namespace(**{**vars(options), "keep_plans": True})
+    plans = {p: build(CALIBRATED, feeds, kept, p).path for p in ("fp32", "int8")}
+    return calibration.measure(CALIBRATED, options.threads, options.work, plans)
 
 
 def measure_case(name: str, feeds: Feeds, options: argparse.Namespace) -> list[Measurement]:

@@ -19,8 +19,13 @@ def save(path: Path, records: Sequence[Measurement]) -> None:
 
 
 def case(r: Measurement) -> tuple[str, int]:
-    """Model and batch."""
-    return r.model.name, next(iter(r.shapes.values()))[0]
+    """Model and batch (0 where no shapes were measured)."""
+    return r.model.name, next((s[0] for s in r.shapes.values() if s), 0)
+
+
+def calibrating(r: Measurement) -> bool:
+    """True if it is the record of calibrating."""
+    return r.latency is None and r.build_seconds is not None
 
 
 def markdown(records: Sequence[Measurement]) -> str:
@@ -35,12 +40,12 @@ def markdown(records: Sequence[Measurement]) -> str:
         "is faster. Each quantized the model with its own quantizer and the same 32 samples: ONNX Runtime by "
         "quantize_static (Q/DQ, per channel) with unsigned activations, and with its defaults; OpenVINO by NNCF. "
         "Errors: relative L2 from ONNX Runtime's fp32 outputs after the mean over classes is taken off, whet's / ONNX "
-        "Runtime's / OpenVINO's (weights are random, which costs more than trained ones do). VNNI: operations of the model's "
-        "products a second as a share of the rate that bare vpdpbusd loops reach on this machine in the same run; AMX "
-        "tiles can go beyond it. `python benchmarks/precision.py` makes this file.", "",
+        "Runtime's / OpenVINO's (weights are random, which costs more than trained ones do). VNNI: operations of the "
+        "model's products a second as a share of the rate that bare vpdpbusd loops reach on this machine in the same "
+        "run; AMX tiles can go beyond it. `python benchmarks/precision.py` makes this file.", "",
         "| model | batch | whet | ONNX Runtime | against | its defaults | against | OpenVINO | against | errors | "
         "VNNI |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|"]
-    for r in (r for r in records if r.backend == "whet"):
+    for r in (r for r in records if r.backend == "whet" and r.latency):
         beside = {p: _peer(records, r, p) for p in PEERS}
         name, batch = case(r)
         cells = [TITLES.get(name, name), str(batch), _median(r)]
@@ -62,17 +67,27 @@ def markdown(records: Sequence[Measurement]) -> str:
 
 def _plans(records: Sequence[Measurement]) -> list[str]:
     out = ["", "## Plans", "", "| model | batch | calibrated and built | plan |", "|---|---:|---:|---:|"]
-    for r in (r for r in records if r.backend == "whet"):
+    for r in (r for r in records if r.backend == "whet" and r.latency):
         name, batch = case(r)
         took = rows.seconds(r.build_seconds) if r.build_seconds is not None else "-"
         out.append(f"| {TITLES.get(name, name)} | {batch} | {took} | {rows.size(r.plan.bytes) if r.plan else '-'} |")
+    for r in (r for r in records if calibrating(r)):
+        name, samples = case(r)
+        peak = f" at a peak of {rows.size(r.memory.peak_bytes)}" if r.memory else ""
+        took = rows.seconds(r.build_seconds or 0)
+        out += ["", f"{TITLES.get(name, name)} is calibrated on {samples} images in {took}{peak} (one "
+                    "process that also makes the images and the plan, without tuning)."]
+    weights = {r.precision: r.plan.weights for r in records if r.latency is None and r.plan and r.plan.weights}
+    if {"int8", "fp32"} <= set(weights):
+        out += ["", f"Weights in its plan at batch 1: {rows.size(weights['int8'])}, "
+                    f"{weights['int8'] / weights['fp32']:.3f} of fp32's {rows.size(weights['fp32'])}."]
     return out
 
 
 def chart(records: Sequence[Measurement]) -> str:
     """Speed against ONNX Runtime's int8, whet's and OpenVINO's, as one SVG file."""
     bars = []
-    for r in (r for r in records if r.backend == "whet"):
+    for r in (r for r in records if r.backend == "whet" and r.latency):
         base, openvino = _peer(records, r, PEERS[0]), _peer(records, r, PEERS[2])
         c = next((c for c in r.comparisons if (c.backend, c.precision) == PEERS[0]), None)
         if base is None or base.latency is None or c is None:
