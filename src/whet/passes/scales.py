@@ -80,6 +80,8 @@ def offset_after(rw: Rewriter, node: Node) -> Result:
     if pair is None or (node.op == "sub" and pair[1] is not node.input(1)):
         return None
     conv = made_by(pair[0], "conv", "conv_transpose")
+    if node.output.dtype not in FLOATS:
+        return None
     if conv is None or not rw.once(pair[0]) or pair[0].shape != node.output.shape or conv.attrs.get("channels_last"):
         return None
     bias = conv.inputs[2] if len(conv.inputs) > 2 else None
