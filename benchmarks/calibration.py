@@ -58,9 +58,10 @@ def measure(name: str, threads: int, work: Path, plans: dict[str, Path]) -> list
     memory: Memory = peak_memory("import sys; sys.path.insert(0, sys.argv[1])\nfrom benchmarks import calibration",
                                  "calibration.run(sys.argv[2], int(sys.argv[3]), sys.argv[4])",
                                  [str(Path(__file__).parents[1]), name, str(threads), str(out)], timeout=1800)
-    common: dict[str, Any] = {"date": now(), "model": Model(name=name, sha256=model_hash(model_path(name))), "backend": "whet",
-              "threads": threads, "device": this_device(),
-              "versions": {"whet": whet.__version__, "numpy": np.__version__}}
+    common: dict[str, Any] = {
+        "date": now(), "model": Model(name=name, sha256=model_hash(model_path(name))), "backend": "whet",
+        "threads": threads, "device": this_device(),
+        "versions": {"whet": whet.__version__, "numpy": np.__version__}}
     shapes = {k: (SAMPLES, *v.shape[1:]) for k, v in model_inputs(name, 1).items()}
     found = [Measurement(precision="int8", shapes=shapes, memory=memory, build_seconds=json.loads(out.read_text()),
                          **common)]
