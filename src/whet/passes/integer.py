@@ -144,6 +144,8 @@ def above_move(rw: Rewriter, node: Node) -> Result:
         return None
     if m.op == "pool" and m.attrs["kind"] != "max":
         return None
+    if m.op == "transpose" and m.input(0).producer is None:
+        return None  # an input is quantized on its way to where it goes: one step
     q = rw.add("quantize", m.input(0), *node.inputs[1:], like=node)
     return rw.add(m.op, q, *m.inputs[1:], like=m, **m.attrs)
 
