@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conv_cases import pool_region
 from harness import run_region
+from int8_isas import HOST, ISAS, TWO
 from movement_cases import movement
 
 from whet.ir.dtypes import DType
@@ -18,11 +19,9 @@ from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
 from whet.passes.fuse import BYTES
 from whet.targets.cpu import TACTICS
-from whet.targets.cpu.isa import AVX2, AVX512, Isa, named
+from whet.targets.cpu.isa import Isa
 
 F, U8, I8 = DType.F32, DType.U8, DType.I8
-ISAS = [pytest.param(i, id=n) for n, i in (("host", named("host")), ("avx512", AVX512), ("avx2", AVX2))]
-TWO = [ISAS[0], ISAS[2]]
 
 
 def codes(to: DType = U8, zero: int = 3, scale: float = 20.0) -> Expr:
@@ -138,16 +137,16 @@ def test_symbolic_sizes_are_bound_late() -> None:
     for n in (0, 1, 9):
         mean = {"kind": "mean", "axes": (1,), "keepdims": False}
         check(region("reduce", mean, (dense(U8, symbol("n"), 5, 19),), (symbol("n"), 19), U8, dims=dims),
-              named("host"), {"n": n})
+              HOST, {"n": n})
         pool = pool_region((symbol("n"), 5, 6, 19), "max", (2, 2), dtype=U8, dims=dims)
-        check(pool, named("host"), {"n": n}, exact=True)
+        check(pool, HOST, {"n": n}, exact=True)
 
 
 def test_nan_becomes_the_lowest_code_after_an_anchor() -> None:
     r = region("softmax", {"axis": 1, "log": False}, (dense(F, 2, 19),), (2, 19), I8)
     x = contents(r)
     x[0][1, 3] = np.nan
-    got = check(r, named("host"), arrays=x)
+    got = check(r, HOST, arrays=x)
     assert (got[1] == -128).all()
     assert (got[0] != -128).all()
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from harness import run_region
+from int8_isas import ISAS
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf
 from whet.ir.region import Region, Tensor
 from whet.targets.cpu.compile import to_assembly
-from whet.targets.cpu.isa import AVX2, AVX512, NEON, Isa, named
+from whet.targets.cpu.isa import AVX2, AVX512, NEON, Isa
 from whet.targets.cpu.pointwise import Pointwise
 
 F, U8, I8 = DType.F32, DType.U8, DType.I8
-ISAS = [pytest.param(i, id=n) for n, i in (("host", named("host")), ("avx512", AVX512), ("avx2", AVX2))]
 
 
 def saturate(to: DType, zero: int, scale: float = 1.0) -> Expr:

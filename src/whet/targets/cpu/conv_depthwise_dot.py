@@ -66,7 +66,7 @@ class ConvDepthwiseDot:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         c, w = conv_of(region), window_of(region)
-        sums = 6 if machine.registers >= 32 else 2
+        sums = 2 if machine.registers < 32 else 6 if quads(machine) else 4  # pixels of a tile
         fewest = lower(c.out[0], {n: (r[0], r[2]) for n, r in region.dims.items()})
         found = []
         for rows, width in itertools.product((1, 2, 3, 4), (1, 2, 3, 4, 5, 6)):
@@ -77,22 +77,22 @@ class ConvDepthwiseDot:
                 if splits == 1 or (tiles * splits <= 16 * threads and c.groups >= 2 * splits * machine.width):
                     found.append({"rows": rows, "width": width, "splits": splits})
         found.sort(key=lambda p: self.cost(region, p, machine, threads))
-        return found[:12]
+        return found[:8]
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
-        """Seconds: interleaving and products of a tile, two instructions a cycle, and the epilogue."""
+        """Seconds: interleaving and products of a tile, and the epilogue: two wide or three narrow vectors a cycle."""
         c, w = conv_of(region), window_of(region)
         rows, width = params["rows"], params["width"]
         taps = Taps.of(w, rows)
         columns = (width - 1) * w.strides[1] + (w.kernel[1] - 1) * w.dilations[1] + 1
-        dot = 1 if machine.vnni else 4
+        dot = 1 if quads(machine) else 4
         groups = len(taps.groups)
-        instructions = (columns * groups * (8 + (0 if machine.vnni else 8)) + rows * width * (24 + 4)
+        instructions = (columns * groups * (8 + (0 if quads(machine) else 8)) + rows * width * (24 + 4)
                         + width * w.kernel[1] * len(taps.uses) * 4 * dot)
         out = opt(region, c.out[1])
         tiles = -(-opt(region, c.out[0]) // rows) * opt(region, c.n)
         vectors = sum(1 / b.parts for b in blocks_of(c.groups, machine, out))
-        work = tiles * -(-out // width) * vectors * instructions / 2
+        work = tiles * -(-out // width) * vectors * instructions / (2 if machine.width == 64 else 3)
         pieces = tiles * params["splits"]
         rounds = -(-pieces // threads) / (pieces / threads)
         return float((work * rounds + pieces * 60) / threads / 3e9)
@@ -100,6 +100,11 @@ class ConvDepthwiseDot:
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         made = _Kernel(region, params, machine)
         return Implementation((Step(made.kernel, made.args.table, made.tiles),), tuple(made.packs))
+
+
+def quads(isa: Isa) -> bool:
+    """True if one instruction adds four products of bytes per lane."""
+    return isa.vnni or isa.avx_vnni
 
 
 # -- geometry ------------------------------------------------------------------------------------------------
@@ -231,14 +236,14 @@ class _Kernel:
         self.flip = x.dtype is DType.I8
         self.pad = int(region.attrs.get("pad_value", 0)) & 0xFF
         self.leaves = _column_leaves(region)
-        self.packs = [Pack((1,), partial(_pack_weights, blocks=self.blocks, taps=self.taps, vnni=isa.vnni,
+        self.packs = [Pack((1,), partial(_pack_weights, blocks=self.blocks, taps=self.taps, vnni=quads(isa),
                                          flip=self.flip))]
         self.weights = args.pointer(Packed(0))
         self.columns: dict[int, Val] = {}
         for i in self.leaves or ():
             self.columns[i] = args.pointer(Packed(len(self.packs)))
             self.packs.append(Pack((i,), partial(_pack_columns, blocks=self.blocks, c=self.c)))
-        self.use_bytes = 4 * isa.width * (1 if isa.vnni else 2)  # weights of a use
+        self.use_bytes = 4 * isa.width * (1 if quads(isa) else 2)  # weights of a use
         self.block_bytes = self.w.kernel[1] * len(self.taps.uses) * self.use_bytes + 4 * isa.width
         self.writer = PixelWriter(k, args, region, region.epilogue)
         self.x = args.pointer(In(0))
@@ -382,7 +387,7 @@ class _Body:
     def _dot(self, acc: Var, x: Val, at: Val, q: int) -> None:
         """Products of four bytes in every lane are added."""
         k, n = self.k, self.n
-        if k.isa.vnni:
+        if quads(k.isa):
             w = k.load("i8", at + q * n, n, align=n)
             acc.set(k.call(f"llvm.x86.avx512.vpdpbusd.{n * 8}", acc.ty, [acc.get(), x, w]))
             return
