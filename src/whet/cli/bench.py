@@ -176,13 +176,24 @@ def _peers(names: Sequence[str], options: Options, model: Path | None, feeds: Ma
             continue
         try:
             assert model is not None
-            found.append(open_peer(name, model, feeds, precision=precision if name == "openvino" else "fp32",
+            found.append(open_peer(name, model, feeds, precision=_peer_precision(name, model, precision),
                                    threads=threads))
         except ModelError as e:
             if options.backends:
                 raise
             notes.append(f"Left out: {e.what} ({e.why}).")
     return found
+
+
+def _peer_precision(name: str, model: Path, precision: str) -> str:
+    """What a peer runs beside a plan: a quantized model as it is, another one in its fastest floats."""
+    if precision == "int8":
+        from whet.frontends.protobuf import read
+
+        if any(n.op_type.startswith(("QuantizeLinear", "QLinear")) for n in read(model).proto.graph.node):
+            return "int8"
+        precision = "bf16"
+    return precision if name == "openvino" else "fp32"
 
 
 def _reference(contestants: Sequence[Backend], model: Path | None, feeds: Mapping[str, np.ndarray],

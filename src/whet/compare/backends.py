@@ -78,7 +78,8 @@ def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_
 def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None) -> Backend:
     """Load an ONNX model in `onnxruntime` or `openvino`, bound to `feeds`.
 
-    precision: `fp32`, or `bf16` (OpenVINO's hint). threads: None leaves the backend's own default, all cores.
+    precision: `fp32`, or `bf16` (OpenVINO's hint); `int8` for a model with Q/DQ of its own, whose other parts OpenVINO
+    runs in bf16. threads: None leaves the backend's own default, all cores.
 
     MissingExtraError if it is not installed; InputError if it is not one of these or lacks the precision;
     ModelError if it refuses the model, with its own words.
@@ -101,10 +102,13 @@ def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32",
     return backend
 
 
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # OpenVINO's, for what is not quantized
+
+
 def _onnxruntime(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
     import onnxruntime as ort
 
-    if precision != "fp32":
+    if precision == "bf16":
         raise InputError(f"onnxruntime has no {precision} on the CPU", do="compare with its fp32")
     options = ort.SessionOptions()  # all else as its default: that is what its users run
     if threads is not None and threads != _cores():
@@ -117,7 +121,7 @@ def _onnxruntime(model: Path, feeds: dict[str, np.ndarray], precision: str, thre
 def _openvino(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
     import openvino as ov
 
-    config = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+    config = {"INFERENCE_PRECISION_HINT": HINTS[precision],
               "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or _cores()}
     core = ov.Core()
     read = core.read_model(str(model))

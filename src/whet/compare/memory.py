@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from whet.compare.backends import HINTS
 from whet.errors import InputError
 from whet.measure import peak_memory
 from whet.measure.record import Memory
@@ -41,5 +42,5 @@ def memory_of(backend: str, precision: str, path: Path, feeds: Mapping[str, np.n
     with tempfile.TemporaryDirectory(prefix="whet-") as folder:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **dict(feeds))  # type: ignore[arg-type]
-        body = _FEEDS + body.replace("{hint}", {"fp32": "f32", "bf16": "bf16"}[precision])
+        body = _FEEDS + body.replace("{hint}", HINTS[precision])
         return peak_memory(imports, body, [str(path), str(inputs), str(threads or 0)])
