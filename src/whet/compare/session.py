@@ -13,7 +13,7 @@ from whet.compare.limits import Limits
 from whet.measure import Measurement, alternate, centred_error, relative_l2, stats, this_device
 from whet.measure.record import Comparison, Limit, Load, Memory, Model, OutputError, now
 
-# Relative L2 from an fp32 reference. Of int8 the error is stated alone: random inputs lie outside calibrated ranges, and
+# Relative L2 from an fp32 reference. Of int8 the error is stated alone: random inputs lie outside calibrated ranges;
 # accuracy is judged with data (`whet build --eval`).
 ALLOWED = {"fp32": 1e-4, "bf16": 5e-2}
 NOT_COMPARABLE = 1e300  # stands for infinity, which JSON does not have
