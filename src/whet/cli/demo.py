@@ -24,11 +24,15 @@ from whet.ir import interpret
 from whet.measure import Measurement
 from whet.measure.record import Accuracy, Comparison, Model
 from whet.measure.record import OutputError as Distance
+from whet.measure.verdict import judge
 from whet.plan import Plan
 from whet.report import rows
 
 BATCH = 64  # throughput is of this batch, latency of one image
 OPT_LEVEL = 2
+CALIBRATION = 90  # of the held-out images calibrate int8; the others judge every plan
+INT8_ERROR = 0.1  # relative L2 beyond which int8's outputs are called wrong
+BUDGET = 1.0  # points of accuracy that a faster plan may lose
 SECONDS = 2.0  # of timing, for each of the two batches
 NOT_NATIVE = "bf16, computed in fp32"
 TITLE = "whet demo: handwritten digits"
@@ -40,10 +44,11 @@ class Answers:
 
     accuracy: Accuracy
     error: Distance
+    right: np.ndarray  # by image
 
 
 def run(folder: Path) -> int:
-    """Build, check, time, and write `folder`/report.html and report.md; 0 if all outputs are right, else 1.
+    """Build, calibrate, check, time, and write `folder`/report.html and report.md; 0 if all outputs are right, else 1.
 
     OutputError if the folder cannot be written to.
     """
@@ -58,16 +63,17 @@ def run(folder: Path) -> int:
     write_bytes(path, demo.model_bytes())
     images, labels = demo.test_set()
     model = Model(name="digits", sha256=model_hash(path))
-    out.print(f"A small convolutional network, trained on scikit-learn's digits; {len(labels)} held-out images.",
-              soft_wrap=True)
+    seen, images, labels = images[:CALIBRATION], images[CALIBRATION:], labels[CALIBRATION:]
+    out.print(f"A small convolutional network, trained on scikit-learn's digits. Of the held-out images {len(seen)} "
+              f"calibrate int8 and {len(labels)} judge.", soft_wrap=True)
 
     with build_progress() as progress:
-        plans = {p: _build(path, folder, p, progress) for p in ("fp32", "bf16")}
+        plans = {p: _build(path, folder, p, seen, progress) for p in ("fp32", "bf16", "int8")}
         progress("checking outputs against the reference", 0, 0)
         reference = Reference("NumPy reference", interpret(load_model(path), {"image": images}))
         backends = {n: _open(plans, path, images[:n]) for n in (1, BATCH)}
-        answers = {key: _answers(plan, images, labels, reference) for key, plan in
-                   ((b.key, plans["bf16" if "bf16" in b.precision else "fp32"][0]) for b in backends[1] if b.plan)}
+        answers = {b.key: _answers(plan, images, labels, reference)
+                   for b, (plan, _) in zip(backends[1], plans.values(), strict=False)}
         progress("measuring what this machine can do", 0, 0)
         limits = measured_limits(plans["fp32"][0].contents.runtime["threads"])
         progress("timing, in turns", 0, 0)
@@ -93,11 +99,13 @@ def run(folder: Path) -> int:
     return 0 if right else 1
 
 
-def _build(path: Path, folder: Path, precision: str, progress: Callable[[str, int, int], None]) -> tuple[Plan, float]:
+def _build(path: Path, folder: Path, precision: str, seen: np.ndarray,
+           progress: Callable[[str, int, int], None]) -> tuple[Plan, float]:
     start = time.perf_counter()
-    shape = demo.test_set()[0].shape[1:]
+    shape = seen.shape[1:]
     plan = whet.build(path, precision=precision, opt_level=OPT_LEVEL, timing_cache=folder / "timing-cache.json",
                       profiles=[{"image": ((1, *shape), (1, *shape), (BATCH, *shape))}],
+                      calibration=seen if precision == "int8" else None,
                       progress=lambda what, done, total: progress(f"{precision}: {what}", done, total))
     plan.save(folder / f"digits-{precision}.plan")
     return plan, time.perf_counter() - start
@@ -108,7 +116,7 @@ def _open(plans: dict[str, tuple[Plan, float]], path: Path, images: np.ndarray) 
     found = []
     for precision, (plan, seconds) in plans.items():
         b = open_whet(plan, feeds, build_seconds=seconds)
-        if b.precision != precision:
+        if b.precision != precision and precision == "bf16":
             b.precision = NOT_NATIVE
         found.append(b)
     return found + [open_peer(name, path, feeds) for name in installed() if name == "onnxruntime"]
@@ -119,10 +127,10 @@ def _answers(plan: Plan, images: np.ndarray, labels: np.ndarray, reference: Refe
     with whet.load(plan) as engine:
         parts = [engine({"image": images[i:i + BATCH]})["logits"] for i in range(0, len(images), BATCH)]
     logits = np.concatenate(parts)
-    share = float((logits.argmax(1) == labels).mean())
+    right = logits.argmax(1) == labels
     compute = plan.manifest.info["precision"]["compute"]
-    return Answers(Accuracy(metric="top1", value=share, samples=len(labels)),
-                   output_error({"logits": logits}, reference, ALLOWED[compute]))
+    return Answers(Accuracy(metric="top1", value=float(right.mean()), samples=len(labels)),
+                   output_error({"logits": logits}, reference, ALLOWED.get(compute, INT8_ERROR)), right)
 
 
 def _with(record: Measurement, answers: Answers | None) -> Measurement:
@@ -146,6 +154,9 @@ def _print(out: Console, records: list[Measurement], answers: dict[str, Answers]
         verdict = "right" if a.error.value <= (a.error.limit or 0) else "[red]WRONG[/red]"
         out.print(f"{key}: outputs are {a.error.value:.1e} from the {a.error.reference} (relative L2, at most "
                   f"{a.error.limit:.0e} is allowed): {verdict}.", soft_wrap=True)
+    first, *others = answers.items()
+    for key, a in others:
+        out.print(f"{key}: {judge(first[1].right, a.right, BUDGET).sentence}", soft_wrap=True)
     for one, batch in zip(single, many):
         for c, d in zip(one.comparisons, batch.comparisons):
             out.print(f"{rows.label(one)} is {_ratio(c)} times as fast as {rows.NAMES[c.backend]} {c.precision} on one "
