@@ -16,11 +16,12 @@ from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim, evaluate, symbol
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.conv_tiles import ConvTiles
+from whet.targets.cpu.conv_windows import ConvWindows
 from whet.targets.cpu.gemm_tiles import GemmTiles
 
 HOST = isas.host()
 F32, I8, U8, I32 = DType.F32, DType.I8, DType.U8, DType.I32
-TILES, CONV = GemmTiles(), ConvTiles()
+TILES, CONV, WINDOWS = GemmTiles(), ConvTiles(), ConvWindows()
 SETTINGS = ({"mt": 2, "nt": 2, "order": "nm", "ahead": True}, {"mt": 1, "nt": 3, "order": "mn", "ahead": False})
 
 pytestmark = pytest.mark.skipif(not HOST.amx_int8, reason="this machine has no AMX for integers")
@@ -166,6 +167,29 @@ def test_convolutions_of_padded_rows_are_exact(case: tuple) -> None:
         region = conv(x, o, kernel, out=out, **more)
         best = next(iter(CONV.space(region, HOST, 2)))
         check(region, CONV, (best, {"rows": 2, "nt": 2, "order": "nm", "ahead": True}, {**best, "rows": 1, "nt": 1}))
+
+
+GENERAL = [
+    *CONVS[1:7],
+    ((1, 9, 9, 12), 24, (3, 3), {"pads": (1, 1, 1, 1), "group": 3}),
+    ((2, 4, 5, 6, 5), 7, (2, 3, 1), {"pads": (1,) * 6, "pad_value": 9}),
+    ((3, 1, 1, 1), 1, (1, 1), {}),
+]
+
+
+@pytest.mark.parametrize("case", GENERAL, ids=str)
+def test_convolutions_of_gathered_windows_are_exact(case: tuple) -> None:
+    x, o, kernel, more = case
+    region = conv(x, o, kernel, **more)
+    check(region, WINDOWS, (next(iter(WINDOWS.space(region, HOST, 2))), SETTINGS[0]))
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_symbolic_images_are_bound_late(n: int) -> None:
+    x = (symbol("b"), symbol("h"), symbol("w"), 5)
+    dims = {"b": (0, 2, 4), "h": (1, 9, 20), "w": (1, 9, 20)}
+    region = conv(x, 9, (3, 3), pads=(1, 1, 1, 1), strides=(2, 1), dims=dims, pad_value=3)
+    check(region, WINDOWS, (next(iter(WINDOWS.space(region, HOST, 2))),), {"b": n, "h": 7, "w": 10})
 
 
 @pytest.mark.parametrize("n", [0, 3])

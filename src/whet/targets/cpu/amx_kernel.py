@@ -98,12 +98,13 @@ class Pipeline:
         before = 0
         for run in self.depth.runs:
             if before == 0:
-                self._first(a + run.offset, stride, tall, b)
-                self._meanwhile(0, share, pairs, fetch)
+                self._first(a + run.offset, stride, tall, b, share, pairs)
+                self._fetch(0, fetch)
             for c in k.range(1 if before == 0 else 0, run.count):
                 at = before + c
                 self._products(a + (run.offset + c * ROW), stride, tall, b + at * (2 * TILE))
-                self._meanwhile(at, share, pairs, fetch)
+                self._fetch(at, fetch)
+                self._write(at * share, k.min((at + 1) * share, pairs))
             before += run.count
 
     def drain(self) -> None:
@@ -123,29 +124,37 @@ class Pipeline:
             for u in range(together):
                 self.writer.pair(i + u, self.source)
 
-    def _meanwhile(self, at: IntLike, share: int, pairs: Val, fetch: tuple[Val, int] | None) -> None:
-        """What goes with the products of tile `at` of K."""
+    def _fetch(self, at: IntLike, fetch: tuple[Val, int] | None) -> None:
+        """What is brought in along with tile `at` of K."""
         if fetch is not None:
             for line in range(fetch[1]):
                 self.k.prefetch(fetch[0] + (at * fetch[1] + line) * 64, 2)
-        self._write(at * share, self.k.min((at + 1) * share, pairs))
 
-    def _first(self, a: Val, stride: IntLike, tall: Val | bool, b: Val) -> None:
-        """The first products: each set of sums makes way just before, so that products never wait for stores."""
-        amx = self.amx
+    def _first(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, share: int, pairs: Val) -> None:
+        """The first products: sums make way just before, so that products never wait for stores; and `share` pairs
+        of rows of them are written, between the products where those are few."""
+        k, amx = self.k, self.amx
+        part = share // 4 if share >= 8 else 0
         amx.load(4, a, stride)
+        self._keep(0)
+        self._keep(1)
         for j in range(2):
             amx.load(6 + j, b + j * TILE, ROW)
-            self._keep(j)
             amx.zero([j])
             amx.product(j, 4, 6 + j)
+            if part:
+                self._write(j * part, k.min((j + 1) * part, pairs))
         self._keep(2)
         self._keep(3)
-        with self.k.if_(tall):
+        with k.if_(tall):
             amx.zero([2, 3])
             amx.load(5, a + stride * 16, stride)
-            for j in range(2):
-                amx.product(2 + j, 5, 6 + j)
+            amx.product(2, 5, 6)
+        if part:
+            self._write(2 * part, k.min(3 * part, pairs))
+        with k.if_(tall):
+            amx.product(3, 5, 7)
+        self._write(3 * part if part else 0, k.min(share, pairs))
 
     def _products(self, a: Val, stride: IntLike, tall: Val | bool, b: Val) -> None:
         amx = self.amx

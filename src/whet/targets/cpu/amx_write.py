@@ -126,13 +126,35 @@ class BlockWriter:
             if isinstance(t, Imm):
                 return k.const(compute_type(t.dtype), t.value)
             if t.op == "add" and t.dtype is DType.F32:
-                for at, other in ((0, 1), (1, 0)):
-                    m = terms[t.args[at]]
-                    if isinstance(m, Apply) and m.op == "mul":
-                        return k.fma(*(wide(value(a)) for a in (*m.args, t.args[other])))
+                return total(i)
             operands = [terms[a] for a in t.args]
             imms = [o.value if isinstance(o, Imm) else None for o in operands]
             return apply(k, t, [value(a) for a in t.args], [o.dtype for o in operands], imms)
+
+        def total(i: int) -> Val:
+            """A sum of several terms: products are added last, each with one rounding."""
+            products, rest, todo = [], [], [i]
+            while todo:
+                t = terms[todo.pop()]
+                assert isinstance(t, Apply)
+                for a in t.args:
+                    term = terms[a]
+                    op = term.op if isinstance(term, Apply) and term.dtype is DType.F32 else ""
+                    if op == "add":
+                        todo.append(a)
+                    elif op == "mul":
+                        products.append(term)
+                    else:
+                        rest.append(a)
+            y = wide(value(rest[0])) if rest else None
+            for a in rest[1:]:
+                y = y + wide(value(a))
+            for term in products:
+                assert isinstance(term, Apply)
+                x, w = (wide(value(a)) for a in term.args)
+                y = x * w if y is None else k.fma(x, w, y)
+            assert y is not None
+            return y
 
         last = len(terms) - 1
         if self.bytes is not None:

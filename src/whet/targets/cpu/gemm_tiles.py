@@ -96,41 +96,52 @@ class GemmTiles:
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         p = matmul_problem(region)
-        blocks = Blocks(RowTiles(p.m, BLOCK), ceildiv(p.n, BLOCK), params["mt"], params["nt"], product(p.batch),
-                        params["order"] == "mn")
         direct = self._direct(region, p)
-        depth = _depth(p, direct)
-        made = _Kernel(region, p, blocks, params, depth, direct, machine)
-        step = Step(made.kernel, made.args.table, blocks.tiles)
+        depth = _in_place(p) if direct else copied(p)
+        made = TilesKernel(region, p, params, depth, direct, machine)
+        step = Step(made.kernel, made.args.table, made.blocks.tiles)
         return Implementation((step,), (Pack((1,), partial(pack_depth, depth=depth, size=1)),))
 
 
-def _depth(p: Problem, direct: bool) -> Depth:
+def tile_blocks(p: Problem, params: Params) -> Blocks:
+    """The tiles of work."""
+    return Blocks(RowTiles(p.m, BLOCK), ceildiv(p.n, BLOCK), params["mt"], params["nt"], product(p.batch),
+                  params["order"] == "mn")
+
+
+def copied(p: Problem) -> Depth:
+    """Tiles of rows in scratch, the last of which may hold anything past their end."""
     assert isinstance(p.k, int)
-    if not direct:
-        tiles = -(-p.k // ROW)
-        return Depth((Run(0, tiles),), np.array([i if i < p.k else -1 for i in range(tiles * ROW)]))
+    tiles = -(-p.k // ROW)
+    return Depth((Run(0, tiles),), np.array([i if i < p.k else -1 for i in range(tiles * ROW)]))
+
+
+def _in_place(p: Problem) -> Depth:
+    """Tiles of rows in memory: nothing past their end is touched."""
+    assert isinstance(p.k, int)
     if p.k < ROW:
         return Depth((Run(0, 1),), np.array([i if i < p.k else -1 for i in range(ROW)]), p.k)
     runs, index = span(0, 0, p.k, 1)
     return Depth(tuple(runs), np.array(index))
 
 
-class _Kernel:
-    """The kernel over tiles of blocks. Scratch: sums of a block, then copied rows of A."""
+class TilesKernel:
+    """The kernel over tiles of blocks. Scratch: sums of a block, then copied rows of A unless `direct`."""
 
-    def __init__(self, region: Region, p: Problem, blocks: Blocks, params: Params, depth: Depth, direct: bool,
-                 isa: Isa) -> None:
-        self.region, self.p, self.blocks, self.params = region, p, blocks, params
+    prefix = "gemm_tiles"  # of the symbol, for kernels derived from this one
+
+    def __init__(self, region: Region, p: Problem, params: Params, depth: Depth, direct: bool, isa: Isa) -> None:
+        self.region, self.p, self.blocks, self.params = region, p, tile_blocks(p, params), params
         self.depth, self.direct = depth, direct
         self.k = k = Fn(NAME, isa)
         self.args = Args(k)
         self.pipe = Pipeline(k, self.args, region, p, depth, None if direct else lambda r: r)
         self.pitch = depth.tiles * ROW + (0 if depth.tiles % 2 else ROW)  # rows in different sets of the cache
+        self.rows_at = k.scratch + SUMS
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.pipe.amx.release()
-        self.kernel = finish(k, "gemm_tiles", SUMS + (0 if direct else params["mt"] * BLOCK * self.pitch))
+        self.kernel = finish(k, self.prefix, SUMS + (0 if direct else params["mt"] * BLOCK * self.pitch + ROW))
 
     def _tile(self, t: Val) -> None:
         k, args, blocks, p = self.k, self.args, self.blocks, self.p
@@ -149,8 +160,8 @@ class _Kernel:
         p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
         stride: IntLike = args.dim(p.row[A])
         if not self.direct:
-            self._copy(a, stride, first * BLOCK, k.min(last * BLOCK, args.dim(p.m)))
-            a = k.gep(k.scratch + SUMS, -(k.i64(first) * (BLOCK * self.pitch)))
+            self._copy(a, index, first * BLOCK, k.min(last * BLOCK, args.dim(p.m)))
+            a = k.gep(self.rows_at, -(k.i64(first) * (BLOCK * self.pitch)))
             stride = self.pitch
 
         def block(row: IntLike, panel: IntLike) -> None:
@@ -189,12 +200,12 @@ class _Kernel:
         lines = -(-2 * TILE // 64 // self.params["mt"])
         return panel + 2 * self.depth.tiles * TILE + row * (self.depth.tiles * lines * 64), lines
 
-    def _copy(self, a: Val, stride: IntLike, first: IntLike, last: IntLike) -> None:
-        """Rows of A to scratch."""
-        k, depth = self.k, self.p.k
+    def _copy(self, a: Val, index: list[IntLike], first: IntLike, last: IntLike) -> None:
+        """Rows [first, last) of the matrix at a (batch element `index`) to scratch."""
+        k, depth, stride = self.k, self.p.k, self.args.dim(self.p.row[A])
         assert isinstance(depth, int)
         for r in k.range(0, last - first):
-            src, dst = a + (r + first) * stride, k.scratch + (SUMS + r * self.pitch)
+            src, dst = a + (r + first) * stride, self.rows_at + r * self.pitch
             for c in k.range(0, depth // ROW):
                 k.store(k.load("i8", src + c * ROW, ROW), dst + c * ROW, align=ROW)
             if depth % ROW:
