@@ -53,7 +53,7 @@ class GemmInt8:
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds: the product, and the copying of A."""
         e = _extents(region, machine)
-        copied = e.batch * e.width * (30 + e.apart / 12) / threads + 4000 if params["copy"] else 0
+        copied = e.batch * e.width * (30 + e.row_bytes / 12) / threads + 4000 if params["copy"] else 0
         return cost(e, params, machine, threads) + copied / 3e9
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:

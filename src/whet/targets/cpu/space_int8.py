@@ -8,7 +8,7 @@ from whet.ir.region import Region
 from whet.ir.symbolic import Dim, product
 from whet.targets.base import Params
 from whet.targets.cpu.gemm_emit import RowTiles
-from whet.targets.cpu.gemm_problem import Problem, opt
+from whet.targets.cpu.gemm_problem import Problem, epilogue_inputs, opt
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.microkernel_int8 import Dot
 
@@ -19,8 +19,8 @@ L1, L2 = 32 << 10, 1 << 20  # bytes that blocks are sized for
 class Extents:
     """The loops of a product at the optimum of the profile: see `product_int8.Lines`.
 
-    static: the width is known when the kernel is written. apart: bytes from one row's elements to the next's that a
-    micro-tile does not share with its neighbours.
+    static: the width is known when the kernel is written. row_bytes: bytes of A that a row adds to its neighbours'.
+    codes: results are codes. written: bytes that the epilogue reads and writes per element.
     """
 
     dot: Dot
@@ -31,12 +31,9 @@ class Extents:
     columns: int
     runs: int
     steps: int
-    apart: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of A that a row adds to its neighbours'."""
-        return self.apart
+    row_bytes: int
+    codes: bool
+    written: int
 
     @property
     def panel_row(self) -> int:
@@ -45,11 +42,13 @@ class Extents:
 
 
 def extents_of(region: Region, p: Problem, dot: Dot, lines: Dim, width: Dim, runs: int, steps: int,
-               apart: int) -> Extents:
+               row_bytes: int) -> Extents:
     """The loops of a matmul region with rows in `lines` of `width`."""
     batch, count, rows = (max(1, opt(region, d)) for d in (product(p.batch), lines, width))
+    whole = [t for t in (region.output, *(region.inputs[i] for i in epilogue_inputs(region)))
+             if t.shape == region.output.shape]
     return Extents(dot, batch, count, rows, isinstance(width, int), max(1, opt(region, p.n)), runs, max(1, steps),
-                   apart)
+                   row_bytes, region.output.dtype.size == 1, sum(t.dtype.size for t in whole))
 
 
 def space(e: Extents, isa: Isa, threads: int) -> list[Params]:
@@ -129,8 +128,16 @@ def cost(e: Extents, params: Params, isa: Isa, threads: int) -> float:
         far_a = False
     if far_a:
         per_step += rows * e.dot.step / 14
-    micro = e.runs * (e.steps * (arithmetic + per_step) + 4) + rows * nv * 4.5 + 25
+    vector = 4.0 if nr % 64 == 0 or not e.codes else 4.7  # whole cache lines of codes are stored faster
+    micro = e.runs * (e.steps * (arithmetic + per_step) + 4) + rows * nv * vector + 25
     tile = ml * mt * nt * micro + 150 + nt * panel / 40 + a_block / 40
+    written = ml * mt * mr * nt * nr * e.written
+    if params["order"] == "mn":
+        tile += written / 30
+    elif written > L2:  # what a panel leaves of a cache line has gone when the next one comes
+        tile += written / 5
+    else:
+        tile += written / 25
     tiles = e.batch * -(-e.lines // ml) * -(-parts // mt) * -(-panels // nt)
     used = e.batch * e.lines * parts * panels / (tiles * ml * mt * nt)  # the last tiles are smaller
     return tile * used * (tiles / threads if tiles > 3 * threads else -(-tiles // threads)) / 3e9
