@@ -23,8 +23,8 @@ from whet.targets.cpu.pool import PoolWindow
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
     "conv": (ConvGemm(GemmAmx()), ConvAmx(), ConvGemm(GemmTiles()), ConvTiles(), ConvWindows(),
-             ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(), ConvDepthwiseDot(), ConvDepthwiseCodes(), ConvImplicit(),
-             ConvDirect("conv"), ConvGemm(GemmInt8()), ConvInt8()),
+             ConvGemm(GemmPacked()), ConvDepthwise(), ConvWinograd(), ConvDepthwiseDot(), ConvDepthwiseCodes(),
+             ConvImplicit(), ConvDirect("conv"), ConvGemm(GemmInt8()), ConvInt8()),
     "conv_transpose": (ConvTransposePhases(), ConvDirect("conv_transpose")),
     "lrn": (Lrn(),),
     "pool": (PoolWindow(),),
