@@ -97,9 +97,10 @@ def _row(ops: Operands, at: At, col: int, n: IntLike, buffer: Val | None, heavy:
 
     variance = row.fold(0.0, add, square, hold=hold and mean is None) / count
     scale = k.splat(k.const(ty, 1.0) / vmath.sqrt(k, variance + float(region.attrs.get("epsilon", 1e-5))), lanes)
+
+    def normalized(c: IntLike, m: Val | None, v: Val) -> Val:
+        y = (v if mean is None else v - mean) * scale * ops.operand(1, at, col, c, lanes, m)
+        return y + ops.operand(2, at, col, c, lanes, m) if region.n_anchor > 2 else y
+
     for group in row.groups():
-        for c, m, v in group:
-            y = (v if mean is None else v - mean) * scale * ops.operand(1, at, col, c, lanes, m)
-            if region.n_anchor > 2:
-                y = y + ops.operand(2, at, col, c, lanes, m)
-            ops.write(y, at, col, c, m)
+        ops.write_all([(c, m, normalized(c, m, v)) for c, m, v in group], at, col)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 from whet.ir.dtypes import DType
-from whet.ir.expr import Apply, Expr, Leaf, identity
+from whet.ir.expr import Expr, Leaf, identity
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Implementation, In, Out, Params, Step
@@ -36,7 +35,7 @@ from whet.targets.cpu.loops import (
     vector_lanes,
     weight,
 )
-from whet.targets.cpu.saturation import saturate_four
+from whet.targets.cpu.saturation import Rounding
 
 TILE = 1 << 14  # elements of a tile at most
 FEW = 8  # rows or columns that are woven from, or into, contiguous vectors
@@ -178,7 +177,7 @@ class _Kernel:
         heavy = weight(self.expr)
         unroll = 4 if heavy <= 8 else 2 if heavy <= 40 else 1
         early = invariant_terms(self.expr, self._fixed)
-        rounding = self._rounding()
+        rounding = Rounding.of(self.expr, self.isa, lanes)
         for r in k.range(r0, r1):
             p = self._row_pointers(at, r)
 
@@ -186,12 +185,13 @@ class _Kernel:
                 return load_value(k, t.dtype, p[t.source])
 
             known = emit_terms(k, self.expr, scalar, early)
+            before = rounding.before if rounding is not None else None
             step = (unroll if rounding is None else 4) * lanes
             whole = c0 + (c1 - c0) // step * step
             for c in k.range(c0, whole, step):
-                vs = [self._compute(p, c + j, None, known, rounding is not None) for j in range(0, step, lanes)]
+                vs = [self._compute(p, c + j, None, known, before) for j in range(0, step, lanes)]
                 if rounding is not None:
-                    vs = [saturate_four(k, vs, rounding["zero"], rounding["to"])]
+                    vs = [rounding.four(k, vs)]
                 for j, v in enumerate(vs):
                     self._store(v, p, c + j * lanes, None)
             short = isinstance(whole, int) and isinstance(c1, int)  # what is left is known: without a loop
@@ -206,18 +206,10 @@ class _Kernel:
         whole = self.lanes == 1 or (isinstance(count, int) and count >= self.lanes)
         return None if whole else self.k.tail_mask(count, self.lanes)
 
-    def _rounding(self) -> dict[str, Any] | None:
-        """The attributes of a last `saturate`, where four vectors of it are packed into one store."""
-        last, isa = self.expr.terms[-1], self.isa
-        packed = isinstance(last, Apply) and last.op == "saturate" and isa.name != "neon" and self.lanes == isa.lanes
-        return dict(last.attrs) if packed else None  # type: ignore[union-attr]
-
     def _compute(self, p: dict[int, Val], c: IntLike, mask: Val | None, known: dict[int, Val],
-                 unrounded: bool = False) -> Val:
-        """The expression at column c; or what its last term, `saturate`, takes."""
-        k, expr = self.k, self.expr
-        if unrounded:
-            expr = Expr(expr.terms[:expr.terms[-1].args[0] + 1])  # type: ignore[union-attr]
+                 expr: Expr | None = None) -> Val:
+        """The kernel's expression (or the one given, a part of it) at column c."""
+        k = self.k
 
         def leaf(t: Leaf) -> Val:
             s = self.nest.strides[t.source][-1]
@@ -227,7 +219,7 @@ class _Kernel:
             step = self.args.dim(s)
             return gather_value(k, t.dtype, p[t.source] + c * step * size, step, self.lanes, mask)
 
-        return emit_expr(k, expr, leaf, self.lanes, known)
+        return emit_expr(k, expr or self.expr, leaf, self.lanes, known)
 
     def _store(self, v: Val, p: dict[int, Val], c: IntLike, mask: Val | None) -> None:
         step = self._stride(OUT, -1) * self.size[OUT]

@@ -18,6 +18,7 @@ from whet.targets.cpu.args import Args
 from whet.targets.cpu.epilogue import cast, compute_type, emit_expr, gather_value, load_value, store_value
 from whet.targets.cpu.llvm import Fn, IntLike, Val, vec
 from whet.targets.cpu.loops import OUT, Loops, broadcast_strides, loops_over, optimum, vector_lanes
+from whet.targets.cpu.saturation import Rounding
 
 BUFFER = 1 << 18  # bytes of scratch that a row may take
 ROW, COL = "row", "col"
@@ -136,17 +137,33 @@ class Operands:
 
     def write(self, v: Val, at: At, loop: int | None, c: IntLike, mask: Val | None = None) -> None:
         """Store the anchor's result v through the epilogue at columns c.. of a loop."""
-        k, e, lanes = self.k, self.region.epilogue, v.lanes
+        e = self.region.epilogue
+        if e is not None:
+            v = self._result(e, v, at, loop, c, mask)
+        step = 0 if loop is None else c * self.size[OUT]
+        store_value(self.k, v, self.region.output.dtype, at[OUT] + step, mask)
 
+    def write_all(self, values: Sequence[tuple[IntLike, Val | None, Val]], at: At, loop: int) -> None:
+        """Store the results of neighbouring columns: (column, mask, result)."""
+        while values:
+            r = Rounding.of(self.region.epilogue, self.k.isa, values[0][2].lanes)
+            four, stride = values[:4], self.nest.strides[OUT][loop]
+            if r is not None and len(four) == 4 and stride == 1 and all(m is None for _, m, _ in four):
+                vs = [self._result(r.before, v, at, loop, c, None) for c, _, v in four]
+                self.k.store(r.four(self.k, vs), at[OUT] + four[0][0] * self.size[OUT])
+            else:
+                four = values[:1]
+                self.write(four[0][2], at, loop, four[0][0], four[0][1])
+            values = values[len(four):]
+
+    def _result(self, e: Expr, v: Val, at: At, loop: int | None, c: IntLike, mask: Val | None) -> Val:
+        """An expression of the anchor's result v at columns c.. of a loop."""
         def leaf(t: Leaf) -> Val:
             if t.source == ANCHOR:
                 return v
-            return self._leaf(after(t.source), t, at, loop, c, lanes, mask)
+            return self._leaf(after(t.source), t, at, loop, c, v.lanes, mask)
 
-        if e is not None:
-            v = emit_expr(k, e, leaf, lanes)
-        step = 0 if loop is None else c * self.size[OUT]
-        store_value(k, v, self.region.output.dtype, at[OUT] + step, mask)
+        return emit_expr(self.k, e, leaf, v.lanes)
 
 
 Group = list[tuple[IntLike, Val | None]]

@@ -6,12 +6,39 @@ The operator `saturate` of `whet.ir.ops_pointwise`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from whet.ir.dtypes import DType
+from whet.ir.expr import Apply, Expr
 from whet.targets.cpu import vmath
+from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, Val, _mangle, vec
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The `saturate` that an expression ends with, and the expression that it takes."""
+
+    before: Expr
+    zero: int
+    to: DType
+
+    @staticmethod
+    def of(e: Expr | None, isa: Isa, lanes: int) -> Rounding | None:
+        """None where there is no such end, or four vectors of so many lanes are not to be packed into one."""
+        last = e.terms[-1] if e is not None else None
+        if e is None or not isinstance(last, Apply) or last.op != "saturate":
+            return None
+        if isa.name == "neon" or lanes != isa.lanes:
+            return None
+        attrs = dict(last.attrs)
+        return Rounding(Expr(e.terms[:last.args[0] + 1]), attrs["zero"], attrs["to"])
+
+    def four(self, k: Fn, vs: Sequence[Val]) -> Val:
+        """Four neighbouring vectors of what `before` gives, as one of codes."""
+        return saturate_four(k, vs, self.zero, self.to)
 
 
 def saturate(k: Fn, v: Val, zero: int, to: DType) -> Val:

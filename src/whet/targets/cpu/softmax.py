@@ -105,9 +105,8 @@ def _along_rows(ops: Operands, col: int, log: bool, work: int) -> tuple[Dim, int
         s = row.fold(0.0, _add, exponential, keep=kept)
         last = k.splat(vmath.log(k, s) if log else k.const(ty, 1.0) / s, lanes)
         for values in row.groups():
-            for c, m, v in values:
-                y = (v - top) - last if log else (v if kept else exponential(v)) * last
-                ops.write(y, at, col, c, m)
+            ops.write_all([(c, m, (v - top) - last if log else (v if kept else exponential(v)) * last)
+                           for c, m, v in values], at, col)
     return ceildiv(total, group), scratch
 
 
