@@ -84,7 +84,8 @@ def build(
     weights:        `int8` or `int4`: weights of large products are stored so, with a scale for every
                     `weight_group` rows (0: one per column), and widened inside the kernels: for decoders, which wait
                     for memory.
-    isa:            `host`; `avx512`, `avx2` to build for less than this machine has (tuned here).
+    isa:            `host`; `avx512_vnni`, `avx512`, `avx2_vnni`, `avx2` to build for less than this machine has
+                    (tuned here).
     progress:       called with (what, done, total).
 
     Raises ModelError, InputError, UnsupportedError, TuningError, CacheError, AccuracyError.

@@ -28,7 +28,6 @@ from whet.targets.cpu.target import CpuTarget
 
 U8, I8, I32, F32 = DType.U8, DType.I8, DType.I32, DType.F32
 HOST = isas.host()
-AVX_VNNI = replace(isas.AVX2, features=isas.AVX2.features | {"avxvnni"})
 SDOT = replace(isas.NEON, features=isas.NEON.features | {"dotprod"})
 
 
@@ -42,7 +41,7 @@ def runnable() -> dict[str, isas.Isa]:
     if HOST.arch == "x86_64":
         found["avx2"] = isas.AVX2
     if "avx_vnni" in cpu_flags():
-        found["avx_vnni"] = AVX_VNNI
+        found["avx2_vnni"] = isas.AVX2_VNNI
     return found
 
 
@@ -279,7 +278,7 @@ def test_what_is_no_number_is_the_lowest_code() -> None:
 # -- code of other machines, packing, reach --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("isa, instruction", [(isas.NEON, "smlal"), (SDOT, "sdot"), (AVX_VNNI, "vpdpbusd"),
+@pytest.mark.parametrize("isa, instruction", [(isas.NEON, "smlal"), (SDOT, "sdot"), (isas.AVX2_VNNI, "vpdpbusd"),
                                               (isas.AVX2, "vpmaddwd")], ids=["neon", "sdot", "avx_vnni", "avx2"])
 @every_code
 def test_every_instruction_set_multiplies_as_it_does_best(isa: isas.Isa, instruction: str, code: DType) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 
@@ -69,6 +69,8 @@ _EXTRA = {"avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "amx-tile", "
 
 AVX2 = Isa("avx2", 32, 16, "x86_64-unknown-linux-gnu", "x86-64-v3", frozenset(_AVX2))
 AVX512 = Isa("avx512", 64, 32, "x86_64-unknown-linux-gnu", "x86-64-v4", frozenset(_AVX512))
+AVX512_VNNI = replace(AVX512, features=AVX512.features | {"avx512vnni"})
+AVX2_VNNI = replace(AVX2, features=AVX2.features | {"avxvnni"})
 NEON = Isa("neon", 16, 32, "aarch64-unknown-linux-gnu", "generic", frozenset({"neon", "fp-armv8"}))
 
 
@@ -85,11 +87,13 @@ def host() -> Isa:
     if have >= _AVX512:
         return Isa("avx512", 64, 32, AVX512.triple, "x86-64-v4", frozenset(_AVX512 | (_EXTRA & have)))
     if have >= _AVX2:
-        return Isa("avx2", 32, 16, AVX2.triple, AVX2.cpu, frozenset(_AVX2 | ({"avxvnni"} & have)))
+        return AVX2_VNNI if "avxvnni" in have else AVX2
     raise UnsupportedError("this CPU is too old for whet", where=platform.processor(),
                            why=f"it lacks {', '.join(sorted(_AVX2 - have))}", do="use a CPU with AVX2 or NEON")
 
 
 def named(name: str) -> Isa:
-    """`host`, `avx512`, `avx2` or `neon`: for tests that mask features, and for looking at code."""
-    return host() if name == "host" else {"avx512": AVX512, "avx2": AVX2, "neon": NEON}[name]
+    """`host`, or less: `avx512_vnni`, `avx512`, `avx2_vnni`, `avx2`, `neon`. For tests that mask features, and for
+    looking at code."""
+    return host() if name == "host" else {"avx512_vnni": AVX512_VNNI, "avx512": AVX512, "avx2_vnni": AVX2_VNNI,
+                                          "avx2": AVX2, "neon": NEON}[name]
