@@ -159,6 +159,32 @@ def test_blocks_across_the_columns_are_widened() -> None:
     np.testing.assert_allclose(by_whet(model, feeds)[0], feeds["x"] @ w, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dtype", "zero"), [(DType.I8, False), (DType.U8, True), (DType.I4, True)])
+def test_a_scale_per_column_before_a_product_of_floats(dtype: DType, zero: bool, transposed: bool) -> None:
+    model, feeds, w = blocked(dtype, 64, 24, 64, zero, transposed, block_size=False)
+    assert kinds(manager.run(load_model(model), verify=True)) == ["matmul_grouped"]
+    np.testing.assert_allclose(by_whet(model, feeds)[0], feeds["x"] @ w, rtol=1e-4, atol=1e-3)
+
+
+def test_products_of_codes_are_left_to_the_integers() -> None:
+    """Where the activation is dequantized too, even if it was reshaped since."""
+    model, feeds, w = blocked(DType.I8, 64, 24, 64, False, False, m=4, block_size=False)
+    graph = model.graph
+    for name, value in (("xs", F32(0.05)), ("xz", np.uint8(120)), ("shape", np.array([4, 64]))):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    product = graph.node.pop()
+    product.input[0] = "flat"
+    graph.node.extend([helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+                       helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+                       helper.make_node("Reshape", ["xd", "shape"], ["flat"]), product])
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2, 64]))
+    assert "matmul_grouped" not in kinds(manager.run(load_model(model)))
+    x = feeds["x"].reshape(2, 2, 64)
+    want = (np.clip(np.rint(x / F32(0.05)) + 120, 0, 255) - 120).reshape(4, 64) * 0.05 @ w
+    np.testing.assert_allclose(by_whet(model, {"x": x})[0], want, rtol=1e-4, atol=1e-2)
+
+
 def test_what_no_product_reads_is_arithmetic() -> None:
     """Blocks that are gathered (an embedding), uneven ones included."""
     for k in (96, 90):

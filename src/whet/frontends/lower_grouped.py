@@ -119,3 +119,19 @@ def dequantized(c: Call, x: Value, scale: Value, zero: Value | None, axis: int, 
         operands.append(rows(zero, x.dtype))
     y = c.emit("dequantize_grouped", *operands, group=block)
     return c.transpose(y, (1, 0)) if flip else y
+
+
+def dequantized_lines(c: Call, x: Value, scale: Value, zero: Value | None, axis: int) -> Value | None:
+    """Constant matrix x of less than 8 bits with one scale in all or per index of an axis: a block is then the whole
+    of the other axis. None as `dequantized`."""
+    if x.rank != 2 or x.dtype.bits >= 8 or x.data is None or 0 in x.shape:
+        return None
+    shape = tuple(n if i == axis else 1 for i, n in enumerate(x.data.shape))
+
+    def spread(v: Value) -> Value:
+        assert v.data is not None
+        return c.constant(np.broadcast_to(v.data.reshape(shape if v.data.size > 1 else ()), shape), v.dtype)
+
+    if any(v is not None and (v.data is None or v.data.size not in (1, x.data.shape[axis])) for v in (scale, zero)):
+        return None
+    return dequantized(c, x, spread(scale), None if zero is None else spread(zero), 1 - axis, x.data.shape[1 - axis])

@@ -12,7 +12,7 @@ import numpy as np
 
 from whet.errors import GraphError
 from whet.frontends.call import Call, NeedsReferenceError, lowers
-from whet.frontends.lower_grouped import dequantized
+from whet.frontends.lower_grouped import dequantized, dequantized_lines
 from whet.frontends.lower_nn import conv, matmul
 from whet.frontends.tensors import element_type
 from whet.ir.dtypes import DType
@@ -102,8 +102,10 @@ def _dequantize(c: Call) -> Value:
     """(x - zero) * scale, in f32; the zero point of floats is 0."""
     shape = c.x(0).shape
     to = element_type(c.attr("output_dtype"), c.origin) if c.attr("output_dtype", 0) else c.x(1).dtype
-    if c.attr("block_size", 0):
-        whole = dequantized(c, c.x(0), c.x(1), c.opt(2), c.axis(c.attr("axis", 1), len(shape)), c.attr("block_size"))
+    if len(shape) == 2:
+        operands, block = (c.x(0), c.x(1), c.opt(2)), c.attr("block_size", 0)
+        axis = 1 if all(d == 1 for d in c.x(1).shape) else c.axis(c.attr("axis", 1), 2)
+        whole = dequantized(c, *operands, axis, block) if block else dequantized_lines(c, *operands, axis)
         if whole is not None:
             return c.cast(whole, to)
     x, scale, zero = _blocks(c, c.x(0), c.x(1), c.opt(2))

@@ -33,44 +33,46 @@ def keep_codes(graph: Graph) -> None:
 
 def product_by_groups(rw: Rewriter, node: Node) -> Result:
     """matmul(a, dequantize_grouped(q, scale, zero))."""
-    found = _weights(node, "dequantize_grouped")
-    return None if found is None else _product(rw, node, found.inputs, found.attrs["group"])
+    found, flipped = _weights(node, "dequantize_grouped")
+    return None if found is None or flipped else _product(rw, node, found.inputs, found.attrs["group"])
 
 
 def product_by_columns(rw: Rewriter, node: Node) -> Result:
     """matmul(a, dequantize(q, scale, zero)) with a scale in all or per column."""
-    found = _weights(node, "dequantize")
-    if found is None or _has_codes(node.input(0)):
+    found, flipped = _weights(node, "dequantize")
+    if found is None or found.input(0).dtype not in CODES or _has_codes(node.input(0)):
         return None
-    q, scale, zero = (v.data for v in found.inputs if v is not None)
-    assert q is not None
-    assert scale is not None
-    assert zero is not None
+    arrays = [v.data for v in found.inputs if v is not None and v.data is not None]
+    q, scale, zero = (a.T if flipped and a.ndim == 2 else a for a in arrays)
     depth, columns = q.shape
-    if found.input(0).dtype not in CODES or depth == 0 or columns == 0:
-        return None
     try:
-        row = np.broadcast_to(scale.astype(np.float32), (1, columns)), np.broadcast_to(zero, (1, columns))
+        scale, zero = (np.broadcast_to(a, (1, columns)) for a in (scale.astype(np.float32), zero))
     except ValueError:  # a scale per row
         return None
-    operands: list[Value | None] = [found.input(0), rw.graph.const(np.ascontiguousarray(row[0]), DType.F32)]
+    if depth == 0 or (flipped and any(a.ndim == 1 for a in arrays)):
+        return None
+    operands: list[Value | None] = [_constant(rw, q, found.input(0).dtype), _constant(rw, scale, DType.F32)]
     if np.any(zero.astype(np.int16)):
-        operands.append(rw.graph.const(np.ascontiguousarray(row[1]), found.input(0).dtype))
+        operands.append(_constant(rw, zero, found.input(0).dtype))
     return _product(rw, node, operands, depth)
 
 
-def _weights(node: Node, op: str) -> Node | None:
-    """The dequantization of constants [K, N] that a matmul's second operand is, maybe transposed twice or cast."""
+def _constant(rw: Rewriter, a: np.ndarray, dtype: DType) -> Value:
+    return rw.graph.const(np.ascontiguousarray(a), dtype)
+
+
+def _weights(node: Node, op: str) -> tuple[Node | None, bool]:
+    """The dequantization of a constant matrix that a matmul's second operand is, and whether it is transposed."""
     v, flipped = node.input(1), False
     while (p := made_by(v, "cast", "transpose")) is not None and v.rank == 2 and v.dtype.is_float:
         flipped ^= p.op == "transpose" and p.attrs["perm"] == (1, 0)
         v = p.input(0)
     p = made_by(v, op)
-    if p is None or flipped or v.rank != 2 or node.output.dtype not in (DType.F32, DType.F16, DType.BF16):
-        return None
+    if p is None or v.rank != 2 or node.output.dtype not in (DType.F32, DType.F16, DType.BF16):
+        return None, flipped
     if node.input(0).is_const or any(x is None or x.data is None for x in p.inputs):
-        return None
-    return p
+        return None, flipped
+    return p, flipped
 
 
 def _has_codes(v: Value) -> bool:
