@@ -54,6 +54,18 @@ def test_codes_are_real_numbers_and_codes_again(source: DType, isa: Isa) -> None
         np.testing.assert_array_equal(got, e.evaluate({0: x}))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (19, 2), (211, 3), (64, 8), (150, 17)])
+def test_codes_are_woven_from_columns(rows: int, columns: int, isa: Isa) -> None:
+    e = saturate(U8, 128, 40.0)
+    source = Tensor(F, (2, rows, columns), (rows * columns, 1, rows))
+    out = Tensor.dense(U8, (2, rows, columns))
+    x = np.random.default_rng(4).normal(0, 2, out.shape).astype(np.float32)
+    x[0, 0, 1], x[1, rows - 1, 0] = np.nan, np.inf
+    got = run_region(Region("pointwise", {}, (source,), 1, out, out, e), Pointwise(), {}, isa, [x])[0]
+    np.testing.assert_array_equal(got, e.evaluate({0: x}))
+
+
 @pytest.mark.parametrize("isa", [AVX512, AVX2, NEON], ids=lambda i: i.name)
 def test_a_vector_takes_one_conversion_each_way(isa: Isa) -> None:
     def code(e: Expr, dtype: DType) -> str:

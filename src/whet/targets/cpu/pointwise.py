@@ -178,6 +178,7 @@ class _Kernel:
         unroll = 4 if heavy <= 8 else 2 if heavy <= 40 else 1
         early = invariant_terms(self.expr, self._fixed)
         rounding = Rounding.of(self.expr, self.isa, lanes)
+        before = rounding.before if rounding is not None else None
         for r in k.range(r0, r1):
             p = self._row_pointers(at, r)
 
@@ -185,7 +186,6 @@ class _Kernel:
                 return load_value(k, t.dtype, p[t.source])
 
             known = emit_terms(k, self.expr, scalar, early)
-            before = rounding.before if rounding is not None else None
             step = (unroll if rounding is None else 4) * lanes
             whole = c0 + (c1 - c0) // step * step
             for c in k.range(c0, whole, step):
@@ -321,31 +321,42 @@ class _Kernel:
         k, b, d = self.k, self.lanes, self.region.output.dtype
         n = int(self.n)  # type: ignore[arg-type]
 
-        def block(r: IntLike, mask: Val | None) -> list[Val]:
-            out = []
-            for j in range(n):
-                def leaf(t: Leaf, j: int = j) -> Val:
-                    p = at[t.source] + j * self._stride(t.source, -1) * self.size[t.source]
-                    s = self.nest.strides[t.source][-2]
-                    if isinstance(s, int) and s == 0:
-                        return load_value(k, t.dtype, p)
-                    p = p + r * self._stride(t.source, -2) * self.size[t.source]
-                    if s == 1:
-                        return load_value(k, t.dtype, p, b, mask)
-                    return gather_value(k, t.dtype, p, self.args.dim(s), b, mask)
+        def column(e: Expr, j: int, r: IntLike, mask: Val | None) -> Val:
+            """An expression at column j of the rows from r on."""
+            def leaf(t: Leaf) -> Val:
+                p = at[t.source] + j * self._stride(t.source, -1) * self.size[t.source]
+                s = self.nest.strides[t.source][-2]
+                if isinstance(s, int) and s == 0:
+                    return load_value(k, t.dtype, p)
+                p = p + r * self._stride(t.source, -2) * self.size[t.source]
+                if s == 1:
+                    return load_value(k, t.dtype, p, b, mask)
+                return gather_value(k, t.dtype, p, self.args.dim(s), b, mask)
 
-                out.append(to_memory(k, emit_expr(k, self.expr, leaf, b), d))
-            return [pick(k, out, [(v * b + i) % n * b + (v * b + i) // n for i in range(b)]) for v in range(n)]
+            return emit_expr(k, e, leaf, b)
 
-        for r in k.range(r0, r1, b):
-            p = at[OUT] + r * (n * d.size)
+        def store(columns: list[Val], r: IntLike, mask: Callable[[int], Val] | None) -> None:
+            """Columns of as many rows as they have lanes, woven."""
+            rows = columns[0].lanes
+            for v in range(n):
+                x = pick(k, columns, [i % n * rows + i // n for i in range(v * rows, (v + 1) * rows)])
+                k.store(x, at[OUT] + (r * n + v * rows) * d.size, None if mask is None else mask(v))
+
+        rounding = Rounding.of(self.expr, self.isa, b)
+        first = r0
+        if rounding is not None:
+            first = r0 + (r1 - r0) // (4 * b) * (4 * b)
+            for r in k.range(r0, first, 4 * b):
+                store([rounding.four(k, [column(rounding.before, j, r + i * b, None) for i in range(4)])
+                       for j in range(n)], r, None)
+        for r in k.range(first, r1, b):
             full, edge = k.branch(k.i64(r1 - r) >= b)
             with full:
-                for v, x in enumerate(block(r, None)):
-                    k.store(x, p + v * b * d.size)
+                store([to_memory(k, column(self.expr, j, r, None), d) for j in range(n)], r, None)
             with edge:
-                for v, x in enumerate(block(r, k.tail_mask(r1 - r, b))):
-                    k.store(x, p + v * b * d.size, k.tail_mask((r1 - r) * n - v * b, b))
+                mask = k.tail_mask(r1 - r, b)
+                store([to_memory(k, column(self.expr, j, r, mask), d) for j in range(n)], r,
+                      lambda v, r=r: k.tail_mask((r1 - r) * n - v * b, b))  # type: ignore[misc]
 
 
 def pick(k: Fn, vs: list[Val], where: list[int]) -> Val:
