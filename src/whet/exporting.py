@@ -20,7 +20,7 @@ from whet.precision.export import to_onnx
 from whet.precision.export.pairs import pair_movement
 from whet.precision.insert import insert, is_quantized, layers
 from whet.precision.weight_only import Layer, compress
-from whet.quantizing import Quantization, calibration_of, quantizer_of
+from whet.quantizing import Quantization, calibrated, quantizer_of
 from whet.targets.cpu.isa import named
 from whet.targets.cpu.target import CpuTarget
 from whet.tuning.cache import TimingCache, default_path
@@ -121,8 +121,8 @@ def _names(n: Node) -> set[str]:
 
 
 def _calibrated(builder: Builder, prepared: Graph, o: Quantization) -> Quantized:
-    seen = calibration_of(builder, prepared, o)
-    quantizer = quantizer_of(builder, [prepared], seen, o)
+    graphs, seen = calibrated(builder, [prepared], o)
+    quantizer = quantizer_of(builder, graphs, seen, o)
     graph = quantizer.graphs[0].copy()
     done = insert(graph, quantizer.ranges, lambda l: quantizer.fixed.get(l.name, ""), quantizer.activations,
                   quantizer.codes)

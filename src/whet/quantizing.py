@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from whet import __version__
 from whet.builder import Builder
-from whet.errors import AccuracyError
+from whet.errors import AccuracyError, InputError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph
 from whet.ir.printer import to_text
@@ -28,10 +28,14 @@ from whet.plan import Plan
 from whet.precision import result as told
 from whet.precision.cache import Calibration, Expect
 from whet.precision.calibrate import calibrate
+from whet.precision.coverage import coverage, lines
 from whet.precision.data import Preprocess, open_data
+from whet.precision.equalize import equalize
 from whet.precision.insert import layers
+from whet.precision.overflow import overflow
 from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
+from whet.precision.smooth import smooth
 from whet.precision.specs import specs
 from whet.precision.taps import tapped
 from whet.precision.trial import Evaluation
@@ -50,6 +54,8 @@ class Quantization:
     samples:     at most so many samples are calibrated with.
     preprocess:  of images.
     activations: `u8` (asymmetric) or `i8` (symmetric).
+    prepare:     what is done to the weights before, leaving the float model as it is: `equalize` (channels between
+                 convolutions), `smooth` (SmoothQuant: normalizations before matmuls). Calibrates twice.
     evaluation:  data (with labels, where the metric needs them) that candidates are judged by.
     metric, max_drop: what may be lost, in the metric's unit (`measure.metrics`).
     every_layer: quantize layers even where that is not faster here.
@@ -61,6 +67,7 @@ class Quantization:
     samples: int | None = None
     preprocess: Preprocess | None = None
     activations: str = "u8"
+    prepare: tuple[str, ...] = ()
     evaluation: Any = None
     labels: Any = None
     metric: str = "divergence"
@@ -80,7 +87,7 @@ def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan
     With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none). Else: every layer
     that int8 makes faster on this machine.
     """
-    seen = calibration_of(builder, graphs[0], o)
+    graphs, seen = calibrated(builder, graphs, o)
     quantizer = quantizer_of(builder, graphs, seen, o)
     if o.max_drop is not None:
         return searched(builder, quantizer, seen, o)
@@ -91,27 +98,58 @@ def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan
     return plan
 
 
-def calibration_of(builder: Builder, graph: Graph, o: Quantization) -> Calibration:
+def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> tuple[Sequence[Graph], Calibration]:
+    """The graphs with their weights prepared as `o` says, and what calibration saw of them.
+
+    InputError for a preparation that there is not.
+    """
+    unknown = set(o.prepare) - PREPARATIONS.keys()
+    if unknown:
+        raise InputError(f"no preparation {', '.join(sorted(unknown))}", why=f"there are {', '.join(PREPARATIONS)}",
+                         do="choose among these")
+    seen = calibration_of(builder, graphs[0], o, o.cache)
+    if not o.prepare:
+        return graphs, seen
+    largest = {n: t.seen.channels.largest for n, t in seen.tensors.items() if t.seen.channels is not None}
+    done: list[dict[str, Any]] = []
+    graphs = [g.copy() for g in graphs]
+    for name in o.prepare:
+        changed = [PREPARATIONS[name](g, largest) for g in graphs]
+        done.append({"step": name, "changed": len(changed[0])})
+    builder.told["prepared"] = done
+    again = None if o.cache is None else Path(o.cache).with_suffix(f".{'-'.join(o.prepare)}.json")
+    return graphs, calibration_of(builder, graphs[0], o, again, "+".join(("", *o.prepare)))
+
+
+PREPARATIONS: dict[str, Callable[[Graph, Mapping[str, np.ndarray]], Sequence[object]]] = {
+    "equalize": equalize, "smooth": smooth}
+
+
+def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str | os.PathLike[str] | None = None,
+                   after: str = "") -> Calibration:
     """What was seen of the values that layers read: from the cache where it is of this model, else observed now.
 
-    Observing runs the fp32 plan, with these values as its outputs, over the data. CacheError for a cache of another
-    model or of other preprocessing.
+    after: names what was done to the weights before. Observing runs the fp32 plan, with these values as its outputs,
+    over the data. CacheError for a cache of another model or of other preprocessing.
     """
-    key = graph_key(graph)
+    key = graph_key(graph) + after
     given, axes = tapped(graph)
     expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(axes))
-    if isinstance(o.calibration, Calibration):
+    if isinstance(o.calibration, Calibration) and not after:
         o.calibration.check(expect)
         return o.calibration
-    if o.cache is not None and Path(o.cache).exists():
-        return Calibration.load(o.cache, expect)
+    if cache is not None and Path(cache).exists():
+        return Calibration.load(cache, expect)
+    if o.calibration is None or isinstance(o.calibration, Calibration):
+        raise InputError("calibration data are needed", why="the cache is of other weights, or not there",
+                         do="give them (--calib DATA)")
     data = open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
     builder.progress("building the plan that calibration runs", 0, 0)
     engine = load(builder.plan([given], "fp32", opt_level=0))
     seen = calibrate(engine, axes, data, layers=readers(graph), model=builder.sha256, graph=key,
                      progress=lambda done, total: builder.progress("calibrating", done, total or 0))
-    if o.cache is not None:
-        seen.save(o.cache)
+    if cache is not None:
+        seen.save(cache)
     return seen
 
 
@@ -130,17 +168,22 @@ def readers(graph: Graph) -> dict[str, str]:
 
 
 def quantizer_of(builder: Builder, graphs: Sequence[Graph], seen: Calibration, o: Quantization) -> Quantizer:
-    """A quantizer by calibrated ranges; the layers that were asked for in fp32 are fixed."""
+    """A quantizer by calibrated ranges; the layers that were asked for in fp32 are fixed.
+
+    The model's inputs keep all that was seen: what pixels or features may be is no accident of the data.
+    """
     kind = ACTIVATIONS[o.activations]
     fixed = {l.name: "it was to stay in fp32" for l in layers(graphs[0])
              if {l.name, l.node.origin} & set(builder.fp32_layers)}
-    return Quantizer(builder, graphs, seen.ranges(o.method, symmetric=kind is DType.I8), kind, fixed)
+    symmetric = kind is DType.I8
+    given = {v.name: seen.range(v.name, "minmax", symmetric) for v in graphs[0].inputs if v.name in seen.tensors}
+    return Quantizer(builder, graphs, {**seen.ranges(o.method, symmetric), **given}, kind, fixed)
 
 
 def evidence(seen: Calibration, o: Quantization) -> dict[str, Any]:
     """What the plan's manifest says of the calibration."""
     return {"method": o.method, "samples": seen.samples, "batches": seen.batches, "sha256": seen.hash(),
-            "preprocessing": seen.preprocessing, "warnings": list(seen.warnings)}
+            "preprocessing": seen.preprocessing, "warnings": list(seen.warnings), "coverage": coverage_lines(seen, o)}
 
 
 def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: Quantization) -> Plan:
@@ -214,4 +257,11 @@ def coverage_of(seen: Calibration | None, o: Quantization) -> told.Coverage:
     """What calibration saw, for the report."""
     if seen is None:
         return told.Coverage()
-    return told.Coverage(method=o.method, samples=seen.samples, batches=seen.batches, warnings=tuple(seen.warnings))
+    return told.Coverage(method=o.method, samples=seen.samples, batches=seen.batches, warnings=tuple(seen.warnings),
+                         lines=(*coverage_lines(seen, o), *(f"fp16 would not do for {r.tensor} ({r.layer}): {r.reason}"
+                                                            for r in overflow(seen))))
+
+
+def coverage_lines(seen: Calibration, o: Quantization) -> list[str]:
+    """What calibration did not see enough of."""
+    return lines(coverage(seen, o.method, symmetric=o.activations == "i8"))

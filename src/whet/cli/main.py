@@ -38,6 +38,7 @@ def build(
     calib_samples: options.CalibSamples = None,
     preprocess: options.Preprocessing = None,
     activations: options.Activations = "u8",
+    prepare: options.Prepare = None,
     evaluation: options.Eval = None,
     metric: options.Metric = "divergence",
     max_drop: options.MaxDrop = None,
@@ -80,8 +81,8 @@ def build(
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     every = [*([profile] if profile else []), *parse_profiles(profiles or ())]
     kept = parse_states(states, *_ends(model)) if states else None
-    asked = precision.quantization(calib, calib_cache, calib_method, calib_samples, preprocess, activations, evaluation,
-                                   metric, max_drop, force_precision)
+    asked = precision.quantization(calib, calib_cache, calib_method, calib_samples, preprocess, activations,
+                                   tuple(prepare or ()), evaluation, metric, max_drop, force_precision)
     with precision.reporting(report), build_progress() as progress:
         plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8),
                               force_precision=force_precision, threads=threads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from whet.quantizing import ACTIVATIONS, Quantization
 
 
 def quantization(calib: str | None, cache: Path | None, method: str, samples: int | None, preprocess: str | None,
-                 activations: str, evaluation: str | None, metric: str, max_drop: float | None,
-                 force: bool) -> Quantization:
+                 activations: str, prepare: tuple[str, ...], evaluation: str | None, metric: str,
+                 max_drop: float | None, force: bool) -> Quantization:
     """The options as the library takes them. InputError for what cannot be."""
     from whet.precision.data import Preprocess
     from whet.precision.methods import parse_method
@@ -28,8 +28,8 @@ def quantization(calib: str | None, cache: Path | None, method: str, samples: in
     if max_drop is not None and not max_drop > 0:
         raise InputError(f"--max-drop {max_drop:g}", why="a budget is a positive number", do="give 0.5, say")
     images = Preprocess.parse(preprocess) if preprocess else None
-    return Quantization(calib, cache, method, samples, images, activations, evaluation, None, metric, max_drop,
-                        every_layer=force)
+    return Quantization(calib, cache, method, samples, images, activations, prepare, evaluation, None, metric,
+                        max_drop, every_layer=force)
 
 
 @contextmanager
@@ -51,8 +51,11 @@ def show(plan: Plan, folder: Path | None) -> int:
     out = Console(highlight=False)
     if told.get("note"):
         out.print(escape(told["note"]), soft_wrap=True)
-    for warning in told.get("calibration", {}).get("warnings", ()):
+    seen = told.get("calibration", {})
+    for warning in (*seen.get("warnings", ()), *_first(seen.get("coverage", ()))):
         out.print(f"Calibration: {escape(warning)}", style="yellow", soft_wrap=True)
+    for step in told.get("prepared", ()):
+        out.print(f"Prepared: {step['step']}, {step['changed']} places", soft_wrap=True)
     codes = told.get("int8", {})
     if codes:
         done, kept = codes["layers"], codes["kept"]
@@ -72,6 +75,12 @@ def show(plan: Plan, folder: Path | None) -> int:
     result = msgspec.convert(found, SearchResult)
     _tell(result, folder)
     return 3 if result.judgement is not None and result.judgement.state == "undecided" else 0
+
+
+def _first(lines: Sequence[str], most: int = 6) -> list[str]:
+    """The first few, and how many more there are."""
+    rest = len(lines) - most
+    return [*lines[:most], *([f"and {rest} more (whet inspect --json)"] if rest > 0 else [])]
 
 
 def _tell(result: SearchResult, folder: Path | None) -> None:

@@ -21,6 +21,7 @@ def command(
     method: Annotated[str, Option("--method", help="How ranges are chosen: entropy, minmax, mse, percentile or "
                                                    "percentile:99.9.")] = "entropy",
     activations: options.Activations = "u8",
+    prepare: options.Prepare = None,
     samples: options.CalibSamples = None,
     preprocess: options.Preprocessing = None,
     calib_cache: options.CalibCache = None,
@@ -62,7 +63,8 @@ def command(
         raise InputError("the quantized model would replace the original", where=str(output), do="choose another name")
     if weights_only and calib is not None:
         raise InputError("--weights-only takes no data", do="leave --calib out, or --weights-only")
-    asked = quantization(calib, calib_cache, method, samples, preprocess, activations, None, "divergence", None, False)
+    asked = quantization(calib, calib_cache, method, samples, preprocess, activations, tuple(prepare or ()),
+                         None, "divergence", None, False)
     profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
     with build_progress() as progress:
         done = quantize(model, weights_only=weights_only, group=group, quantization=asked, float_layers=keep or (),
