@@ -45,10 +45,12 @@ class GemmSimple:
         return [{}]
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
-        """Seconds at 3 GHz: a load and a multiply-add per element of B and row of A."""
+        """Seconds at 3 GHz: a load and a multiply-add per element of B and row of A; codes are widened before."""
         p = matmul_problem(region)
-        work = opt(region, product(p.batch)) * opt(region, p.m) * opt(region, p.n) * opt(region, p.k)
-        return work * region.inputs[0].dtype.size / machine.width / threads / 3e9
+        size = region.inputs[0].dtype.size if region.inputs[0].dtype is region.anchor.dtype else 16
+        strip = VECTORS * machine.lanes
+        work = opt(region, product(p.batch)) * opt(region, p.m) * -(-opt(region, p.n) // strip) * strip * opt(region, p.k)
+        return (work * size / machine.width / threads + 300) / 3e9
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         p = matmul_problem(region, packed=False)
