@@ -49,7 +49,8 @@ class GemmSimple:
         p = matmul_problem(region)
         size = region.inputs[0].dtype.size if region.inputs[0].dtype is region.anchor.dtype else 16
         strip = VECTORS * machine.lanes
-        work = opt(region, product(p.batch)) * opt(region, p.m) * -(-opt(region, p.n) // strip) * strip * opt(region, p.k)
+        columns = -(-opt(region, p.n) // strip) * strip
+        work = opt(region, product(p.batch)) * opt(region, p.m) * columns * opt(region, p.k)
         return (work * size / machine.width / threads + 300) / 3e9
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
