@@ -91,6 +91,8 @@ def must_copy(region: Region, p: Problem, dot: Dot, mr: int) -> bool:
     stride = p.row[A]
     if dot.stored is not dot.source or not isinstance(p.k, int) or p.k % dot.group:
         return True
+    if isinstance(p.m, int):
+        mr = min(mr, p.m)
     return mr > 8 if not isinstance(stride, int) else mr > 10 and stride % 4096 == 0
 
 
