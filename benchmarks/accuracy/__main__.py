@@ -34,6 +34,7 @@ from whet.measure import Measurement, record, this_device
 from whet.measure.record import Accuracy, Model
 from whet.measure.scores import Scores
 from whet.measure.verdict import judge
+from whet.quantizing import Quantization
 
 RESULTS = Path(__file__).parents[1] / "results"
 PRECISIONS = ("fp32", "bf16", "int8", "best")
@@ -94,9 +95,11 @@ def _options() -> argparse.Namespace:
 
 
 def build(case: Case, precision: str, o: argparse.Namespace, **options: Any) -> whet.Plan:
-    """A plan of the case. int8 is calibrated; `best` may lose what the case allows on its test set's evaluation."""
+    """A plan of the case. int8: every layer that can be, faster or not, after calibration. best: the fastest plan that
+    loses no more than the case allows on its test set."""
     if precision in ("int8", "best"):
         options["calibration"] = dict(case.calibration)
+        options["force_precision"] = precision == "int8"
     if precision == "best":
         evaluation = dict(case.inputs) if case.labels is None else (dict(case.inputs), case.labels)
         options |= {"evaluation": evaluation, "metric": case.metric, "max_drop": case.max_drop}
@@ -152,7 +155,7 @@ def by_method(case: Case, o: argparse.Namespace) -> dict[str, Accuracy]:
         reference = case.outputs(engine)
     found = {}
     for method in METHODS:
-        with whet.load(build(case, "int8", o, calibration_method=method, force_precision=True)) as engine:
+        with whet.load(build(case, "int8", o, quantization=Quantization(method=method))) as engine:
             found[method] = accuracy(case, case.outputs(engine), reference)
     return found
 
