@@ -8,12 +8,15 @@ import pytest
 from passes.building import Building, weights
 from whet.ir.interpreter import interpret
 from whet.ir.verify import verify
+from whet.precision.adapt import adaptive_codes
 from whet.precision.batches import Batch
 from whet.precision.bias import correct, measured, shift, shifts
 from whet.precision.calibrate import calibrate
+from whet.precision.data import open_data
 from whet.precision.insert import insert, layers, weight_codes
 from whet.precision.methods import Range
 from whet.precision.rounding import ROWS, Reconstruction
+from whet.precision.specs import specs
 from whet.precision.stats import at_input, largest, means
 
 CONVS = {
@@ -256,6 +259,38 @@ def test_corrections_go_on_after_insertion_by_what_was_measured():
     got = interpret(g, {"x": x})["y0"]
     np.testing.assert_allclose(got.mean(0), want.mean(0), atol=1e-4)
     assert np.square(got - want).mean() < np.square(before - want).mean()
+
+
+def samples(graph, n=64):
+    x = np.abs(np.concatenate([data(graph, seed, mean=1.0) for seed in range(n // 8)]))
+    return open_data(x, specs(graph))
+
+
+def test_whole_networks_are_rounded_for_what_their_layers_read():
+    graph = network()
+    told = []
+    build = lambda g: lambda feeds: interpret(g, feeds)
+    codes = adaptive_codes(graph, build, samples(graph), progress=lambda *p: told.append(p))
+    assert list(codes) == [f"layer{i}" for i in range(4)]
+    assert told[-1] == (4, 4)
+    again = adaptive_codes(graph, build, samples(graph), most_bytes=1)
+    assert all((codes[n] == again[n]).all() for n in codes)  # in parts
+    x = np.abs(data(graph, 99, mean=1.0))
+    ranges = calibration(graph, x).ranges("minmax")
+    want = interpret(graph, {"x": x})["y0"]
+
+    def error(codes):
+        g = graph.copy()
+        insert(g, ranges, codes=codes)
+        return np.square(interpret(g, {"x": x})["y0"] - want).mean()
+
+    assert error(codes) < 0.8 * error(None)
+
+
+def test_layers_can_be_left_out_of_adaptive_rounding():
+    graph = network()
+    build = lambda g: lambda feeds: interpret(g, feeds)
+    assert list(adaptive_codes(graph, build, samples(graph, 8), skip=lambda l: l.name != "layer2")) == ["layer2"]
 
 
 def test_channels_follow_through_concatenation_reshapes_and_maximum_pooling():

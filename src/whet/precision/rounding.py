@@ -28,10 +28,10 @@ class Reconstruction:
     """X'X and X'Y of one layer, gathered batch by batch.
 
     node: a convolution (channels first) or matmul by a matrix, with constant weights. Of a convolution, X are its
-    windows: at most `ROWS` of a batch, chosen at random (by `seed`).
+    windows. At most `rows` of a batch are taken, chosen at random (by `seed`).
     """
 
-    def __init__(self, node: Node, seed: int = 0) -> None:
+    def __init__(self, node: Node, rows: int = ROWS, seed: int = 0) -> None:
         w = node.input(1).data
         if w is None or node.op not in ("conv", "matmul") or (node.op == "matmul" and w.ndim != 2):
             raise ValueError(f"{node.op} has no constant weights to round")
@@ -44,7 +44,7 @@ class Reconstruction:
             raise ValueError(f"sums over {depth} terms: adaptive rounding takes up to {MOST_DEPTH}")
         self.gram = np.zeros((self.groups, depth, depth))
         self.cross = np.zeros(self.weights.shape)
-        self.rows = 0
+        self.rows, self._most = 0, rows
         self._random = np.random.default_rng(seed)
 
     def add(self, x: np.ndarray, quantized: np.ndarray | None = None) -> None:
@@ -109,7 +109,9 @@ class Reconstruction:
         """Which rows (or windows) of a batch are taken: flat numbers, ascending."""
         n = self._outputs(shape)
         total = math.prod(n)
-        return np.arange(total) if total <= ROWS else np.sort(self._random.choice(total, ROWS, replace=False))
+        if total <= self._most:
+            return np.arange(total)
+        return np.sort(self._random.choice(total, self._most, replace=False))
 
     def _outputs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.node.op != "conv":
