@@ -68,7 +68,8 @@ def main() -> int:
             done = [r for r in done if tables.case(r) != (name, batch) or r.threads != options.threads] + found
             done.sort(key=lambda r: (r.latency is None, MODELS.index(r.model.name), tables.case(r)[1]))
             tables.save(path, done)
-    if CALIBRATED in options.models and not options.prepare and not any(tables.calibrating(r) for r in done):
+    calibrates = CALIBRATED in options.models and not (options.prepare or options.no_calibration)
+    if calibrates and not any(tables.calibrating(r) for r in done):
         done = [r for r in done if r.latency] + calibration_case(options)
         tables.save(path, done)
     if done:
@@ -86,6 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--opt-level", type=int, default=3)
     parser.add_argument("--no-openvino", action="store_true")
     parser.add_argument("--no-default", action="store_true", help="leave out ONNX Runtime's default settings")
+    parser.add_argument("--no-calibration", action="store_true", help="do not measure what calibrating costs")
     parser.add_argument("--keep-plans", action="store_true", help="take plans built by an earlier run")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the results")
     parser.add_argument("--prepare", action="store_true", help="make the plans and the peers' models, time nothing")
