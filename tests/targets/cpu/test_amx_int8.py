@@ -22,7 +22,8 @@ from whet.targets.cpu.gemm_tiles import GemmTiles
 HOST = isas.host()
 F32, I8, U8, I32 = DType.F32, DType.I8, DType.U8, DType.I32
 TILES, CONV, WINDOWS = GemmTiles(), ConvTiles(), ConvWindows()
-SETTINGS = ({"mt": 2, "nt": 2, "order": "nm", "ahead": True}, {"mt": 1, "nt": 3, "order": "mn", "ahead": False})
+SETTINGS = ({"mt": 2, "nt": 2, "order": "nm", "ahead": True, "depth": 2},
+            {"mt": 1, "nt": 3, "order": "mn", "ahead": False})
 
 pytestmark = pytest.mark.skipif(not HOST.amx_int8, reason="this machine has no AMX for integers")
 
@@ -166,7 +167,8 @@ def test_convolutions_of_padded_rows_are_exact(case: tuple) -> None:
     for out in (I32, U8):
         region = conv(x, o, kernel, out=out, **more)
         best = next(iter(CONV.space(region, HOST, 2)))
-        check(region, CONV, (best, {"rows": 2, "nt": 2, "order": "nm", "ahead": True}, {**best, "rows": 1, "nt": 1}))
+        rounds = {"rows": 2, "nt": 2, "order": "nm", "ahead": True, "depth": 2}
+        check(region, CONV, (best, rounds, {**best, "rows": 1, "nt": 1}))
 
 
 GENERAL = [

@@ -45,6 +45,33 @@ class Depth:
     def tiles(self) -> int:
         return sum(r.count for r in self.runs)
 
+    def rounds(self, most: int) -> list[Round]:
+        """The tiles in rounds of at most `most` (0: all at once)."""
+        found: list[Round] = []
+        at, room, runs = 0, most or self.tiles, []
+        for r in self.runs:
+            done = 0
+            while done < r.count:
+                n = min(room, r.count - done)
+                runs.append(Run(r.offset + done * ROW, n))
+                done, room = done + n, room - n
+                if room == 0 or (r is self.runs[-1] and done == r.count):
+                    found.append(Round(at, tuple(runs)))
+                    at, room, runs = at + found[-1].tiles, most or self.tiles, []
+        return found
+
+
+@dataclass(frozen=True)
+class Round:
+    """Tiles of K that are multiplied in one go: the first one's number, and where they lie."""
+
+    first: int
+    runs: tuple[Run, ...]
+
+    @property
+    def tiles(self) -> int:
+        return sum(r.count for r in self.runs)
+
 
 def span(offset: int, first: int, length: int, size: int) -> tuple[list[Run], list[int]]:
     """Runs and index of `length` neighbouring elements of `size` bytes that meet rows first.. of B.
@@ -84,28 +111,30 @@ class Pipeline:
         number of pairs of rows)."""
         self.k, self.depth, self.source = k, depth, source
         self.amx = Amx(k, _product(region), depth.row_bytes)
-        self.writer = BlockWriter(k, args, region, problem, k.scratch)
+        self.writer = BlockWriter(k, args, region, problem)
 
-    def block(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, fetch: tuple[Val, int] | None = None) -> None:
+    def block(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, part: Round, sums: Val | None = None,
+              fetch: tuple[Val, int] | None = None) -> None:
         """Multiply 32 rows at `a` (16 if not `tall`), `stride` bytes apart, by the panel at b, and write what is held.
 
-        Afterwards the caller says by `writer.hold` which block it was. fetch: (address, lines per tile of K) of what
-        is to be brought into the second-level cache meanwhile.
+        Afterwards the caller says by `writer.hold` which block it was. part: the tiles of K to take; sums: where the
+        block's sums of earlier rounds lie (None: this is the first). fetch: (address, lines per tile of K) of what is
+        to be brought into the second-level cache meanwhile.
         """
-        k, tiles = self.k, self.depth.tiles
+        k = self.k
         pairs = self.writer.start()
-        share = 2 * -(-(BLOCK // 4) // tiles)  # pairs of rows to write per tile of K
-        before = 0
-        for run in self.depth.runs:
-            if before == 0:
-                self._first(a + run.offset, stride, tall, b, share, pairs)
-                self._fetch(0, fetch)
-            for c in k.range(1 if before == 0 else 0, run.count):
-                at = before + c
-                self._products(a + (run.offset + c * ROW), stride, tall, b + at * (2 * TILE))
-                self._fetch(at, fetch)
-                self._write(at * share, k.min((at + 1) * share, pairs))
-            before += run.count
+        share = 2 * -(-(BLOCK // 4) // part.tiles)  # pairs of rows to write per tile of K
+        at: IntLike = 0
+        for r, run in enumerate(part.runs):
+            if r == 0:
+                self._first(a + run.offset, stride, tall, b + part.first * (2 * TILE), sums, share, pairs)
+                self._fetch(part.first, fetch)
+            for c in k.range(1 if r == 0 else 0, run.count):
+                now = at + c
+                self._products(a + (run.offset + c * ROW), stride, tall, b + (part.first + now) * (2 * TILE))
+                self._fetch(part.first + now, fetch)
+                self._write(now * share, k.min((now + 1) * share, pairs))
+            at += run.count
 
     def drain(self) -> None:
         """Write the block that is held."""
@@ -116,7 +145,14 @@ class Pipeline:
 
     def _keep(self, tile: int) -> None:
         """Put sums of the block that is held into memory."""
-        self.amx.store(tile, self.k.scratch + (tile // 2 * 16 * 4 * BLOCK + tile % 2 * 64), 4 * BLOCK)
+        self.amx.store(tile, self.writer.sums + _place(tile), 4 * BLOCK)
+
+    def _begin(self, tile: int, sums: Val | None) -> None:
+        """Sums of the block that is computed: none yet, or what earlier rounds left."""
+        if sums is None:
+            self.amx.zero([tile])
+        else:
+            self.amx.load(tile, sums + _place(tile), 4 * BLOCK)
 
     def _write(self, first: IntLike, last: IntLike) -> None:
         together = 1 if self.source else 2
@@ -130,7 +166,8 @@ class Pipeline:
             for line in range(fetch[1]):
                 self.k.prefetch(fetch[0] + (at * fetch[1] + line) * 64, 2)
 
-    def _first(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, share: int, pairs: Val) -> None:
+    def _first(self, a: Val, stride: IntLike, tall: Val | bool, b: Val, sums: Val | None, share: int,
+               pairs: Val) -> None:
         """The first products: sums make way just before, so that products never wait for stores; and `share` pairs
         of rows of them are written, between the products where those are few."""
         k, amx = self.k, self.amx
@@ -140,15 +177,16 @@ class Pipeline:
         self._keep(1)
         for j in range(2):
             amx.load(6 + j, b + j * TILE, ROW)
-            amx.zero([j])
+            self._begin(j, sums)
             amx.product(j, 4, 6 + j)
             if part:
                 self._write(j * part, k.min((j + 1) * part, pairs))
         self._keep(2)
         self._keep(3)
         with k.if_(tall):
-            amx.zero([2, 3])
             amx.load(5, a + stride * 16, stride)
+            self._begin(2, sums)
+            self._begin(3, sums)
             amx.product(2, 5, 6)
         if part:
             self._write(2 * part, k.min(3 * part, pairs))
@@ -166,6 +204,11 @@ class Pipeline:
             amx.load(5, a + stride * 16, stride)
             for j in range(2):
                 amx.product(2 + j, 5, 6 + j)
+
+
+def _place(tile: int) -> int:
+    """Where a tile's sums begin in a block's [32][32]."""
+    return tile // 2 * 16 * 4 * BLOCK + tile % 2 * 64
 
 
 def _product(region: Region) -> str:

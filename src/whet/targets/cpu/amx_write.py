@@ -24,8 +24,8 @@ class BlockWriter:
     `saturate` goes from four vectors of fp32 to one of bytes; a product that is added to something is rounded once.
     """
 
-    def __init__(self, k: Fn, args: Args, region: Region, problem: Problem, sums: Val) -> None:
-        self.k, self.args, self.region, self.problem, self.sums = k, args, region, problem, sums
+    def __init__(self, k: Fn, args: Args, region: Region, problem: Problem) -> None:
+        self.k, self.args, self.region, self.problem = k, args, region, problem
         self.inputs = epilogue_inputs(region)
         self.expr = region.epilogue or Expr((Leaf(ANCHOR, region.anchor.dtype),))
         self.sum_type = "i32" if region.anchor.dtype is DType.I32 else "float"
@@ -35,7 +35,8 @@ class BlockWriter:
         self._base = {t: args.pointer(Out(0) if t == OUT else In(int(t))) for t in keys}
         self._here = dict(self._base)
         self._held: dict[Key, Var] = {t: k.var("ptr") for t in keys}
-        self._count, self._column = k.var("i64"), k.var("i64")
+        self._count, self._column, self._sums = k.var("i64"), k.var("i64"), k.var("ptr")
+        self.sums = k.scratch  # those of the block that is held
         self._masks: list[Val | None] = [None, None]
         self._both: Val | None = None  # mask of all 32 columns
         self._at: dict[Key, Val] = {}
@@ -48,9 +49,10 @@ class BlockWriter:
                 p = p + i * self.args.dim(strides[t]) * self._size[t]
             self._here[t] = p
 
-    def hold(self, row: IntLike, col: IntLike, count: IntLike) -> None:
-        """The sums in memory are now those of `count` rows from `row` on, and of 32 columns from `col` on. A tile of
-        work begins with none, of any place that exists."""
+    def hold(self, sums: Val, row: IntLike, col: IntLike, count: IntLike) -> None:
+        """The block to be written is `count` rows from `row` on and 32 columns from `col` on, its sums to lie at
+        `sums`. A tile of work begins with no rows, of any place that exists."""
+        self._sums.set(sums)
         for t, p in self._here.items():
             self._held[t].set(p + row * self._row(t) + col * self.args.dim(self.problem.col[t]) * self._size[t])
         self._count.set(self.k.i64(count))
@@ -60,6 +62,7 @@ class BlockWriter:
         """Load what all rows of the held block share; the number of its pairs of rows."""
         k, n = self.k, self.args.dim(self.problem.n)
         self._at = {t: v.get() for t, v in self._held.items()}
+        self.sums = self._sums.get()
         if not isinstance(n, int) or n % COLUMNS:
             left = n - self._column.get()
             self._masks = [k.tail_mask(left - j * LANES, LANES) for j in range(2)]

@@ -12,10 +12,11 @@ from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import is_static
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Run, pack_depth
+from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import INTEGERS, conv_of, conv_reason, matmul_region, weight_matrix
 from whet.targets.cpu.gemm_problem import matmul_problem, opt
+from whet.targets.cpu.gemm_tiles import round_depths
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 
@@ -58,8 +59,8 @@ class Sheet:
 class ConvTiles:
     """u8 or i8 images by i8 weights, any window, strides and dilations, in one group.
 
-    Parameters: rows (of the output, per tile of work), nt (blocks of 32 channels per tile), order and ahead as of
-    `GemmTiles`.
+    Parameters: rows (of the output, per tile of work), nt (blocks of 32 channels per tile), order, ahead and depth
+    as of `GemmTiles`.
     """
 
     name = "conv_tiles"
@@ -94,9 +95,10 @@ class ConvTiles:
         for rows in sorted({-(-height // d) for d in (1, 2, 3, 4, 6, 8, 14, 16, 28)}):
             if _sheet(region, rows).bytes > SCRATCH // 2 and rows > 1:
                 continue
+            depths = round_depths(_depth(region, _sheet(region, rows)).tiles)
             for nt in sorted({-(-panels // d) for d in (1, 2, 4, 8)}):
-                for order in ("mn", "nm"):
-                    params: Params = {"rows": rows, "nt": nt, "order": order, "ahead": order == "nm"}
+                for order, depth in (("mn", 0), *(("nm", d) for d in depths)):
+                    params: Params = {"rows": rows, "nt": nt, "order": order, "ahead": order == "nm", "depth": depth}
                     found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
         return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
 
@@ -107,9 +109,11 @@ class ConvTiles:
         height, panels, nt = _plane(region)[1][0], -(-c.og // BLOCK), params["nt"]
         tiles_k = _depth(region, sheet).tiles
         blocks = -(-((sheet.rows - 1) * sheet.width + sheet.out) // 16) / 2
-        near = tiles_k * 2 * TILE <= 24 << 10
+        depth = params.get("depth", 0) or tiles_k
+        near = depth * 2 * TILE <= 24 << 10
         nearer = near and sheet.bytes <= 24 << 10
         block = max(tiles_k * (64 + (8 if nearer else 16 if near else 40)), 220) + 100
+        block += (-(-tiles_k // depth) - 1) * 150
         pixels = sum(sheet.heights.values()) * len(sheet.columns) * sheet.width
         copy = pixels * (4 + c.cg / 40)
         tile = blocks * nt * block + nt * tiles_k * 2 * TILE / (16 if params["order"] == "mn" else 24) + copy + 500
@@ -200,12 +204,16 @@ class _Kernel:
         if self.gaps:  # rows of A that are output pixels
             at = np.arange(sheet.rows * sheet.out)
             self.rows_of = k.table((at // sheet.out * sheet.width + at % sheet.out).astype("<i4"))
+        self.rounds = depth.rounds(params.get("depth", 0) if params["order"] == "nm" else 0)
+        blocks = -(-((sheet.rows - 1) * sheet.width + sheet.out) // BLOCK)
+        sums = blocks * SUMS if len(self.rounds) > 1 else SUMS
+        self.sheet_at = k.scratch + sums
         self.first_row, self.first_pixel = k.var("i64", 0), k.var("i64", 0)  # of the block that is held
         self.pipe = Pipeline(k, self.args, matmul_region(region), self.problem, depth, self._source)
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.pipe.amx.release()
-        self.kernel = finish(k, "conv_tiles", SUMS + sheet.bytes)
+        self.kernel = finish(k, "conv_tiles", sums + sheet.bytes)
 
     def _source(self, i: IntLike) -> IntLike:
         """The row of sums of the i-th pixel of the block that is held."""
@@ -229,34 +237,37 @@ class _Kernel:
         p0 = k.i64(nb) * self.params["nt"]
         p1 = k.min(p0 + self.params["nt"], self.panels)
         panel_bytes = 2 * self.depth.tiles * TILE
-        weights, a = args.pointer(Packed(0)), k.scratch + SUMS
+        weights, a = args.pointer(Packed(0)), self.sheet_at
         end = (rows - 1) * sheet.width + sheet.out
         blocks = k.ceildiv(end, BLOCK)
         most = -(-((sheet.rows - 1) * sheet.width + sheet.out) // BLOCK)
-        pipe.writer.hold(pixel, p0 * BLOCK, 0)
+        pipe.writer.hold(k.scratch, pixel, p0 * BLOCK, 0)
 
-        def block(row: IntLike, panel: IntLike) -> None:
+        def block(row: IntLike, panel: IntLike, part: Round) -> None:
             b = weights + panel * panel_bytes
             left = k.i64(end - row * BLOCK)
             fetch = None
             if self.params["ahead"]:
                 lines = -(-2 * TILE // 64 // most)
                 fetch = b + panel_bytes + row * (self.depth.tiles * lines * 64), lines
-            pipe.block(a + row * (BLOCK * sheet.pitch), sheet.pitch, left > 16, b, fetch)
+            sums = self.k.scratch + row * SUMS if len(self.rounds) > 1 else self.k.scratch
+            pipe.block(a + row * (BLOCK * sheet.pitch), sheet.pitch, left > 16, b, part, sums if part.first else None,
+                       fetch)
             first = self._pixel(row * BLOCK)
             count = self._pixel(k.min(row * BLOCK + BLOCK, end)) - first
-            pipe.writer.hold(pixel + first, panel * BLOCK, count)
+            pipe.writer.hold(sums, pixel + first, panel * BLOCK, count if part is self.rounds[-1] else 0)
             self.first_row.set(k.i64(row * BLOCK))
             self.first_pixel.set(k.i64(first))
 
         if self.params["order"] == "mn":
             for row in k.range(0, blocks):
                 for panel in k.range(p0, p1):
-                    block(row, panel)
+                    block(row, panel, self.rounds[0])
         else:
             for panel in k.range(p0, p1):
-                for row in k.range(0, blocks):
-                    block(row, panel)
+                for part in self.rounds:
+                    for row in k.range(0, blocks):
+                        block(row, panel, part)
         pipe.drain()
 
     def _pixel(self, row: IntLike) -> IntLike:
@@ -279,7 +290,7 @@ class _Kernel:
                 exists, outside = k.branch(k.cmp("ult", k.i64(y), height))
                 with exists:
                     for b in sheet.columns:
-                        dst = k.scratch + (SUMS + sheet.base(a, b)) + j * (sheet.width * sheet.pitch)
+                        dst = self.sheet_at + sheet.base(a, b) + j * (sheet.width * sheet.pitch)
                         first = max(0, -(-(pads[1] - b) // strides[1]))
                         last = max(first, min(sheet.width, -(-(width + pads[1] - b) // strides[1])))
                         self._pad(dst, 0, min(first, sheet.width))
@@ -288,7 +299,7 @@ class _Kernel:
                         self._pad(dst, last, sheet.width)
                 with outside:
                     for b in sheet.columns:
-                        dst = k.scratch + (SUMS + sheet.base(a, b)) + j * (sheet.width * sheet.pitch)
+                        dst = self.sheet_at + sheet.base(a, b) + j * (sheet.width * sheet.pitch)
                         self._pad(dst, 0, sheet.width)
 
     def _pixels(self, src: Val, step: int, dst: Val, first: int, last: int) -> None:

@@ -11,7 +11,7 @@ from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import ceildiv, lower, product
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Run, pack_depth, span
+from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth, span
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.gemm_emit import RowTiles
 from whet.targets.cpu.gemm_kernel import Blocks, batch_index
@@ -27,7 +27,8 @@ class GemmTiles:
     before (B's part there is 0). Where there are not that many rows or bytes, rows are copied to scratch.
 
     Parameters: mt, nt (blocks of rows and of columns per tile of work), order ("mn": a block of rows meets all
-    panels of columns in turn, "nm": a panel all blocks), ahead (bring the next panel into the second-level cache).
+    panels of columns in turn, "nm": a panel all blocks), ahead (bring the next panel into the second-level cache),
+    depth (of "nm": tiles of K per round, so that a round's part of a panel stays in the first level; 0: all).
     """
 
     name = "gemm_tiles"
@@ -50,6 +51,7 @@ class GemmTiles:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         p = matmul_problem(region)
+        assert isinstance(p.k, int)
         assert isinstance(p.n, int)
         rows, panels = max(1, -(-opt(region, p.m) // BLOCK)), max(1, -(-p.n // BLOCK))
         batch = opt(region, product(p.batch))
@@ -59,8 +61,8 @@ class GemmTiles:
                 nt = -(-panels // min(cut, panels))
                 cuts = max(1, -(-per_thread * threads // (batch * -(-panels // nt))))
                 mt = -(-rows // min(cuts, rows))
-                for order in ("mn", "nm"):
-                    params: Params = {"mt": mt, "nt": nt, "order": order, "ahead": order == "nm"}
+                for order, depth in (("mn", 0), *(("nm", d) for d in round_depths(-(-p.k // ROW)) if mt <= 64)):
+                    params: Params = {"mt": mt, "nt": nt, "order": order, "ahead": order == "nm", "depth": depth}
                     found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
         return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
 
@@ -73,12 +75,14 @@ class GemmTiles:
         rows, panels, tiles_k = -(-m // BLOCK), -(-p.n // BLOCK), -(-p.k // ROW)
         mt, nt = params["mt"], params["nt"]
         inner = nt if params["order"] == "mn" else mt
-        strip = tiles_k * 2 * TILE  # bytes of a block of rows, or of a panel
+        depth = params.get("depth", 0) or tiles_k
+        strip = depth * 2 * TILE  # bytes of a block of rows, or of a panel
         near_outer = strip <= 32 << 10                       # the outer operand stays in the first level
         near_inner = near_outer and (inner + 1) * strip <= 40 << 10
-        per_k = 64 + (0 if near_inner else 12) + (0 if near_outer else 40)
-        block = max(tiles_k * per_k, 200) + 100
-        cold = nt * strip / 16 if params["order"] == "mn" else nt * strip / 24  # weights come from afar
+        again = inner * tiles_k * 2 * TILE <= 1 << 20        # the inner one stays in the second level
+        per_k = 64 + (0 if near_inner else 16) + (0 if near_outer else 48) + (0 if again else 40)
+        block = max(tiles_k * per_k, 200) + 100 + (-(-tiles_k // depth) - 1) * 150
+        cold = nt * tiles_k * 2 * TILE / (16 if params["order"] == "mn" else 24)  # weights come from afar
         tile = mt * nt * block + cold + 300
         if not self._direct(region, p):
             tile += mt * BLOCK * (10 + p.k / 32)
@@ -101,6 +105,11 @@ class GemmTiles:
         made = TilesKernel(region, p, params, depth, direct, machine)
         step = Step(made.kernel, made.args.table, made.blocks.tiles)
         return Implementation((step,), (Pack((1,), partial(pack_depth, depth=depth, size=1)),))
+
+
+def round_depths(tiles: int) -> list[int]:
+    """Rounds of K worth trying, for so many tiles of it."""
+    return [0] if tiles <= 16 else [0, *sorted({-(-tiles // -(-tiles // d)) for d in (8, 12)})]
 
 
 def tile_blocks(p: Problem, params: Params) -> Blocks:
@@ -137,11 +146,13 @@ class TilesKernel:
         self.args = Args(k)
         self.pipe = Pipeline(k, self.args, region, p, depth, None if direct else lambda r: r)
         self.pitch = depth.tiles * ROW + (0 if depth.tiles % 2 else ROW)  # rows in different sets of the cache
-        self.rows_at = k.scratch + SUMS
+        self.rounds = depth.rounds(params.get("depth", 0) if params["order"] == "nm" else 0)
+        sums = params["mt"] * SUMS if len(self.rounds) > 1 else SUMS
+        self.rows_at = k.scratch + sums
         for t in k.range(k.begin, k.end):
             self._tile(t)
         self.pipe.amx.release()
-        self.kernel = finish(k, self.prefix, SUMS + (0 if direct else params["mt"] * BLOCK * self.pitch + ROW))
+        self.kernel = finish(k, self.prefix, sums + (0 if direct else params["mt"] * BLOCK * self.pitch + ROW))
 
     def _tile(self, t: Val) -> None:
         k, args, blocks, p = self.k, self.args, self.blocks, self.p
@@ -164,21 +175,24 @@ class TilesKernel:
             a = k.gep(self.rows_at, -(k.i64(first) * (BLOCK * self.pitch)))
             stride = self.pitch
 
-        def block(row: IntLike, panel: IntLike) -> None:
-            at = b + panel * panel_bytes
+        def block(row: IntLike, panel: IntLike, part: Round) -> None:
+            at, local = b + panel * panel_bytes, k.i64(row) - first
             start, tall, count = self._rows(row)
-            self.pipe.block(a + start * stride, stride, tall, at, self._fetch(at, k.i64(row) - first))
-            self.pipe.writer.hold(start, panel * BLOCK, count)
+            sums = k.scratch + local * SUMS if len(self.rounds) > 1 else k.scratch
+            self.pipe.block(a + start * stride, stride, tall, at, part, sums if part.first else None,
+                            self._fetch(at, local))
+            self.pipe.writer.hold(sums, start, panel * BLOCK, count if part is self.rounds[-1] else 0)
 
-        self.pipe.writer.hold(0, p0 * BLOCK, 0)
+        self.pipe.writer.hold(k.scratch, 0, p0 * BLOCK, 0)
         if self.params["order"] == "mn":
             for row in k.range(first, last):
                 for panel in k.range(p0, p1):
-                    block(row, panel)
+                    block(row, panel, self.rounds[0])
         else:
             for panel in k.range(p0, p1):
-                for row in k.range(first, last):
-                    block(row, panel)
+                for part in self.rounds:
+                    for row in k.range(first, last):
+                        block(row, panel, part)
         self.pipe.drain()
 
     def _rows(self, row: IntLike) -> tuple[IntLike, Val | bool, IntLike]:
