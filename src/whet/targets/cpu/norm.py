@@ -32,7 +32,7 @@ WORK = 1 << 13  # elements of a tile
 
 class RowNorm:
     """One row at a time: the mean, then the mean square of the differences (two passes: no cancellation),
-    then the scaled result. Short rows stay in registers, rows that are dear to compute in a buffer."""
+    then the scaled result. Short rows stay in registers, rows that are dear to compute or to convert in a buffer."""
 
     name = "rownorm"
 
@@ -62,7 +62,8 @@ class RowNorm:
         rows, n = nest.where(ROW), nest.extents[col]
         total = product(nest.extents[l] for l in rows)
         group = rows_per_tile(region, total, n, tile_elements(region, WORK, threads))
-        heavy = weight(prologue_of(region)) > 2 or len(prologue_of(region).leaves) > 1
+        heavy = (weight(prologue_of(region)) > 2 or len(prologue_of(region).leaves) > 1
+                 or region.inputs[0].dtype is not region.anchor.dtype)
         scratch = buffer_bytes(region, n, ops.lanes, ops.type) if heavy else 0
         for at in tile_rows(ops, group, rows):
             _row(ops, at, col, args.dim(n), k.scratch if scratch else None, heavy)
@@ -84,23 +85,25 @@ def _row(ops: Operands, at: At, col: int, n: IntLike, buffer: Val | None, heavy:
     def add(a: Val, b: Val) -> Val:
         return a + b
 
+    def square(a: Val, v: Val) -> Val:
+        return k.fma(v, v, a)
+
     row = Row(k, n, ty, lanes, load, buffer)
     count = k.const(ty, float(n)) if isinstance(n, int) else k.cast("sitofp", n, ty)
     hold = heavy and row.keeps
-    mean = None
     if region.kind == "layernorm":
         mean = k.splat(row.fold(0.0, add, hold=hold) / count, lanes)
-
-    def square(v: Val) -> Val:
-        d = v if mean is None else v - mean
-        return d * d
-
-    variance = row.fold(0.0, add, square, hold=hold and mean is None) / count
-    scale = k.splat(k.const(ty, 1.0) / vmath.sqrt(k, variance + float(region.attrs.get("epsilon", 1e-5))), lanes)
+        squares = row.fold(0.0, add, lambda v: v - mean, keep=row.keeps, take=square)
+    else:
+        mean = None
+        squares = row.fold(0.0, add, hold=hold, take=square)
+    centred = mean is None or row.keeps  # what passes see from now on
+    epsilon = float(region.attrs.get("epsilon", 1e-5))
+    scale = k.splat(k.const(ty, 1.0) / vmath.sqrt(k, squares / count + epsilon), lanes)
 
     def normalized(c: IntLike, m: Val | None, v: Val) -> Val:
-        y = (v if mean is None else v - mean) * scale * ops.operand(1, at, col, c, lanes, m)
-        return y + ops.operand(2, at, col, c, lanes, m) if region.n_anchor > 2 else y
+        y, w = (v if centred else v - mean) * scale, ops.operand(1, at, col, c, lanes, m)
+        return k.fma(y, w, ops.operand(2, at, col, c, lanes, m)) if region.n_anchor > 2 else y * w
 
     for group in row.groups():
         ops.write_all([(c, m, normalized(c, m, v)) for c, m, v in group], at, col)

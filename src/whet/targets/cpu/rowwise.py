@@ -216,11 +216,12 @@ class Row:
             yield [(c, m, self._read(c, m)) for c, m in group]
 
     def fold(self, neutral: float, step: Callable[[Val, Val], Val], value: Callable[[Val], Val] = lambda v: v,
-             keep: bool = False, hold: bool = False) -> Val:
+             keep: bool = False, hold: bool = False, take: Callable[[Val, Val], Val] | None = None) -> Val:
         """The row's values folded by `step` into one scalar, starting from `neutral`, always in the same order.
 
         value: what to fold of each. keep: the passes that follow see that instead; hold: they see what this one
-        loaded, without loading it again (both only if `keeps`).
+        loaded, without loading it again (both only if `keeps`). take: how a value (of masked-off lanes: `neutral`)
+        joins what was folded before, where that is not `step`.
         """
         k = self.k
         size = _size(self.ty)
@@ -228,7 +229,7 @@ class Row:
         for group in self.groups():
             new = [(c, m, value(v)) for c, m, v in group]
             for acc, (_, m, v) in zip(accs, new):
-                acc.set(step(acc.get(), v if m is None else k.select(m, v, neutral)))
+                acc.set((take or step)(acc.get(), v if m is None else k.select(m, v, neutral)))
             if self.resident:
                 self._held = new if keep else group
             elif keep or hold:
