@@ -118,9 +118,10 @@ class ConvTiles:
         copy = pixels * (4 + c.cg / 40)
         tile = blocks * nt * block + nt * tiles_k * 2 * TILE / (16 if params["order"] == "mn" else 24) + copy + 500
         tiles = opt(region, c.n) * -(-height // sheet.rows) * -(-panels // nt)
-        used = height * panels * opt(region, c.n) / (tiles * sheet.rows * nt)
-        spread = tiles / threads if tiles > 3 * threads else -(-tiles // threads)
-        return float(tile * used * spread / 3e9)
+        if tiles <= 3 * threads:
+            return float(tile * -(-tiles // threads) / 3e9)
+        used = height * panels * opt(region, c.n) / (tiles * sheet.rows * nt)  # the last tiles are smaller
+        return float(tile * used * tiles / threads / 3e9)
 
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         sheet = _sheet(region, params["rows"])

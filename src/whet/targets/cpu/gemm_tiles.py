@@ -87,9 +87,10 @@ class GemmTiles:
         if not self._direct(region, p):
             tile += mt * BLOCK * (10 + p.k / 32)
         tiles = batch * -(-rows // mt) * -(-panels // nt)
-        used = rows * panels * batch / (tiles * mt * nt)
-        spread = tiles / threads if tiles > 3 * threads else -(-tiles // threads)
-        return tile * used * spread / 3e9
+        if tiles <= 3 * threads:
+            return tile * -(-tiles // threads) / 3e9
+        used = rows * panels * batch / (tiles * mt * nt)  # the last tiles are smaller
+        return tile * used * tiles / threads / 3e9
 
     @staticmethod
     def _direct(region: Region, p: Problem) -> bool:
