@@ -17,8 +17,10 @@ from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
 from whet.targets.cpu.compile import to_assembly
+from whet.targets.cpu.conv_depthwise import window_of
 from whet.targets.cpu.conv_depthwise_dot import ConvDepthwiseDot
 from whet.targets.cpu.conv_depthwise_int8 import MOST_TAPS, ConvDepthwiseCodes
+from whet.targets.cpu.depthwise_order import Taps, blocks_of, order
 from whet.targets.cpu.isa import AVX2, AVX512, NEON, Isa
 
 F, U8, I8, I32 = DType.F32, DType.U8, DType.I8, DType.I32
@@ -131,6 +133,25 @@ DOTS = [
     ((1, 6, 9, 40), (3, 2), {"pads": (2, 2, 2, 2), "dilations": (2, 3)}),
     ((1, 3, 1, 33), (1, 1), {}),
 ]
+
+
+@pytest.mark.parametrize("c", [1, 16, 17, 40, 64, 96, 100, 144, 192])
+def test_blocks_hold_every_channel_and_packs_undo_their_order(c: int) -> None:
+    for columns in (1, 3, 50):
+        blocks = blocks_of(c, HOST, columns)
+        assert {x for b in blocks for x in b.channels()} - {-1} == set(range(c))
+        assert all(len(b.channels()) == HOST.width and b.parts <= columns for b in blocks)
+    quarters = np.array(order(64)).reshape(4, 4, 4)  # vector, lane, element
+    assert quarters.transpose(1, 0, 2).reshape(-1).tolist() == list(range(64))
+
+
+def test_every_row_of_the_window_is_taken_once() -> None:
+    w = window_of(codes((1, 9, 9, 16), 16, (5, 3), pads=(2, 1, 2, 1), strides=(2, 1), dilations=(2, 1)))
+    taps = Taps.of(w, 3)
+    for r in range(3):
+        taken = {taps.rows[m]: i for g, row, rows in taps.uses if row == r
+                 for m, i in zip(taps.groups[g], rows, strict=True) if i is not None}
+        assert taken == {r * 2 + i * 2: i for i in range(5)}
 
 
 @pytest.mark.parametrize("isa", TWO)
