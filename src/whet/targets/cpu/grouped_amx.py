@@ -11,7 +11,7 @@ from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Implementation, In, Kernel, Pack, Packed, Params, Step, Work
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Run
+from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.gemm_emit import RowTiles, copy_rows
 from whet.targets.cpu.gemm_kernel import Blocks, batch_index
@@ -178,15 +178,15 @@ class _Kernel:
         last = k.min(first + blocks.mt, args.dim(blocks.rows.count))
         p0 = nb * blocks.nt
         p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
-        self.pipe.writer.hold(0, p0 * BLOCK, 0)
-        b = k.scratch + SUMS
+        self.pipe.writer.hold(k.scratch, 0, p0 * BLOCK, 0)
+        b, everything = k.scratch + SUMS, Round(0, (Run(0, self.tiles),))
         for panel in k.range(p0, p1):
             self._widen(panel, b)
             for row in k.range(first, last):
                 left = k.i64(m - row * BLOCK)
                 whole = isinstance(m, int) and m % BLOCK == 0
-                self.pipe.block(a + row * BLOCK * stride, stride, True if whole else left > 16, b)
-                self.pipe.writer.hold(row * BLOCK, panel * BLOCK, BLOCK if whole else k.min(left, BLOCK))
+                self.pipe.block(a + row * BLOCK * stride, stride, True if whole else left > 16, b, everything)
+                self.pipe.writer.hold(k.scratch, row * BLOCK, panel * BLOCK, BLOCK if whole else k.min(left, BLOCK))
         self.pipe.drain()
 
     def _widen(self, panel: Val, to: Val) -> None:
