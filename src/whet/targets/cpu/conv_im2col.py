@@ -36,6 +36,9 @@ class Im2col:
         step = strides[-1]
         self.merged = conv.groups == 1 and conv.dilations[-1] == 1 and (
             conv.kernel[-1] == 1 or (isinstance(step, int) and step == conv.cg * self.s_size))
+        if self.plain:  # short runs by short vectors, which cross fewer cache lines
+            run = conv.cg * (conv.kernel[-1] if self.merged else 1) * self.s_size
+            self.lanes = min(self.lanes, max(16, 1 << (run - 1).bit_length()) // self.s_size)
 
     def rows(self, x: Val, first: IntLike, count: IntLike, dst: Val, dst_stride: int) -> None:
         """Windows of the flat pixels [first, first + count) to dst, dst + dst_stride, ... (bytes).
