@@ -33,12 +33,24 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
         w.names[v] = v.name
     _write(w, graph)
     outputs = _named(w, graph)
+    read = _read(w.nodes)
     proto = helper.make_graph(w.nodes, graph.name or "graph", [_info(v, v.name) for v in graph.inputs],
                               [_info(v, name) for v, name in zip(graph.outputs, outputs, strict=True)],
-                              initializer=w.initializers)
+                              initializer=[t for t in w.initializers if t.name in read])
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
                               producer_name="whet", producer_version=whet.__version__)
     return model
+
+
+def _read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """What nodes read, those of graphs inside them too."""
+    out: set[str] = set()
+    for n in nodes:
+        out.update(n.input)
+        for a in n.attribute:
+            if a.type == onnx.AttributeProto.GRAPH:
+                out |= _read(a.g.node)
+    return out
 
 
 def _output_names(graph: Graph) -> list[str]:
@@ -104,7 +116,7 @@ def _host(w: Writer, n: Node, ins: list[str]) -> list[str]:
     version = next((o.version for o in model.opset_import if o.domain == node.domain), OPSET)
     if model.functions or node.domain:
         raise not_exportable(n, f"it is {node.op_type} of domain {node.domain or 'ai.onnx'}")
-    if _since(node.op_type, version) != _since(node.op_type, OPSET):
+    if not _alike(node.op_type, version):
         raise not_exportable(n, f"{node.op_type} of opset {version} is another in opset {OPSET}")
     if len(node.output) != len(n.outputs):
         raise not_exportable(n, "some of its outputs are left out")
@@ -119,11 +131,17 @@ def _host(w: Writer, n: Node, ins: list[str]) -> list[str]:
     return list(copy.output)
 
 
-def _since(op: str, version: int) -> int:
+def _alike(op: str, version: int) -> bool:
+    """True if an operator takes the same operands and attributes in this opset as in the one that is written: such
+    versions differ in the element types that they allow."""
     try:
-        return int(onnx.defs.get_schema(op, version, "").since_version)
+        old, new = (onnx.defs.get_schema(op, v, "") for v in (version, OPSET))
     except onnx.defs.SchemaError:
-        return -1
+        return False
+    if old.since_version == new.since_version:
+        return True
+    same = ([p.name for p in getattr(old, at)] == [p.name for p in getattr(new, at)] for at in ("inputs", "outputs"))
+    return set(old.attributes) == set(new.attributes) and all(same)
 
 
 def _branches(w: Writer, n: Node, ins: list[str]) -> list[str]:

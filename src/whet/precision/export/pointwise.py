@@ -57,8 +57,11 @@ def _cast(w: Writer, n: Node, ins: list[str]) -> str:
 def _mod(w: Writer, n: Node, ins: list[str]) -> str:
     if n.attrs["fmod"] or not n.output.dtype.is_float:
         return w.emit("Mod", *ins, fmod=int(bool(n.attrs["fmod"])))
-    # ONNX has no floored remainder of floats
-    return w.emit("Sub", ins[0], w.emit("Mul", w.emit("Floor", w.emit("Div", *ins)), ins[1]))
+    zero = w.like(n.output, 0)  # ONNX has no floored remainder of floats: that of fmod, moved to the divisor's side
+    rest = w.emit("Mod", *ins, fmod=1)
+    apart = w.emit("Xor", w.emit("Less", rest, zero), w.emit("Less", ins[1], zero))
+    moved = w.emit("And", apart, w.emit("Not", w.emit("Equal", rest, zero)))
+    return w.emit("Where", moved, w.emit("Add", rest, ins[1]), rest)
 
 
 def _ne(w: Writer, n: Node, ins: list[str]) -> str:
