@@ -18,12 +18,13 @@ from whet.targets.cpu import TACTICS
 from whet.targets.cpu import isa as isas
 from whet.targets.cpu.compile import to_assembly
 from whet.targets.cpu.grouped_amx import GroupedAmx
+from whet.targets.cpu.grouped_bytes import GroupedBytes
 from whet.targets.cpu.grouped_panels import GroupedPanels
 from whet.targets.cpu.grouped_rows import GroupedRows
 
 HOST = isas.host()
 ISAS = list({HOST.name: HOST, "avx2": isas.AVX2}.values())
-ROWS, PANELS, AMX = GroupedRows(), GroupedPanels(), GroupedAmx()
+ROWS, PANELS, AMX, BYTES = GroupedRows(), GroupedPanels(), GroupedAmx(), GroupedBytes()
 F32, BF16, F16, I8, U8, I4, U4, I2, U2 = (DType[n] for n in ("F32", "BF16", "F16", "I8", "U8", "I4", "U4", "I2", "U2"))
 
 
@@ -181,3 +182,34 @@ def test_tiles_of_widened_weights(dtype: DType, zeros: bool) -> None:
         r = region((2, symbol("m")), k, n, group, dtype, zeros, a=a, dims={"m": (0, 33, 64)}, compute="bf16")
         arrays = contents(r, (2, m))
         check(r, run_region(r, AMX, {"mt": 1, "nt": 1}, HOST, arrays, {"m": m})[0], arrays, tol=8e-3)
+
+
+@pytest.mark.skipif(not HOST.vnni, reason="no VNNI")
+@pytest.mark.parametrize(("dtype", "zeros"), [(I4, False), (U4, True)])
+def test_products_of_bytes_lose_a_65000th_of_a_group_s_greatest(dtype: DType, zeros: bool) -> None:
+    sizes = ((1, 128, 70, 128, F32), (5, 45, 33, 17, BF16), (3, 7, 3, 100, F32), (2, 300, 129, 24, F16))
+    for m, k, n, group, a in sizes:
+        for rows in (m, symbol("m")):
+            r = region((2, rows), k, n, group, dtype, zeros, a=a, dims={"m": (0, m, 64)}, compute="bf16")
+            arrays = contents(r, (2, m))
+            for change in ({"mr": 2, "nv": 2}, {"mr": 1, "nv": 4, "prefetch": 512}):
+                check(r, run_region(r, BYTES, params(**change), HOST, arrays, {"m": m})[0], arrays, tol=6e-5)
+
+
+@pytest.mark.skipif(not HOST.vnni, reason="no VNNI")
+def test_rows_that_bytes_cannot_hold_are_computed_in_floats() -> None:
+    """NaN, infinities, groups of subnormal numbers; groups of zeros and of the greatest numbers can be held."""
+    r = region((8,), 40, 21, 16, U4, True, compute="bf16")
+    arrays = contents(r, (8,))
+    clean, = run_region(r, BYTES, params(), HOST, arrays)
+    a = arrays[0]
+    a[1, 3], a[2, 5], a[4, 39] = np.nan, np.inf, -np.inf
+    a[5, :16], a[6, 16:32], a[7, :16] = 0, np.float32(1e-40), np.float32(1e35)
+    got, = run_region(r, BYTES, params(), HOST, arrays)
+    with np.errstate(all="ignore"):
+        want, = region_reference(Region(**{**r.__dict__, "compute": "f32"}), arrays)
+    np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+    assert np.isinf(want).any()
+    assert (got[[0, 3]] == clean[[0, 3]]).all()
+    assert "4096" in BYTES.applies(region((1,), 4096, 8, 4096, I4, False, compute="bf16"), HOST)
+    assert "f32" in BYTES.applies(region((1,), 64, 8, 32, I4, False), HOST)

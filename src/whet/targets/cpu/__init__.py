@@ -15,6 +15,7 @@ from whet.targets.cpu.gemm_int8 import GemmInt8
 from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.gemm_tiles import GemmTiles
 from whet.targets.cpu.grouped_amx import GroupedAmx
+from whet.targets.cpu.grouped_bytes import GroupedBytes
 from whet.targets.cpu.grouped_panels import GroupedPanels
 from whet.targets.cpu.grouped_rows import GroupedRows
 from whet.targets.cpu.groupnorm import GroupNorm
@@ -30,7 +31,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
     "matmul": (GemmAmx(), GemmTiles(), GemmPacked(), GemmBatched(), GemmInt8(), GemmSimple()),
-    "matmul_grouped": (GroupedRows(), GroupedAmx(), GroupedPanels()),
+    "matmul_grouped": (GroupedRows(), GroupedBytes(), GroupedAmx(), GroupedPanels()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
     "linear_attention": (LinearAttention(),),

@@ -100,7 +100,7 @@ class GroupedRows:
         nr = params["nv"] * machine.lanes
         blocks = Blocks(RowTiles(p.m, params["mr"]), ceildiv(p.n, nr), params["mt"], params["nt"], product(p.batch),
                         False)
-        made = _Rows(region, p, codes, blocks, params, machine)
+        made = RowsKernel(region, p, codes, blocks, params, machine)
         step = Step(made.kernel, made.args.table, blocks.tiles)
         return Implementation((step,), weight_packs(region, codes, nr))
 
@@ -116,8 +116,10 @@ def _micro_tiles(m: int, n: int, isa: Isa) -> list[tuple[int, int]]:
     return [(mr, nv) for mr, nv in kept if mr >= most / 3]
 
 
-class _Rows:
-    """The kernel."""
+class RowsKernel:
+    """The kernel. Before the panels each row is looked through: what is found, its record, lies in scratch."""
+
+    prefix = "grouped_rows"  # of the symbol, for kernels derived from this one
 
     def __init__(self, region: Region, p: Problem, codes: Codes, blocks: Blocks, params: Params, isa: Isa) -> None:
         self.region, self.p, self.codes, self.blocks, self.params = region, p, codes, blocks, params
@@ -131,12 +133,13 @@ class _Rows:
         rows, self.row_bytes = params["mt"] * self.mr, -(-codes.depth * 4 // 64) * 64 + 64
         block = self.mr * self.nv * isa.width
         self.totals = block  # after what the writer uses
-        self.sums = self.totals + block
-        self.sum_row = -(-(codes.groups + 1) * 4 // 64) * 64  # the sums of a row's groups, and of all
-        self.copy = self.sums + (rows * self.sum_row if codes.zeros else 0)
+        self.records = self.totals + block
+        self.total_at = self._total_at()
+        self.record_bytes = -(-(self.total_at + 4) // 64) * 64
+        self.copy = self.records + (rows * self.record_bytes if self.total_at >= 0 else 0)
         for t in k.range(k.begin, k.end):
             self._tile(t)
-        self.kernel = finish(k, "grouped_rows", self.copy + (rows * self.row_bytes if self.copied else 0))
+        self.kernel = finish(k, self.prefix, self.copy + (rows * self.row_bytes if self.copied else 0))
 
     def _tile(self, t: Val) -> None:
         k, args, blocks, p = self.k, self.args, self.blocks, self.p
@@ -152,21 +155,22 @@ class _Rows:
         end = blocks.rows.start(k, last)
         end = end if isinstance(p.m, int) else k.min(end, m)
         a, stride = self._a_rows(index, start, end)
-        if self.codes.zeros:
+        recorded = self.total_at >= 0
+        if recorded:
             for row in k.range(start, end):
-                self._sum_groups(a + row * stride, self._sums_of(row, start))
+                self._look(a + row * stride, self._record(row, start))
         for panel in k.range(p0, p1):
             def micro(row: IntLike, size: int, valid: IntLike, panel: IntLike = panel, exact: bool = False) -> None:
                 rows = tile_rows(a + row * stride, stride, size, valid)
-                known = [] if exact or not self.codes.zeros else [
-                    at + disp for at, disp in tile_rows(self._sums_of(row, start), self.sum_row, size, valid)]
+                known = [] if exact or not recorded else [
+                    at + disp for at, disp in tile_rows(self._record(row, start), self.record_bytes, size, valid)]
                 self._product(rows, known, panel)
                 self.writer.block(self._results(size), row, valid, panel * self.nr, args.dim(p.n), k.scratch)
 
             blocks.rows.emit(k, m, first, last, micro)
-            if self.codes.zeros:
+            if recorded:
                 for row in k.range(start, end):
-                    total = k.load("float", self._sums_of(row, start) + self.codes.groups * 4)
+                    total = k.load("float", self._record(row, start) + self.total_at)
                     with k.if_((total - total).ne(0.0)):
                         micro(row, 1, 1, exact=True)
 
@@ -184,12 +188,16 @@ class _Rows:
         copy_rows(k, a + start * stride, stride, dtype.llvm, to, self.row_bytes, "float", end - start, depth, depth)
         return k.gep(to, -(k.i64(start) * self.row_bytes)), self.row_bytes
 
-    # -- sums of the activations -----------------------------------------------------------------
+    # -- what rows are looked through for ----------------------------------------------------------
 
-    def _sums_of(self, row: IntLike, start: IntLike) -> Val:
-        return self.k.scratch + self.sums + (row - start) * self.sum_row
+    def _total_at(self) -> int:
+        """Where a row's record has a number that is not finite if the row must be computed exactly; -1: no records."""
+        return self.codes.groups * 4 if self.codes.zeros else -1
 
-    def _sum_groups(self, a: Val, to: Val) -> None:
+    def _record(self, row: IntLike, start: IntLike) -> Val:
+        return self.k.scratch + self.records + (row - start) * self.record_bytes
+
+    def _look(self, a: Val, to: Val) -> None:
         """The sum of each group of a row, then the sum of those (not finite if any activation is not)."""
         k, lanes = self.k, self.k.isa.lanes
         total = k.var("float", 0.0)
@@ -205,7 +213,7 @@ class _Rows:
                 one = k.reduce_add(s.get())
                 k.store(one, to + (g0 + g) * 4)
                 total.set(total.get() + one)
-        k.store(total.get(), to + self.codes.groups * 4)
+        k.store(total.get(), to + self.total_at)
 
     def _spans(self) -> Iterator[tuple[int, int, int]]:
         """(first group, groups, rows of each)."""
@@ -216,8 +224,8 @@ class _Rows:
 
     # -- products --------------------------------------------------------------------------------
 
-    def _product(self, rows: list[Row], sums: list[Val], panel: IntLike) -> None:
-        """Leaves a micro-tile's results in scratch. sums: of each row's groups; [] to take zero points off codes."""
+    def _product(self, rows: list[Row], records: list[Val], panel: IntLike) -> None:
+        """Leaves a micro-tile's results in scratch. records: of its rows; [] to take zero points off the codes."""
         k, codes, lanes = self.k, self.codes, self.k.isa.lanes
         size = len(rows)
         b = self.args.pointer(Packed(0)) + panel * codes.panel_bytes(self.nr)
@@ -237,17 +245,23 @@ class _Rows:
                 if self.params["prefetch"]:
                     self._ahead(scales + (g0 + g) * (self.nr * 4), at_zero)
                 off = [self.decoder.zeros(at_zero, j) for j in range(self.nv)] if at_zero is not None else []
-                self._group(acc, here, first + g * step, depth, off if not sums else [])
+                self._group(acc, here, first + g * step, depth, off if not records else [])
                 for j in range(self.nv):
                     scale = k.load("float", scales + (g0 + g) * (self.nr * 4) + j * k.isa.width, lanes,
                                    align=k.isa.width)
                     for r in range(size):
                         v = acc.get(r, j)
-                        if sums:
-                            s = k.splat(k.load("float", sums[r] + (g0 + g) * 4), lanes)
+                        if records:
+                            s = k.splat(k.load("float", records[r] + (g0 + g) * 4), lanes)
                             v = k.fma(-s, off[j], v)
                         at = self._total(r, j)
                         k.store(k.fma(v, scale, k.load("float", at, lanes, align=k.isa.width)), at, align=k.isa.width)
+
+    def _prefetch(self, codes: Val) -> None:
+        """Bring in what lies ahead of a row of packed codes."""
+        for i in range(0, self.nr * self.codes.size if self.params["prefetch"] else 0, 64):
+            self.k.prefetch(codes + (i + self.params["prefetch"]))
+            self.k.prefetch(codes + (i + 4 * self.params["prefetch"]), 2)
 
     def _ahead(self, scales: Val, zeros: Val | None) -> None:
         """Bring in the next group's scales and zero points: too few lines at a time for the CPU to foresee."""
@@ -265,10 +279,7 @@ class _Rows:
 
         def word(w: IntLike, count: int) -> None:
             at = b + w * line
-            if self.params["prefetch"]:
-                for i in range(0, line, 64):
-                    k.prefetch(at + (i + self.params["prefetch"]))
-                    k.prefetch(at + (i + 4 * self.params["prefetch"]), 2)
+            self._prefetch(at)
             loaded = [self.decoder.load(at, j) for j in range(self.nv)]
             here = [(base + w * (per * 4), disp) for base, disp in rows]
             for i in range(count):
