@@ -19,7 +19,8 @@ from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
 from whet.passes.fuse import BYTES
 from whet.targets.cpu import TACTICS
-from whet.targets.cpu.isa import Isa
+from whet.targets.cpu.compile import to_assembly
+from whet.targets.cpu.isa import NEON, Isa
 
 F, U8, I8 = DType.F32, DType.U8, DType.I8
 
@@ -149,6 +150,18 @@ def test_nan_becomes_the_lowest_code_after_an_anchor() -> None:
     got = check(r, HOST, arrays=x)
     assert (got[1] == -128).all()
     assert (got[0] != -128).all()
+
+
+def test_neon_code_calls_nothing() -> None:
+    regions = [pool_region((1, 5, 6, 17), "max", (3, 3), dtype=U8),
+               region("reduce", {"kind": "mean", "axes": (2,), "keepdims": False}, (dense(U8, 3, 5, 17),), (3, 5), U8),
+               region("softmax", {"axis": 1, "log": False}, (dense(U8, 7, 17),), (7, 17), I8),
+               region("rmsnorm", {"axis": 1, "epsilon": 1e-5}, (dense(I8, 7, 17), dense(F, 17)), (7, 17), U8)]
+    for r in regions:
+        (tactic,) = (t for t in TACTICS[r.kind] if not t.applies(r, NEON))
+        for step in tactic.implement(r, next(iter(tactic.space(r, NEON, 1))), NEON, 1).steps:
+            lines = to_assembly(step.kernel.code, NEON).split("\n")
+            assert not [x for x in lines if x.split()[:1] == ["bl"]]
 
 
 def test_fusion_reads_bytes_where_these_kernels_do() -> None:
