@@ -22,8 +22,6 @@ from whet.ir.region import Region
 from whet.targets.cpu.llvm import Fn, Val, vec
 from whet.targets.cpu.packing import pack_panels
 
-TAIL = 64  # bytes after the codes that may be read
-
 
 @dataclass(frozen=True)
 class Codes:
@@ -72,22 +70,19 @@ class Codes:
         return self.word_rows * nr * self.size
 
     def pack_codes(self, q: np.ndarray, nr: int) -> np.ndarray:
-        """q [K, N] as bytes, `TAIL` zeros behind them."""
+        """q [K, N] as bytes or words, in panels."""
         codes = q.astype(np.int16) - self.half
         if self.bits == 8:
-            packed = pack_panels(codes.astype(np.int8), nr)
-        else:
-            parts, at = [], 0
-            for count, rows in self.spans:
-                part = codes[at:at + count * rows].reshape(count, rows, q.shape[1])
-                part = np.pad(part, [(0, 0), (0, -rows % self.per), (0, 0)]).astype(np.uint32)
-                part = part.reshape(count * self.words(rows), self.per, q.shape[1]) & ((1 << self.bits) - 1)
-                shifts = (np.arange(self.per, dtype=np.uint32) * self.bits)[None, :, None]
-                parts.append(np.bitwise_or.reduce(part << shifts, axis=1))
-                at += count * rows
-            words = np.concatenate(parts) if parts else np.zeros((0, q.shape[1]), np.uint32)
-            packed = pack_panels(words, nr)
-        return np.concatenate([packed.reshape(-1).view(np.uint8), np.zeros(TAIL, np.uint8)])
+            return pack_panels(codes.astype(np.int8), nr)
+        parts, at = [], 0
+        for count, rows in self.spans:
+            part = codes[at:at + count * rows].reshape(count, rows, q.shape[1])
+            part = np.pad(part, [(0, 0), (0, -rows % self.per), (0, 0)]).astype(np.uint32)
+            part = part.reshape(count * self.words(rows), self.per, q.shape[1]) & ((1 << self.bits) - 1)
+            shifts = (np.arange(self.per, dtype=np.uint32) * self.bits)[None, :, None]
+            parts.append(np.bitwise_or.reduce(part << shifts, axis=1))
+            at += count * rows
+        return pack_panels(np.concatenate(parts) if parts else np.zeros((0, q.shape[1]), np.uint32), nr)
 
     def pack_scales(self, scale: np.ndarray, nr: int) -> np.ndarray:
         return pack_panels(scale.astype(np.float32), nr)
