@@ -9,9 +9,10 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
 from whet.ir.region import Region
 from whet.targets.base import In, Out
 from whet.targets.cpu.args import Args
-from whet.targets.cpu.epilogue import apply, compute_type, load_value, packs, store_value
+from whet.targets.cpu.epilogue import apply, compute_type, load_value, store_value
 from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
+from whet.targets.cpu.saturation import pack_four
 
 LANES, COLUMNS = 16, 32
 SUM_ROW = 4 * COLUMNS  # bytes of a row of sums
@@ -86,7 +87,7 @@ class BlockWriter:
         values = [self._value(v, rows[s // 2], s % 2) for s, v in enumerate(sums)]
         out = [self._at[OUT] + r * self._row(OUT) for r in rows]
         if self.bytes is not None:
-            mixed = k.bitcast(packs(k, values, self.bytes.zero, self.bytes.to), vec("i32", 16))
+            mixed = k.bitcast(pack_four(k, values, self.bytes.zero, self.bytes.to), vec("i32", 16))
             ordered = k.shuffle(mixed, None, [lane * 4 + s for s in range(4) for lane in range(4)])
             packed = k.bitcast(ordered, vec("i8", 64))
             for half, p in enumerate(out):

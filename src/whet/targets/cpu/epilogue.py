@@ -24,11 +24,10 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf
 from whet.targets.cpu import narrow, vmath
 from whet.targets.cpu.llvm import Fn, Val, _mangle, vec
-from whet.targets.cpu.saturation import pack_four, saturate
+from whet.targets.cpu.saturation import saturate
 
 LeafFn = Callable[[Leaf], Val]
 _NARROW = (DType.BF16, DType.F16)
-packs = pack_four
 
 
 def compute_type(dtype: DType) -> str:
