@@ -20,7 +20,8 @@ class Extents:
     """The loops of a product at the optimum of the profile: see `product_int8.Lines`.
 
     static: the width is known when the kernel is written. row_bytes: bytes of A that a row adds to its neighbours'.
-    codes: results are codes. written: bytes that the epilogue reads and writes per element.
+    codes: results are codes. others: the epilogue's operands of the result's shape. written: bytes that the epilogue
+    reads and writes per element.
     """
 
     dot: Dot
@@ -33,6 +34,7 @@ class Extents:
     steps: int
     row_bytes: int
     codes: bool
+    others: int
     written: int
 
     @property
@@ -48,7 +50,7 @@ def extents_of(region: Region, p: Problem, dot: Dot, lines: Dim, width: Dim, run
     whole = [t for t in (region.output, *(region.inputs[i] for i in epilogue_inputs(region)))
              if t.shape == region.output.shape]
     return Extents(dot, batch, count, rows, isinstance(width, int), max(1, opt(region, p.n)), runs, max(1, steps),
-                   row_bytes, region.output.dtype.size == 1, sum(t.dtype.size for t in whole))
+                   row_bytes, region.output.dtype.size == 1, len(whole) - 1, sum(t.dtype.size for t in whole))
 
 
 def space(e: Extents, isa: Isa, threads: int) -> list[Params]:
@@ -109,7 +111,7 @@ def _blocks(e: Extents, parts: int, mr: int, panels: int, nr: int, threads: int)
     return out
 
 
-_RATE = {"vpdpbusd": 0.5, "sdot": 0.5, "smlal": 1.0, "vpmaddwd": 0.8}  # cycles per product of vectors
+_RATE = {"vpdpbusd": 0.48, "sdot": 0.5, "smlal": 1.0, "vpmaddwd": 0.8}  # cycles per product of vectors
 
 
 def cost(e: Extents, params: Params, isa: Isa, threads: int) -> float:
@@ -128,8 +130,8 @@ def cost(e: Extents, params: Params, isa: Isa, threads: int) -> float:
         far_a = False
     if far_a:
         per_step += rows * e.dot.step / 14
-    vector = 4.0 if nr % 64 == 0 or not e.codes else 4.7  # whole cache lines of codes are stored faster
-    micro = e.runs * (e.steps * (arithmetic + per_step) + 4) + rows * nv * vector + 25
+    vector = 2.1 if nr % 64 == 0 or not e.codes else 2.6  # whole cache lines of codes are stored faster
+    micro = e.runs * (e.steps * (arithmetic + per_step) + 4) + rows * nv * (vector + 1.2 * e.others) + 12
     tile = ml * mt * nt * micro + 150 + nt * panel / 40 + a_block / 40
     written = ml * mt * mr * nt * nr * e.written
     if params["order"] == "mn":
@@ -140,4 +142,6 @@ def cost(e: Extents, params: Params, isa: Isa, threads: int) -> float:
         tile += written / 25
     tiles = e.batch * -(-e.lines // ml) * -(-parts // mt) * -(-panels // nt)
     used = e.batch * e.lines * parts * panels / (tiles * ml * mt * nt)  # the last tiles are smaller
-    return tile * used * (tiles / threads if tiles > 3 * threads else -(-tiles // threads)) / 3e9
+    seconds = tile * used * (tiles / threads if tiles > 3 * threads else -(-tiles // threads)) / 3e9
+    weights = panels * panel / threads / 14 / 3e9  # they come from memory
+    return max(seconds, weights + 0.1 * seconds)
