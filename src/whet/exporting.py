@@ -18,9 +18,9 @@ from whet.ir.graph import Graph, Node
 from whet.precision.cache import Calibration
 from whet.precision.export import to_onnx
 from whet.precision.export.pairs import pair_movement
-from whet.precision.insert import insert, is_quantized, layers
+from whet.precision.insert import is_quantized, layers
 from whet.precision.weight_only import Layer, compress
-from whet.quantizing import Quantization, calibrated, quantizer_of
+from whet.quantizing import Quantization, calibrated, coverage_lines, names_of, quantizer_of
 from whet.targets.cpu.isa import named
 from whet.targets.cpu.target import CpuTarget
 from whet.tuning.cache import TimingCache, default_path
@@ -40,6 +40,7 @@ class Quantized:
     kept:        the other convolutions and matmuls, each with the reason.
     weights:     what became of each layer's weights, where weights alone were quantized.
     calibration: what was seen of the activations; None where weights alone were quantized.
+    warnings:    what the data lack, in sentences.
     """
 
     model: onnx.ModelProto
@@ -47,6 +48,7 @@ class Quantized:
     kept: dict[str, str] = field(default_factory=dict)
     weights: list[Layer] = field(default_factory=list)
     calibration: Calibration | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def quantize(
@@ -69,7 +71,7 @@ def quantize(
     calibration:  data, in any form that `whet.build` takes; or a `Calibration` made before.
     weights_only: `int8` or `int4`: the weights of products alone, activations stay floats; needs no data.
     group:        with it, rows of weights that share a scale; 0 for whole columns.
-    quantization: method, number of samples, cache, preprocessing and codes of activations.
+    quantization: method, number of samples, cache, preprocessing, codes of activations, preparation of weights.
     float_layers: layers, by their names in the model, that stay as they are.
     shapes:       {input: shape} fixes an input's dimensions, in the written model too.
     profile:      {input: (min, opt, max)} of dynamic dimensions, which calibration runs within.
@@ -121,11 +123,10 @@ def _names(n: Node) -> set[str]:
 
 
 def _calibrated(builder: Builder, prepared: Graph, o: Quantization) -> Quantized:
-    graphs, seen = calibrated(builder, [prepared], o)
-    quantizer = quantizer_of(builder, graphs, seen, o)
-    graph = quantizer.graphs[0].copy()
-    done = insert(graph, quantizer.ranges, lambda l: quantizer.fixed.get(l.name, ""), quantizer.activations,
-                  quantizer.codes)
+    ready = calibrated(builder, [prepared], o)
+    quantizer = quantizer_of(builder, ready, o)
+    (graph,), done = quantizer.quantized()
     pair_movement(graph)
     builder.progress("writing the model", 0, 0)
-    return Quantized(to_onnx(graph), done.quantized, done.kept, calibration=seen)
+    return Quantized(to_onnx(graph), done.quantized, done.kept, calibration=ready.seen,
+                     warnings=[*ready.seen.warnings, *coverage_lines(ready.seen, o, names_of(prepared))])

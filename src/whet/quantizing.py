@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from whet.measure.metrics import by_name
 from whet.measure.record import now
 from whet.plan import Plan
 from whet.precision import result as told
+from whet.precision.adapt import adaptive_codes
+from whet.precision.batches import Data
+from whet.precision.bias import shifts
 from whet.precision.cache import Calibration, Expect
 from whet.precision.calibrate import calibrate
 from whet.precision.coverage import coverage, lines
@@ -37,6 +40,7 @@ from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
 from whet.precision.smooth import smooth
 from whet.precision.specs import specs
+from whet.precision.stats import largest, means
 from whet.precision.taps import tapped
 from whet.precision.trial import Evaluation
 from whet.runtime import load
@@ -54,8 +58,9 @@ class Quantization:
     samples:     at most so many samples are calibrated with.
     preprocess:  of images.
     activations: `u8` (asymmetric) or `i8` (symmetric).
-    prepare:     what is done to the weights before, leaving the float model as it is: `equalize` (channels between
-                 convolutions), `smooth` (SmoothQuant: normalizations before matmuls). Calibrates twice.
+    prepare:     what is done to the weights before: `equalize` (channels between convolutions) and `smooth`
+                 (SmoothQuant: normalizations before matmuls), which leave the float model as it is and calibrate twice;
+                 `round` (adaptive rounding: slow); `bias` (the mean shift of rounding is taken off).
     evaluation:  data (with labels, where the metric needs them) that candidates are judged by.
     metric, max_drop: what may be lost, in the metric's unit (`measure.metrics`).
     every_layer: quantize layers even where that is not faster here.
@@ -87,42 +92,72 @@ def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan
     With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none). Else: every layer
     that int8 makes faster on this machine.
     """
-    graphs, seen = calibrated(builder, graphs, o)
-    quantizer = quantizer_of(builder, graphs, seen, o)
+    ready = calibrated(builder, graphs, o)
+    quantizer = quantizer_of(builder, ready, o)
     if o.max_drop is not None:
-        return searched(builder, quantizer, seen, o)
+        return searched(builder, quantizer, ready.seen, o)
     if not o.every_layer and builder.opt_level > 0:
         slower, _ = faster_only(quantizer)
         quantizer.fixed = {**quantizer.fixed, **slower}
-    plan, _ = quantizer.plan(extra={"calibration": evidence(seen, o)})
+    plan, _ = quantizer.plan(extra={"calibration": evidence(ready.seen, o, names_of(ready.graphs[0]))})
     return plan
 
 
-def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> tuple[Sequence[Graph], Calibration]:
+def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Ready:
     """The graphs with their weights prepared as `o` says, and what calibration saw of them.
 
     InputError for a preparation that there is not.
     """
-    unknown = set(o.prepare) - PREPARATIONS.keys()
+    unknown = set(o.prepare) - {*SCALING, "round", "bias"}
     if unknown:
-        raise InputError(f"no preparation {', '.join(sorted(unknown))}", why=f"there are {', '.join(PREPARATIONS)}",
-                         do="choose among these")
+        raise InputError(f"no preparation {', '.join(sorted(unknown))}", do="choose among these",
+                         why=f"there are {', '.join(SCALING)}, round, bias")
     seen = calibration_of(builder, graphs[0], o, o.cache)
-    if not o.prepare:
-        return graphs, seen
-    largest = {n: t.seen.channels.largest for n, t in seen.tensors.items() if t.seen.channels is not None}
+    scaled = [name for name in SCALING if name in o.prepare]
     done: list[dict[str, Any]] = []
     graphs = [g.copy() for g in graphs]
-    for name in o.prepare:
-        changed = [PREPARATIONS[name](g, largest) for g in graphs]
-        done.append({"step": name, "changed": len(changed[0])})
-    builder.told["prepared"] = done
-    again = None if o.cache is None else Path(o.cache).with_suffix(f".{'-'.join(o.prepare)}.json")
-    return graphs, calibration_of(builder, graphs[0], o, again, "+".join(("", *o.prepare)))
+    if scaled:
+        seen_largest = largest(seen)
+        for name in scaled:
+            done.append({"step": name, "changed": [len(SCALING[name](g, seen_largest)) for g in graphs][0]})  # noqa: RUF015 (all of them)
+        again = None if o.cache is None else Path(o.cache).with_suffix(f".{'-'.join(scaled)}.json")
+        seen = calibration_of(builder, graphs[0], o, again, "+".join(("", *scaled)))
+    codes: dict[str, np.ndarray] = {}
+    if "round" in o.prepare:
+        codes = adaptive_codes(graphs[0], lambda g: load(builder.plan([g], "fp32", opt_level=0)),
+                               data_of(graphs[0], o),
+                               progress=lambda n, of: builder.progress("rounding weights", n, of))
+        done.append({"step": "round", "changed": len(codes)})
+    moved: dict[str, np.ndarray] = {}
+    if "bias" in o.prepare:
+        moved = shifts(graphs[0], means(seen), codes)
+        done.append({"step": "bias", "changed": len(moved)})
+    if done:
+        builder.told["prepared"] = done
+    return Ready(graphs, seen, codes, moved)
 
 
-PREPARATIONS: dict[str, Callable[[Graph, Mapping[str, np.ndarray]], Sequence[object]]] = {
+@dataclass(frozen=True)
+class Ready:
+    """What quantization begins with: graphs with prepared weights, their calibration; by layer, codes of weights and
+    the shifts of mean outputs that biases are corrected by where the layer is quantized."""
+
+    graphs: Sequence[Graph]
+    seen: Calibration
+    codes: Mapping[str, np.ndarray]
+    shifts: Mapping[str, np.ndarray]
+
+
+SCALING: dict[str, Callable[[Graph, Mapping[str, np.ndarray]], Sequence[object]]] = {
     "equalize": equalize, "smooth": smooth}
+
+
+def data_of(graph: Graph, o: Quantization) -> Data:
+    """The calibration data. InputError where there are none."""
+    if o.calibration is None or isinstance(o.calibration, Calibration):
+        raise InputError("calibration data are needed", why="the cache is of other weights, or not there",
+                         do="give them (--calib DATA)")
+    return open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
 
 
 def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str | os.PathLike[str] | None = None,
@@ -140,10 +175,7 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
         return o.calibration
     if cache is not None and Path(cache).exists():
         return Calibration.load(cache, expect)
-    if o.calibration is None or isinstance(o.calibration, Calibration):
-        raise InputError("calibration data are needed", why="the cache is of other weights, or not there",
-                         do="give them (--calib DATA)")
-    data = open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
+    data = data_of(graph, o)
     builder.progress("building the plan that calibration runs", 0, 0)
     engine = load(builder.plan([given], "fp32", opt_level=0))
     seen = calibrate(engine, axes, data, layers=readers(graph), model=builder.sha256, graph=key,
@@ -167,23 +199,25 @@ def readers(graph: Graph) -> dict[str, str]:
     return out
 
 
-def quantizer_of(builder: Builder, graphs: Sequence[Graph], seen: Calibration, o: Quantization) -> Quantizer:
+def quantizer_of(builder: Builder, ready: Ready, o: Quantization) -> Quantizer:
     """A quantizer by calibrated ranges; the layers that were asked for in fp32 are fixed.
 
     The model's inputs keep all that was seen: what pixels or features may be is no accident of the data.
     """
-    kind = ACTIVATIONS[o.activations]
+    graphs, seen, kind = ready.graphs, ready.seen, ACTIVATIONS[o.activations]
     fixed = {l.name: "it was to stay in fp32" for l in layers(graphs[0])
              if {l.name, l.node.origin} & set(builder.fp32_layers)}
     symmetric = kind is DType.I8
     given = {v.name: seen.range(v.name, "minmax", symmetric) for v in graphs[0].inputs if v.name in seen.tensors}
-    return Quantizer(builder, graphs, {**seen.ranges(o.method, symmetric), **given}, kind, fixed)
+    ranges = {**seen.ranges(o.method, symmetric), **given}
+    return Quantizer(builder, graphs, ranges, kind, fixed, ready.codes, ready.shifts)
 
 
-def evidence(seen: Calibration, o: Quantization) -> dict[str, Any]:
+def evidence(seen: Calibration, o: Quantization, inputs: Collection[str]) -> dict[str, Any]:
     """What the plan's manifest says of the calibration."""
     return {"method": o.method, "samples": seen.samples, "batches": seen.batches, "sha256": seen.hash(),
-            "preprocessing": seen.preprocessing, "warnings": list(seen.warnings), "coverage": coverage_lines(seen, o)}
+            "preprocessing": seen.preprocessing, "warnings": list(seen.warnings),
+            "coverage": coverage_lines(seen, o, inputs)}
 
 
 def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: Quantization) -> Plan:
@@ -210,7 +244,7 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
     extra: dict[str, Any] = {"verdict": msgspec.to_builtins(said.judgement), "metric": said.metric,
                              "max_drop": o.max_drop, "chosen": best.label}
     if seen is not None:
-        extra["calibration"] = evidence(seen, o)
+        extra["calibration"] = evidence(seen, o, names_of(quantizer.graphs[0]))
     plan, _ = quantizer.plan(lambda l: best.kept.get(l.name, ""), best.compute, extra,
                              evidence={"precision": msgspec.to_builtins(said)})
     return plan
@@ -250,18 +284,24 @@ def record(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: 
                                 precision="int8" if l.name in best.quantized else best.compute,
                                 saved=found.speed.saved(l.name) if l.name in best.quantized else None)
                      for l in quantizer.layers),
-        kept=tuple(kept), coverage=coverage_of(seen, o))
+        kept=tuple(kept), coverage=coverage_of(seen, o, names_of(quantizer.graphs[0])))
 
 
-def coverage_of(seen: Calibration | None, o: Quantization) -> told.Coverage:
+def coverage_of(seen: Calibration | None, o: Quantization, inputs: Collection[str]) -> told.Coverage:
     """What calibration saw, for the report."""
     if seen is None:
         return told.Coverage()
+    fp16 = [f"fp16 would not do for {r.tensor} ({r.layer}): {r.reason}" for r in overflow(seen)]
     return told.Coverage(method=o.method, samples=seen.samples, batches=seen.batches, warnings=tuple(seen.warnings),
-                         lines=(*coverage_lines(seen, o), *(f"fp16 would not do for {r.tensor} ({r.layer}): {r.reason}"
-                                                            for r in overflow(seen))))
+                         lines=(*coverage_lines(seen, o, inputs), *fp16))
 
 
-def coverage_lines(seen: Calibration, o: Quantization) -> list[str]:
-    """What calibration did not see enough of."""
-    return lines(coverage(seen, o.method, symmetric=o.activations == "i8"))
+def coverage_lines(seen: Calibration, o: Quantization, inputs: Collection[str]) -> list[str]:
+    """What calibration did not see enough of; the model's inputs are clipped by no method."""
+    found = coverage(seen, o.method, symmetric=o.activations == "i8")
+    return lines([f for f in found if f.tensor not in inputs or f.kind not in ("clipped", "piled-up")])
+
+
+def names_of(graph: Graph) -> set[str]:
+    """The names of a graph's inputs."""
+    return {v.name for v in graph.inputs}

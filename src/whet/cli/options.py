@@ -29,8 +29,8 @@ Preprocessing = Annotated[str | None, Option(
     "--preprocess", metavar="OPTIONS", help="Of images, as resize=256,crop=224,mean=0.485/0.456/0.406,std=...")]
 Activations = Annotated[str, Option("--activations", help="Codes of activations: u8 (asymmetric) or i8 (symmetric).")]
 Prepare = Annotated[list[str] | None, Option(
-    "--prepare", help="Prepare the weights, the float model staying what it is: equalize (convolutions), smooth "
-    "(SmoothQuant). May be repeated.")]
+    "--prepare", help="Prepare the weights: equalize (convolutions), smooth (SmoothQuant), round (adaptive rounding: "
+    "slow), bias (correction). May be repeated.")]
 Eval = Annotated[str | None, Option(
     "--eval", metavar="DATA", help="Samples, with labels where the metric needs them, that plans are judged by.")]
 Metric = Annotated[str, Option(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from whet.exporting import Quantized
 
 
+MOST_WARNINGS = 8  # that are printed
+
+
 def command(
     model: options.Model,
     output: Annotated[Path, Option("-o", "--output", help="Where to write the quantized model.", show_default=False)],
@@ -78,8 +81,10 @@ def command(
 def _tell(done: Quantized) -> None:
     """What became of the layers."""
     if done.calibration is not None:
-        seen = done.calibration
-        _print(f"Calibrated with {seen.samples} samples", *(f"  warning: {w}" for w in seen.warnings))
+        _print(f"Calibrated with {done.calibration.samples} samples",
+               *(f"  {w}" for w in done.warnings[:MOST_WARNINGS]))
+        if len(done.warnings) > MOST_WARNINGS:
+            _print(f"  and {len(done.warnings) - MOST_WARNINGS} more warnings")
         _print(f"INT8: {len(done.layers)} of {len(done.layers) + len(done.kept)} layers"
                + ("; not in INT8:" if done.kept else ""), *(f"  {name}: {why}" for name, why in done.kept.items()))
         return

@@ -11,6 +11,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph
 from whet.plan import Plan
+from whet.precision.bias import correct
 from whet.precision.insert import Inserted, Layer, insert, layers
 from whet.precision.methods import Range
 
@@ -36,7 +37,7 @@ class Quantizer:
     """Quantizes copies of prepared graphs (one per profile) by calibrated ranges.
 
     ranges: of the values that `taps` names. fixed: layers that stay as they are, with the reason. codes: weights
-    rounded by somebody else (`insert`).
+    rounded by somebody else (`insert`). shifts: what biases are corrected by, by layer (`bias.shifts`).
     """
 
     build: Builds
@@ -45,20 +46,28 @@ class Quantizer:
     activations: DType = DType.U8
     fixed: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[Layer]:
         """The first profile's layers, in order."""
         return layers(self.graphs[0])
 
-    def plan(self, keep: Keep = nothing, compute: str = "", extra: Mapping[str, Any] | None = None,
-             opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> tuple[Plan, Inserted]:
-        """The plan with every layer quantized but those that `keep` gives a reason for, and what was done."""
+    def quantized(self, keep: Keep = nothing) -> tuple[list[Graph], Inserted]:
+        """Copies of the graphs with every layer quantized but those that `keep` gives a reason for; what was done."""
         copies = [g.copy() for g in self.graphs]
         done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes)
                 for g in copies]
-        said = {"int8": {"layers": done[0].quantized, "kept": done[0].kept}, **(extra or {})}
-        return self.build.plan(copies, compute, said, opt_level, evidence), done[0]
+        for g in copies:
+            correct(g, {n: self.shifts[n] for n in done[0].quantized if n in self.shifts})
+        return copies, done[0]
+
+    def plan(self, keep: Keep = nothing, compute: str = "", extra: Mapping[str, Any] | None = None,
+             opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> tuple[Plan, Inserted]:
+        """The plan of what `quantized` gives."""
+        copies, done = self.quantized(keep)
+        said = {"int8": {"layers": done.quantized, "kept": done.kept}, **(extra or {})}
+        return self.build.plan(copies, compute, said, opt_level, evidence), done
 
     def real(self, compute: str = "", opt_level: int | None = None) -> Plan:
         """The plan with nothing quantized."""
