@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from conv_cases import spatial_out
+from conv_cases import check as check_floats
+from conv_cases import conv_region, residual, spatial_out
 from harness import run_region, strided
 
 from whet.ir.dtypes import DType
@@ -198,3 +199,29 @@ def test_symbolic_images_are_bound_late(n: int) -> None:
 def test_a_symbolic_batch_is_bound_late(n: int) -> None:
     region = conv((symbol("b"), 6, 6, 9), 16, (3, 3), pads=(1, 1, 1, 1), out=U8, residual=True, dims={"b": (0, 2, 4)})
     check(region, CONV, (next(iter(CONV.space(region, HOST, 2))),), {"b": n})
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    return x.astype(DType.BF16.np)
+
+
+@pytest.mark.parametrize("m", [5, 49, 96])
+def test_bf16_goes_the_same_way(m: int) -> None:
+    rng = np.random.default_rng(m)
+    a, b = rounded(rng.standard_normal((m, 160))), rng.standard_normal((160, 50)).astype(np.float32)
+    region = Region("matmul", {}, (strided(DType.BF16, (m, 160), 2), strided(F32, (160, 50), const=True)), 2,
+                    strided(F32, (m, 50)), Tensor.dense(F32, (m, 50)), compute="bf16")
+    for params in SETTINGS:
+        got, = run_region(region, TILES, params, HOST, [a, b])
+        np.testing.assert_allclose(got, a.astype(float) @ rounded(b).astype(float), rtol=1e-4, atol=1e-4)
+    assert "multiple" in TILES.applies(Region("matmul", {}, (strided(DType.BF16, (4, 40)),
+                                                             strided(F32, (40, 8), const=True)), 2,
+                                              strided(F32, (4, 8)), Tensor.dense(F32, (4, 8)), compute="bf16"), HOST)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_convolutions_in_bf16_go_the_same_way(strides: tuple[int, int]) -> None:
+    region = residual(conv_region((2, 9, 9, 32), 40, (3, 3), strides=strides, pads=(1, 1, 1, 1), bias=True,
+                                  dtype=DType.BF16, compute="bf16"))
+    for params in ({"rows": 2, "nt": 2, "order": "nm", "ahead": True, "depth": 4}, None):
+        check_floats(region, CONV, params, tolerance=4e-3)

@@ -9,11 +9,14 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
+from whet.ir.symbolic import Dim
 from whet.targets.cpu.amx_write import BlockWriter
 from whet.targets.cpu.args import Args
 from whet.targets.cpu.gemm_problem import Problem
+from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Amx
+from whet.targets.cpu.packing import to_bf16
 
 BLOCK = Amx.BLOCK
 TILE = 1024       # bytes of a tile
@@ -89,9 +92,32 @@ def span(offset: int, first: int, length: int, size: int) -> tuple[list[Run], li
     return runs, index
 
 
+def tiles_reason(region: Region, machine: Isa, together: Dim) -> str:
+    """Why the products of a region are not for tiles that are loaded from memory; "" if they are.
+
+    together: elements of K that lie together. Past their end a tile holds what happens to be there, times weights of
+    0: nothing to integers, but infinite and undefined numbers would show.
+    """
+    a, b = region.inputs[:2]
+    if a.dtype in (DType.U8, DType.I8) and b.dtype is DType.I8 and region.anchor.dtype is DType.I32:
+        return "" if machine.amx_int8 else "no AMX for integers"
+    if region.compute != "bf16":
+        return f"products of {a.dtype.value} are to be taken in f32"
+    if a.dtype is not DType.BF16:
+        return f"the first operand is {a.dtype.value} in memory"
+    if not (b.dtype.is_float and region.anchor.dtype.is_float):
+        return f"bf16 by {b.dtype.value} is no product in f32"
+    if not isinstance(together, int) or together % (ROW // 2):
+        return f"{together} is no multiple of {ROW // 2} elements of bf16"
+    return "" if machine.amx_bf16 else "no AMX"
+
+
 def pack_depth(b: np.ndarray, depth: Depth, size: int) -> np.ndarray:
-    """[..., K, N] (of `size` bytes each) -> [..., ceil(N / 32), tiles, 2, 16, 16, 4 / size]: VNNI tiles, both of a
-    block's side by side."""
+    """[..., K, N] -> [..., ceil(N / 32), tiles, 2, 16, 16, 4 / size]: VNNI tiles, both of a block's side by side.
+
+    size: bytes of an element: 1 for codes, 2 for bf16, which b is rounded to.
+    """
+    b = to_bf16(b) if size == 2 else b
     *batch, _, n = b.shape
     per, group = ROW // size, 4 // size
     padded = np.zeros((*batch, b.shape[-2] + 1, -(-n // BLOCK) * BLOCK), b.dtype)

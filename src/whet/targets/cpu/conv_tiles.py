@@ -1,4 +1,4 @@
-"""Convolution on AMX tiles that are loaded from a padded copy of the image's rows: 8-bit integers, no windows made."""
+"""Convolution on AMX tiles that are loaded from a padded copy of the image's rows: no windows are made."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import is_static
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth
+from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth, tiles_reason
 from whet.targets.cpu.args import NAME, Args, finish
-from whet.targets.cpu.conv_common import INTEGERS, conv_of, conv_reason, matmul_region, weight_matrix
+from whet.targets.cpu.conv_common import FLOATS, INTEGERS, conv_of, conv_reason, matmul_region, weight_matrix
 from whet.targets.cpu.gemm_problem import matmul_problem, opt
 from whet.targets.cpu.gemm_tiles import round_depths
 from whet.targets.cpu.isa import Isa
@@ -57,7 +56,7 @@ class Sheet:
 
 
 class ConvTiles:
-    """u8 or i8 images by i8 weights, any window, strides and dilations, in one group.
+    """u8 or i8 images by i8 weights, or bf16 ones, by any window, strides and dilations, in one group.
 
     Parameters: rows (of the output, per tile of work), nt (blocks of 32 channels per tile), order, ahead and depth
     as of `GemmTiles`.
@@ -66,15 +65,13 @@ class ConvTiles:
     name = "conv_tiles"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        if not machine.amx_int8:
-            return "no AMX for integers"
-        reason = conv_reason(region, dtypes=INTEGERS)
+        reason = conv_reason(region, dtypes=(*FLOATS, *INTEGERS))
         if reason:
             return reason
-        x, w = region.inputs[:2]
-        if x.dtype not in (DType.U8, DType.I8) or w.dtype is not DType.I8 or region.anchor.dtype is not DType.I32:
-            return f"{x.dtype.value} by {w.dtype.value} is no product of 8-bit integers"
-        c = conv_of(region)
+        c, x = conv_of(region), region.inputs[0]
+        reason = tiles_reason(region, machine, c.cg)
+        if reason:
+            return reason
         if c.groups > 1:
             return "the convolution has groups"
         if len(c.kernel) > 2:
@@ -115,7 +112,7 @@ class ConvTiles:
         block = max(tiles_k * (64 + (8 if nearer else 16 if near else 40)), 220) + 100
         block += (-(-tiles_k // depth) - 1) * 150
         pixels = sum(sheet.heights.values()) * len(sheet.columns) * sheet.width
-        copy = pixels * (4 + c.cg / 40)
+        copy = pixels * (4 + c.cg * region.inputs[0].dtype.size / 40)
         tile = blocks * nt * block + nt * tiles_k * 2 * TILE / (16 if params["order"] == "mn" else 24) + copy + 500
         tiles = opt(region, c.n) * -(-height // sheet.rows) * -(-panels // nt)
         if tiles <= 3 * threads:
@@ -127,12 +124,12 @@ class ConvTiles:
         sheet = _sheet(region, params["rows"])
         depth = _depth(region, sheet)
         made = _Kernel(region, sheet, depth, params, machine)
-        pack = Pack((1,), partial(_pack, depth=depth))
+        pack = Pack((1,), partial(_pack, depth=depth, size=region.inputs[0].dtype.size))
         return Implementation((Step(made.kernel, made.args.table, made.tiles),), (pack,))
 
 
-def _pack(w: np.ndarray, depth: Depth) -> np.ndarray:
-    return pack_depth(weight_matrix(w, 1), depth, 1)
+def _pack(w: np.ndarray, depth: Depth, size: int) -> np.ndarray:
+    return pack_depth(weight_matrix(w, 1), depth, size)
 
 
 def _area(region: Region) -> int:
@@ -160,8 +157,8 @@ def _sheet(region: Region, rows: int) -> Sheet:
         for tap in range(kernel[axis]):
             shift, phase = divmod(tap * dilations[axis], strides[axis])
             reach[axis][phase] = max(shift, reach[axis].get(phase, 0))
-    channels = conv_of(region).cg
-    pitch = channels + ROW if channels % 512 == 0 else channels  # else a tile's rows fall into few sets of the cache
+    pixel = conv_of(region).cg * region.inputs[0].dtype.size
+    pitch = pixel + ROW if pixel % 512 == 0 else pixel  # else a tile's rows fall into few sets of the cache
     return Sheet(rows, out[1], out[1] + max(reach[1].values()), pitch,
                  {a: rows + shift for a, shift in reach[0].items()}, tuple(sorted(reach[1])))
 
@@ -169,7 +166,7 @@ def _sheet(region: Region, rows: int) -> Sheet:
 def _depth(region: Region, sheet: Sheet) -> Depth:
     """Taps that follow each other in memory are one run, filled up to whole tiles."""
     _, _, kernel, strides, dilations, _ = _plane(region)
-    channels = conv_of(region).cg
+    channels, size = conv_of(region).cg, region.inputs[0].dtype.size
     runs: list[Run] = []
     index: list[int] = []
     for ky in range(kernel[0]):
@@ -179,12 +176,12 @@ def _depth(region: Region, sheet: Sheet) -> Depth:
                     if kx * dilations[1] % strides[1] == b]
             while taps:
                 n = 1
-                while n < len(taps) and sheet.pitch == channels and taps[n][0] == taps[0][0] + n:
+                while n < len(taps) and sheet.pitch == channels * size and taps[n][0] == taps[0][0] + n:
                     n += 1
                 rows = [(ky * kernel[1] + kx) * channels + i for _, kx in taps[:n] for i in range(channels)]
-                count = -(-len(rows) // ROW)
+                count = -(-len(rows) * size // ROW)
                 runs.append(Run(sheet.base(a, b) + (down * sheet.width + taps[0][0]) * sheet.pitch, count))
-                index += rows + [-1] * (count * ROW - len(rows))
+                index += rows + [-1] * (count * ROW // size - len(rows))
                 taps = taps[n:]
     return Depth(tuple(runs), np.array(index))
 
@@ -195,6 +192,7 @@ class _Kernel:
     def __init__(self, region: Region, sheet: Sheet, depth: Depth, params: Params, isa: Isa) -> None:
         self.region, self.sheet, self.depth, self.params = region, sheet, depth, params
         self.conv, self.problem = conv_of(region), matmul_problem(matmul_region(region))
+        self.size = region.inputs[0].dtype.size
         self.k = k = Fn(NAME, isa)
         self.args = Args(k)
         self.panels = -(-self.conv.og // BLOCK)
@@ -234,7 +232,7 @@ class _Kernel:
             pipe.writer.batch([image])
         else:
             pixel = pixel + image * (self.height * sheet.out)
-        self._copy(args.pointer(In(0)) + image * args.dim(self.region.inputs[0].strides[0]), k.i64(y0))
+        self._copy(args.pointer(In(0)) + image * args.dim(self.region.inputs[0].strides[0]) * self.size, k.i64(y0))
         p0 = k.i64(nb) * self.params["nt"]
         p1 = k.min(p0 + self.params["nt"], self.panels)
         panel_bytes = 2 * self.depth.tiles * TILE
@@ -283,8 +281,8 @@ class _Kernel:
         k, sheet = self.k, self.sheet
         (height, width), _, _, strides, _, pads = _plane(self.region)
         x = self.region.inputs[0]
-        down = self.args.dim(x.strides[1]) if len(self.conv.kernel) == 2 else 0
-        right = int(x.strides[-2])  # type: ignore[arg-type]
+        down = self.args.dim(x.strides[1]) * self.size if len(self.conv.kernel) == 2 else 0
+        right = int(x.strides[-2]) * self.size  # type: ignore[arg-type]
         for a, count in sorted(sheet.heights.items()):
             for j in k.range(0, count):
                 y = (y0 + j) * strides[0] + (a - pads[0])
@@ -305,14 +303,14 @@ class _Kernel:
 
     def _pixels(self, src: Val, step: int, dst: Val, first: int, last: int) -> None:
         """Pixels [first, last) of a row of the sheet, those of the source `step` bytes apart."""
-        k, channels, pitch = self.k, self.conv.cg, self.sheet.pitch
+        k, pixel, pitch = self.k, self.conv.cg * self.size, self.sheet.pitch
         if first >= last:
             return
-        if step == channels == pitch:
-            self._bytes(src + first * step, dst + first * pitch, (last - first) * channels)
+        if step == pixel == pitch:
+            self._bytes(src + first * step, dst + first * pitch, (last - first) * pixel)
             return
         for i in k.range(first, last):
-            self._bytes(src + i * step, dst + i * pitch, channels)
+            self._bytes(src + i * step, dst + i * pitch, pixel)
 
     def _bytes(self, src: Val, dst: Val, count: int) -> None:
         k = self.k

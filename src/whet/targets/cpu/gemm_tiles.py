@@ -1,4 +1,4 @@
-"""Matmul by constant weights on AMX tiles that are loaded from A where it lies: 8-bit integers, and bf16."""
+"""Matmul by constant weights on AMX tiles that are loaded from where A lies: 8-bit integers, and bf16."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from functools import partial
 
 import numpy as np
 
-from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import ceildiv, lower, product
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth, span
+from whet.targets.cpu.amx_kernel import (
+    BLOCK,
+    ROW,
+    SUMS,
+    TILE,
+    Depth,
+    Pipeline,
+    Round,
+    Run,
+    pack_depth,
+    span,
+    tiles_reason,
+)
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.gemm_emit import RowTiles
 from whet.targets.cpu.gemm_kernel import Blocks, batch_index
@@ -21,7 +32,8 @@ from whet.targets.cpu.llvm import Fn, IntLike, Val
 
 
 class GemmTiles:
-    """C = A @ B for u8 or i8 by i8, in blocks of 32 x 32 sums that are written while the next ones are computed.
+    """C = A @ B for u8 or i8 by i8, or for bf16 in memory, in blocks of 32 x 32 sums that are written while the next
+    ones are computed.
 
     Tiles of A are loaded from memory: the last block of rows, and the last tile of K, reach back over the ones
     before (B's part there is 0). Where there are not that many rows or bytes, rows are copied to scratch.
@@ -34,15 +46,10 @@ class GemmTiles:
     name = "gemm_tiles"
 
     def applies(self, region: Region, machine: Isa) -> str:
-        if not machine.amx_int8:
-            return "no AMX for integers"
-        a, b = region.inputs[:2]
-        if a.dtype not in (DType.U8, DType.I8) or b.dtype is not DType.I8 or region.anchor.dtype is not DType.I32:
-            return f"{a.dtype.value} by {b.dtype.value} is no product of 8-bit integers"
-        reason = matmul_layout_reason(region)
+        reason = matmul_layout_reason(region) or tiles_reason(region, machine, region.inputs[0].shape[-1])
         if reason:
             return reason
-        if not b.const:
+        if not region.inputs[1].const:
             return "b is not a constant"
         p = matmul_problem(region)
         if not isinstance(p.k, int) or not isinstance(p.n, int):
@@ -54,6 +61,7 @@ class GemmTiles:
         assert isinstance(p.k, int)
         assert isinstance(p.n, int)
         rows, panels = max(1, -(-opt(region, p.m) // BLOCK)), max(1, -(-p.n // BLOCK))
+        depths = round_depths(-(-p.k * region.inputs[0].dtype.size // ROW))
         batch = opt(region, product(p.batch))
         found: dict[str, tuple[float, Params]] = {}
         for per_thread in (1, 2, 4, 8):
@@ -61,7 +69,7 @@ class GemmTiles:
                 nt = -(-panels // min(cut, panels))
                 cuts = max(1, -(-per_thread * threads // (batch * -(-panels // nt))))
                 mt = -(-rows // min(cuts, rows))
-                for order, depth in (("mn", 0), *(("nm", d) for d in round_depths(-(-p.k // ROW)) if mt <= 64)):
+                for order, depth in (("mn", 0), *(("nm", d) for d in depths if mt <= 64)):
                     params: Params = {"mt": mt, "nt": nt, "order": order, "ahead": order == "nm", "depth": depth}
                     found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
         return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
@@ -72,7 +80,8 @@ class GemmTiles:
         assert isinstance(p.k, int)
         assert isinstance(p.n, int)
         m, batch = max(1, opt(region, p.m)), max(1, opt(region, product(p.batch)))
-        rows, panels, tiles_k = -(-m // BLOCK), -(-p.n // BLOCK), -(-p.k // ROW)
+        size = region.inputs[0].dtype.size
+        rows, panels, tiles_k = -(-m // BLOCK), -(-p.n // BLOCK), -(-p.k * size // ROW)
         mt, nt = params["mt"], params["nt"]
         inner = nt if params["order"] == "mn" else mt
         depth = params.get("depth", 0) or tiles_k
@@ -102,10 +111,11 @@ class GemmTiles:
     def implement(self, region: Region, params: Params, machine: Isa, threads: int) -> Implementation:
         p = matmul_problem(region)
         direct = self._direct(region, p)
-        depth = _in_place(p) if direct else copied(p)
+        size = region.inputs[0].dtype.size
+        depth = _in_place(p, size) if direct else copied(p, size)
         made = TilesKernel(region, p, params, depth, direct, machine)
         step = Step(made.kernel, made.args.table, made.blocks.tiles)
-        return Implementation((step,), (Pack((1,), partial(pack_depth, depth=depth, size=1)),))
+        return Implementation((step,), (Pack((1,), partial(pack_depth, depth=depth, size=size)),))
 
 
 def round_depths(tiles: int) -> list[int]:
@@ -119,19 +129,19 @@ def tile_blocks(p: Problem, params: Params) -> Blocks:
                   params["order"] == "mn")
 
 
-def copied(p: Problem) -> Depth:
+def copied(p: Problem, size: int = 1) -> Depth:
     """Tiles of rows in scratch, the last of which may hold anything past their end."""
     assert isinstance(p.k, int)
-    tiles = -(-p.k // ROW)
-    return Depth((Run(0, tiles),), np.array([i if i < p.k else -1 for i in range(tiles * ROW)]))
+    tiles = -(-p.k * size // ROW)
+    return Depth((Run(0, tiles),), np.array([i if i < p.k else -1 for i in range(tiles * ROW // size)]))
 
 
-def _in_place(p: Problem) -> Depth:
+def _in_place(p: Problem, size: int) -> Depth:
     """Tiles of rows in memory: nothing past their end is touched."""
     assert isinstance(p.k, int)
-    if p.k < ROW:
+    if p.k * size < ROW:
         return Depth((Run(0, 1),), np.array([i if i < p.k else -1 for i in range(ROW)]), p.k)
-    runs, index = span(0, 0, p.k, 1)
+    runs, index = span(0, 0, p.k, size)
     return Depth(tuple(runs), np.array(index))
 
 
@@ -143,6 +153,7 @@ class TilesKernel:
     def __init__(self, region: Region, p: Problem, params: Params, depth: Depth, direct: bool, isa: Isa) -> None:
         self.region, self.p, self.blocks, self.params = region, p, tile_blocks(p, params), params
         self.depth, self.direct = depth, direct
+        self.size = region.inputs[0].dtype.size
         self.k = k = Fn(NAME, isa)
         self.args = Args(k)
         self.pipe = Pipeline(k, self.args, region, p, depth, None if direct else lambda r: r)
@@ -163,14 +174,14 @@ class TilesKernel:
         a, b = args.pointer(In(0)), args.pointer(Packed(0))
         panel_bytes = 2 * self.depth.tiles * TILE
         for i, strides in zip(index, p.batch_strides, strict=True):
-            a = a + i * args.dim(strides[A])
+            a = a + i * args.dim(strides[A]) * self.size
             if strides[B] != 0:  # B is dense: its strides count whole matrices
                 b = b + i * args.dim(strides[B] // (p.k * p.n) * blocks.panels) * panel_bytes
         first = mb * blocks.mt
         last = k.min(first + blocks.mt, args.dim(blocks.rows.count))
         p0 = nb * blocks.nt
         p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
-        stride: IntLike = args.dim(p.row[A])
+        stride: IntLike = args.dim(p.row[A]) * self.size
         if not self.direct:
             self._copy(a, index, first * BLOCK, k.min(last * BLOCK, args.dim(p.m)))
             a = k.gep(self.rows_at, -(k.i64(first) * (BLOCK * self.pitch)))
@@ -217,8 +228,9 @@ class TilesKernel:
 
     def _copy(self, a: Val, index: list[IntLike], first: IntLike, last: IntLike) -> None:
         """Rows [first, last) of the matrix at a (batch element `index`) to scratch."""
-        k, depth, stride = self.k, self.p.k, self.args.dim(self.p.row[A])
-        assert isinstance(depth, int)
+        k, stride = self.k, self.args.dim(self.p.row[A]) * self.size
+        assert isinstance(self.p.k, int)
+        depth = self.p.k * self.size  # bytes
         for r in k.range(0, last - first):
             src, dst = a + (r + first) * stride, self.rows_at + r * self.pitch
             for c in k.range(0, depth // ROW):
