@@ -114,9 +114,11 @@ def groups(graph: Graph) -> dict[Value, Value]:
 
 
 def passes_on(n: Node | None) -> bool:
-    """True for an operator whose results are elements of its operand."""
+    """True for an operator whose results are elements of its operands, or zeros."""
     if n is None or len(n.outputs) != 1:
         return False
+    if n.op == "pad":
+        return len(n.inputs) == 1 and (n.attrs["mode"] != "constant" or n.attrs["value"] == 0)
     return n.op in TRANSPARENT or n.op == "concat" or (n.op == "pool" and n.attrs["kind"] == "max")
 
 
