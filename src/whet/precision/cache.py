@@ -67,7 +67,7 @@ class Calibration:
     watching: float = 0.0
     peak_bytes: int = 0  # of the process
 
-    def range(self, name: str, method: str = "entropy", symmetric: bool = False) -> Range:
+    def range(self, name: str, method: str = "mse", symmetric: bool = False) -> Range:
         """The range of a tensor by a method of `methods.METHODS`. InputError for one that was not observed."""
         t = self.tensors.get(name)
         if t is None:
@@ -81,7 +81,7 @@ class Calibration:
             t.ranges[key] = choose(t.seen, method, symmetric)
         return t.ranges[key]
 
-    def ranges(self, method: str = "entropy", symmetric: bool = False) -> dict[str, Range]:
+    def ranges(self, method: str = "mse", symmetric: bool = False) -> dict[str, Range]:
         """The ranges of all tensors of which a finite value was seen."""
         return {n: self.range(n, method, symmetric) for n, t in self.tensors.items() if t.seen.count or t.fixed}
 

@@ -31,7 +31,7 @@ class Finding:
     text: str
 
 
-def coverage(c: Calibration, method: str = "entropy", symmetric: bool = False) -> list[Finding]:
+def coverage(c: Calibration, method: str = "mse", symmetric: bool = False) -> list[Finding]:
     """Everything to know of a calibration, of the whole first, then by tensor in order.
 
     few-samples: fewer than `FEW_SAMPLES`. If samples are drawn alike, one more lies outside a tensor's range with
