@@ -263,6 +263,17 @@ def test_residual_and_activation_are_fused(isa: isas.Isa, out: DType, residual: 
     check_epilogue(r, ConvInt8(), isa)
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1, 19), (2, 6, 5, 1), (6, 1, 1), (1, 1, 5, 19), ()], ids=str)
+def test_operands_per_image_line_and_pixel_are_broadcast(shape: tuple[int, ...]) -> None:
+    r = conv((2, 6, 5, 9), 19, (3, 3), I8, pad_value=3, pads=(1, 1, 1, 1), gap=2)
+    product = Expr((Leaf(ANCHOR, I32), Apply("cast", (0,), F32, (("to", F32),)), Leaf(2, F32),
+                    Apply("mul", (1, 2), F32)))
+    r = replace(r, inputs=(*r.inputs, Tensor.dense(F32, shape)), output=replace(r.output, dtype=F32), epilogue=product)
+    arrays = data(r)
+    got, = run_region(r, ConvInt8(), next(iter(ConvInt8().space(r, HOST, 2))), HOST, arrays)
+    np.testing.assert_allclose(got, region_reference(r, arrays)[0], rtol=1e-6)
+
+
 def test_what_is_no_number_is_the_lowest_code() -> None:
     extra = (Tensor.dense(F32, (20,), const=True), Tensor.dense(F32, (20,), const=True))
     for to in (U8, I8):

@@ -118,9 +118,11 @@ def _extents(region: Region, machine: Isa) -> Extents:
     image = _image(region, dot_of(machine, region.inputs[0].dtype))
     c, matmul = image.conv, matmul_region(region)
     p = matmul_problem(matmul)
-    own = c.cg * image.dot.stored.size * c.strides[-1] * min(c.strides[-2:][0], c.kernel[-2:][0])
+    pixel = c.cg * image.dot.stored.size * c.strides[-1]  # that a row adds to its neighbours'
+    for stride, kernel in zip(c.strides[:-1], c.kernel[:-1], strict=True):
+        pixel *= min(stride, kernel)
     return extents_of(matmul, p, image.dot, _lines_of(c, p.m), c.out[-1], image.runs, -(-image.run // image.dot.group),
-                      own)
+                      pixel)
 
 
 def _lines(k: Fn, args: Args, region: Region, p: Problem, image: _Image) -> Lines:
