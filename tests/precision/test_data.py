@@ -106,7 +106,19 @@ def test_a_one_shot_iterator_is_kept_where_it_fits_and_else_refused_the_second_t
     assert data.digest() == "" or len(data.digest()) == 64
     data = open_data(iter([x]), [ranged("x", 3)], keep_bytes=10)
     gathered(data)
-    with pytest.raises(InputError, match="no samples"):
+    with pytest.raises(InputError, match="cannot start again"):
+        gathered(data)
+
+
+def test_a_walk_that_stops_early_takes_nothing_from_the_next():
+    x = rows(9, 3)
+    data = open_data(iter(x), [ranged("x", 3)])
+    first = next(iter(data.batches()))
+    np.testing.assert_array_equal(first.feeds["x"], x[:4])
+    np.testing.assert_array_equal(gathered(data)[0], x)
+    data = open_data((r for r in x), [ranged("x", 3)], keep_bytes=10)
+    next(iter(data.batches()))
+    with pytest.raises(InputError, match="cannot start again"):
         gathered(data)
 
 

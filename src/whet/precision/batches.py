@@ -85,7 +85,10 @@ class Data:
         for b in self._cut(self._blocks()):
             samples += b.count
             size += sum(a.nbytes for a in b.feeds.values())
-            kept = [*kept, b] if size <= self._keep_bytes else []
+            if size <= self._keep_bytes:
+                kept.append(b)
+            else:
+                kept.clear()
             if hashed is not None:
                 for n, a in sorted(b.feeds.items()):
                     hashed.update(f"{n} {a.dtype} {a.shape} {b.count};".encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def open_data(data: Any, inputs: Sequence[InputSpec], *, preprocess: Preprocess 
     elif isinstance(data, Iterable) or callable(data):
         if given is not None:
             raise InputError("labels beside an iterator", where=where, do="let it give pairs of (inputs, labels)")
-        start: Callable[[], Iterable[Any]] = data if callable(data) else lambda: data
+        items = sources.Replay(data, keep_bytes) if isinstance(data, Iterator) else data
+        start: Callable[[], Iterable[Any]] = data if callable(data) else lambda: items
         source = sources.Stream(where, start, names, need_labels)
     else:
         raise InputError(f"data of the type {type(data).__name__}", do="give a path, arrays, or an iterable of batches")

@@ -290,6 +290,50 @@ class Stream:
                           do="run it alone to see where")
 
 
+class Replay:
+    """An iterator that can be walked anew, also after a walk that stopped early, as long as what it gave fits into
+    `most` bytes; then a new walk is an InputError."""
+
+    def __init__(self, items: Iterator[Any], most: int) -> None:
+        self._items, self._most = items, most
+        self._kept: list[Any] = []
+        self._bytes = 0
+        self._taken = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._taken > len(self._kept):
+            raise InputError("the iterator cannot start again", why=f"it gave more than {self._most >> 20} MiB",
+                             do="give a list, or a function that makes the iterator")
+        at = 0
+        while True:
+            if at < len(self._kept):
+                item = self._kept[at]
+            elif at < self._taken:
+                raise InputError("two walks over one iterator", do="give a function that makes the iterator")
+            else:
+                try:
+                    item = next(self._items)
+                except StopIteration:
+                    return
+                self._taken += 1
+                self._bytes += _size_of(item)
+                if self._bytes <= self._most:
+                    self._kept.append(item)
+                else:
+                    self._kept.clear()
+            at += 1
+            yield item
+
+
+def _size_of(item: Any) -> int:
+    """Bytes of the arrays in an item."""
+    if isinstance(item, Mapping):
+        return sum(_size_of(v) for v in item.values())
+    if isinstance(item, (tuple, list)):
+        return sum(_size_of(v) for v in item)
+    return getattr(item, "nbytes", 32)
+
+
 def hash_files(files: Iterable[Path]) -> str:
     """SHA-256 over names and contents."""
     h = hashlib.sha256()
