@@ -213,3 +213,17 @@ def test_rows_that_bytes_cannot_hold_are_computed_in_floats() -> None:
     assert (got[[0, 3]] == clean[[0, 3]]).all()
     assert "4096" in BYTES.applies(region((1,), 4096, 8, 4096, I4, False, compute="bf16"), HOST)
     assert "f32" in BYTES.applies(region((1,), 64, 8, 32, I4, False), HOST)
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda i: i.name)
+def test_kernels_tuned_for_one_row_take_several_at_once(isa: isas.Isa) -> None:
+    for compute in ("f32", "bf16"):
+        r = region((symbol("m"),), 70, 90, 32, U4, True, dims={"m": (0, 1, 64)}, compute=compute)
+        for tactic in (ROWS, BYTES):
+            if tactic.applies(r, isa):
+                continue
+            best = next(iter(tactic.space(r, isa, 2)))
+            assert best["mr"] >= 2
+            for m in (1, 3, 19):
+                arrays = contents(r, (m,))
+                check(r, run_region(r, tactic, best, isa, arrays, {"m": m})[0], arrays, tol=6e-5)

@@ -17,7 +17,14 @@ from whet.targets.cpu.gemm_emit import RowTiles
 from whet.targets.cpu.gemm_kernel import Blocks
 from whet.targets.cpu.gemm_problem import matmul_problem, opt
 from whet.targets.cpu.grouped_pack import codes_of
-from whet.targets.cpu.grouped_rows import MOST_ROWS, GroupedRows, RowsKernel, grouped_reason, weight_packs
+from whet.targets.cpu.grouped_rows import (
+    MOST_ROWS,
+    GroupedRows,
+    RowsKernel,
+    grouped_reason,
+    rows_to_cut,
+    weight_packs,
+)
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import IntLike, Val, vec
 from whet.targets.cpu.microkernel import Accumulators, Row
@@ -50,12 +57,14 @@ class GroupedBytes:
         return f"groups of {codes.group} rows" if codes.group > MOST_GROUP else ""
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
-        rows = [p for p in GroupedRows().space(region, machine, threads) if (p["mr"], p["nv"]) in _MICRO]
-        m = max(1, opt(region, matmul_problem(region).m))
-        if m > 1:
-            rows += [{**p, "mr": mr, "nv": nv, "mt": min(MOST_ROWS, -(-m // mr))}
-                     for p in rows[:2] for mr, nv in _MICRO if mr <= m]
-        found = {repr(p): (self.cost(region, p, machine, threads), p) for p in rows}
+        m = rows_to_cut(region, matmul_problem(region))
+        found: dict[str, tuple[float, Params]] = {}
+        for p in GroupedRows().space(region, machine, threads):
+            for mr, nv in _MICRO:
+                if (m + 3) // 4 <= mr <= m or mr == _MICRO[-1][0] < m:
+                    nt = max(1, p["nt"] * p["nv"] // nv)
+                    made = {**p, "mr": mr, "nv": nv, "mt": min(MOST_ROWS, -(-m // mr)), "nt": nt}
+                    found.setdefault(repr(made), (self.cost(region, made, machine, threads), made))
         return [p for _, p in sorted(found.values(), key=lambda f: f[0])[:16]]
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:

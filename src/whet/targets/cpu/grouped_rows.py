@@ -8,7 +8,7 @@ from functools import partial
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import ceildiv, product
+from whet.ir.symbolic import ceildiv, product, upper
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.gemm_emit import RowTiles, copy_rows, tile_rows
@@ -20,6 +20,7 @@ from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Accumulators, Row
 
+SEVERAL = 16    # rows that widened weights meet, where a dynamic number of rows is usually one
 MOST_ROWS = 16  # micro-tiles of rows per tile: their sums of groups and copies lie in scratch
 
 
@@ -61,7 +62,7 @@ class GroupedRows:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         p = matmul_problem(region)
-        n, m = opt(region, p.n), max(1, opt(region, p.m))
+        n, m = opt(region, p.n), rows_to_cut(region, p)
         batch = max(1, opt(region, product(p.batch)))
         found: list[tuple[float, Params]] = []
         for mr, nv in _micro_tiles(m, n, machine):
@@ -103,6 +104,13 @@ class GroupedRows:
         made = RowsKernel(region, p, codes, blocks, params, machine)
         step = Step(made.kernel, made.args.table, blocks.tiles)
         return Implementation((step,), weight_packs(region, codes, nr))
+
+
+def rows_to_cut(region: Region, p: Problem) -> int:
+    """How many rows micro-tiles are made for: the optimum's, and where there may be more (a decoder's one row, and
+    its prompt) enough for weights to be widened once for several. A remainder of one row has code of its own."""
+    most = upper(p.m, {name: (r[0], r[2]) for name, r in region.dims.items()})
+    return max(1, opt(region, p.m), min(most, SEVERAL))
 
 
 def _micro_tiles(m: int, n: int, isa: Isa) -> list[tuple[int, int]]:
