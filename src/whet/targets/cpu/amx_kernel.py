@@ -10,6 +10,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim
+from whet.targets.base import Params
 from whet.targets.cpu.amx_write import BlockWriter
 from whet.targets.cpu.args import Args
 from whet.targets.cpu.gemm_problem import Problem
@@ -110,6 +111,16 @@ def tiles_reason(region: Region, machine: Isa, together: Dim) -> str:
     if not isinstance(together, int) or together % (ROW // 2):
         return f"{together} is no multiple of {ROW // 2} elements of bf16"
     return "" if machine.amx_bf16 else "no AMX"
+
+
+def near(found: list[tuple[float, float, Params]]) -> list[Params]:
+    """Of settings with (cost, bytes that all threads read), the cheapest that do not read much more than they must.
+
+    In a network a thread's rows were often written by itself, in the layer before: measured alone, a layer that
+    reads what other cores wrote looks better than it is.
+    """
+    least = min(f[1] for f in found)
+    return [params for _, read, params in sorted(found, key=lambda f: f[0]) if read <= 1.5 * least][:16]
 
 
 def pack_depth(b: np.ndarray, depth: Depth, size: int) -> np.ndarray:

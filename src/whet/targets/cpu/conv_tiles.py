@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,19 @@ import numpy as np
 from whet.ir.region import Region
 from whet.ir.symbolic import is_static
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cpu.amx_kernel import BLOCK, ROW, SUMS, TILE, Depth, Pipeline, Round, Run, pack_depth, tiles_reason
+from whet.targets.cpu.amx_kernel import (
+    BLOCK,
+    ROW,
+    SUMS,
+    TILE,
+    Depth,
+    Pipeline,
+    Round,
+    Run,
+    near,
+    pack_depth,
+    tiles_reason,
+)
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.conv_common import FLOATS, INTEGERS, conv_of, conv_reason, matmul_region, weight_matrix
 from whet.targets.cpu.gemm_problem import matmul_problem, opt
@@ -88,7 +101,10 @@ class ConvTiles:
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
         height, panels = _plane(region)[1][0], -(-conv_of(region).og // BLOCK)
-        found: dict[str, tuple[float, Params]] = {}
+        c = conv_of(region)
+        images, size = opt(region, c.n), region.inputs[0].dtype.size
+        x, w = images * c.cg * math.prod(_plane(region)[0]) * size, c.og * c.depth * size  # bytes
+        found: dict[str, tuple[float, float, Params]] = {}
         for rows in sorted({-(-height // d) for d in (1, 2, 3, 4, 6, 8, 14, 16, 28)}):
             if _sheet(region, rows).bytes > SCRATCH // 2 and rows > 1:
                 continue
@@ -96,8 +112,11 @@ class ConvTiles:
             for nt in sorted({-(-panels // d) for d in (1, 2, 4, 8)}):
                 for order, depth in (("mn", 0), *(("nm", d) for d in depths)):
                     params: Params = {"rows": rows, "nt": nt, "order": order, "ahead": order == "nm", "depth": depth}
-                    found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
-        return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
+                    cuts, parts = -(-panels // nt), -(-height // rows) * images
+                    if cuts * parts >= threads or (rows == 1 and nt == 1):
+                        found.setdefault(repr(params), (self.cost(region, params, machine, threads),
+                                                        x * min(threads, cuts) + w * min(threads, parts), params))
+        return near(list(found.values()))
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds at 3 GHz: tile products, what they load from the second level or beyond, copying, balance."""

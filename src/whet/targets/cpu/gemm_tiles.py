@@ -19,6 +19,7 @@ from whet.targets.cpu.amx_kernel import (
     Pipeline,
     Round,
     Run,
+    near,
     pack_depth,
     span,
     tiles_reason,
@@ -63,7 +64,8 @@ class GemmTiles:
         rows, panels = max(1, -(-opt(region, p.m) // BLOCK)), max(1, -(-p.n // BLOCK))
         depths = round_depths(-(-p.k * region.inputs[0].dtype.size // ROW))
         batch = opt(region, product(p.batch))
-        found: dict[str, tuple[float, Params]] = {}
+        m, size = opt(region, p.m) * batch, region.inputs[0].dtype.size
+        found: dict[str, tuple[float, float, Params]] = {}
         for per_thread in (1, 2, 4, 8):
             for cut in (1, 2, 4, 8, 16, 32, 64):  # of the columns
                 nt = -(-panels // min(cut, panels))
@@ -71,8 +73,12 @@ class GemmTiles:
                 mt = -(-rows // min(cuts, rows))
                 for order, depth in (("mn", 0), *(("nm", d) for d in depths if mt <= 64)):
                     params: Params = {"mt": mt, "nt": nt, "order": order, "ahead": order == "nm", "depth": depth}
-                    found.setdefault(repr(params), (self.cost(region, params, machine, threads), params))
-        return [params for _, params in sorted(found.values(), key=lambda f: f[0])[:16]]
+                    rows_read = m * min(threads, -(-panels // nt))
+                    columns_read = p.n * min(threads, -(-rows // mt) * batch)
+                    found.setdefault(repr(params), (self.cost(region, params, machine, threads),
+                                                    (rows_read + columns_read) * p.k * size, params))
+        return near([f for f in found.values() if threads == 1 or -(-rows // f[2]["mt"]) * -(-panels // f[2]["nt"])
+                     * batch >= threads] or list(found.values()))
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds at 3 GHz: tile products, what they load from the second level or beyond, writing, balance."""
