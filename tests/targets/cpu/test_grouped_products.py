@@ -47,15 +47,17 @@ def region(rows: Sequence[Dim], k: int, n: int, group: int, dtype: DType, zeros:
 def contents(r: Region, m: Sequence[int], seed: int = 0) -> list[np.ndarray]:
     """Random operands: codes over their whole range, zero points somewhere in it."""
     rng = np.random.default_rng(seed)
-    q, scale = r.inputs[1], r.inputs[2]
+    q = r.inputs[1]
+    weights: Any = q.shape
+    scales: Any = r.inputs[2].shape
     low, high = (int(x) for x in (ml_dtypes.iinfo(q.dtype.np).min, ml_dtypes.iinfo(q.dtype.np).max))
 
     def codes(shape: Any) -> np.ndarray:
         return rng.integers(low, high + 1, shape).astype(q.dtype.np)
 
-    made = [rng.standard_normal((*m, q.shape[0])).astype(np.float32).astype(r.inputs[0].dtype.np), codes(q.shape),
-            rng.uniform(0.01, 0.1, scale.shape).astype(np.float32)]
-    return made + ([codes(scale.shape)] if r.n_anchor == 4 else [])
+    made = [rng.standard_normal((*m, weights[0])).astype(np.float32).astype(r.inputs[0].dtype.np), codes(weights),
+            rng.uniform(0.01, 0.1, scales).astype(np.float32)]
+    return made + ([codes(scales)] if r.n_anchor == 4 else [])
 
 
 def check(r: Region, got: np.ndarray, arrays: list[np.ndarray], tol: float = 2e-6) -> None:
