@@ -54,7 +54,7 @@ class Quantization:
 
     calibration: data in any form that `precision.data.open_data` takes; or a `Calibration` made before.
     cache:       file of the calibration: read if it is there (and of this model), else written.
-    method:      `entropy`, `minmax`, `mse`, `percentile` or `percentile:99.9`.
+    method:      `mse`, `entropy`, `minmax`, `percentile` or `percentile:99.9`.
     samples:     at most so many samples are calibrated with.
     preprocess:  of images.
     activations: `u8` (asymmetric) or `i8` (symmetric).
@@ -68,7 +68,7 @@ class Quantization:
 
     calibration: Any = None
     cache: str | os.PathLike[str] | None = None
-    method: str = "entropy"
+    method: str = "mse"
     samples: int | None = None
     preprocess: Preprocess | None = None
     activations: str = "u8"

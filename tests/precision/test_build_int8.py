@@ -36,7 +36,7 @@ def test_an_int8_plan_says_what_is_in_int8_and_by_which_calibration(int8):
     assert len(told["int8"]["layers"]) == 8
     assert told["int8"]["kept"] == {}
     assert told["calibration"]["samples"] == 64
-    assert told["calibration"]["method"] == "entropy"
+    assert told["calibration"]["method"] == "mse"
     products = [l["precision"] for l in int8.manifest.info["layers"] if l["kind"] in ("conv", "matmul")]
     assert products == ["int8"] * 8
 

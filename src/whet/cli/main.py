@@ -34,7 +34,7 @@ def build(
     force_precision: options.ForcePrecision = False,
     calib: options.Calib = None,
     calib_cache: options.CalibCache = None,
-    calib_method: options.CalibMethod = "entropy",
+    calib_method: options.CalibMethod = "mse",
     calib_samples: options.CalibSamples = None,
     preprocess: options.Preprocessing = None,
     activations: options.Activations = "u8",

@@ -22,7 +22,7 @@ def command(
     output: Annotated[Path, Option("-o", "--output", help="Where to write the quantized model.", show_default=False)],
     calib: options.Calib = None,
     method: Annotated[str, Option("--method", help="How ranges are chosen: entropy, minmax, mse, percentile or "
-                                                   "percentile:99.9.")] = "entropy",
+                                                   "percentile:99.9.")] = "mse",
     activations: options.Activations = "u8",
     prepare: options.Prepare = None,
     samples: options.CalibSamples = None,
