@@ -95,12 +95,13 @@ def test_codes_move_as_bytes():
     np.testing.assert_allclose(interpret(g, feeds)["y0"], want["y0"], rtol=1e-5, atol=1e-5)
 
 
-def test_weights_without_quantized_activations_are_widened():
+def test_weights_without_quantized_activations_stay_codes_of_a_product_of_floats():
     b = Building("weights only")
     y = b.matmul(b.input("x", (3, 4)), dequantized_weights(b, weights(4, 6), 1))
     g = finished(b.done(y))
-    assert ops(g)["matmul"] == 1
-    assert next(n for n in g.nodes if n.op == "matmul").input(1).dtype is DType.F32
+    product = next(n for n in g.nodes if n.op == "matmul_grouped")
+    assert product.input(0).dtype is DType.F32
+    assert product.input(1).dtype is DType.I8
 
 
 def test_one_scale_per_element_of_an_activation_is_computed_in_floats():

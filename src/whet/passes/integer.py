@@ -305,7 +305,8 @@ def times(rw: Rewriter, v: Value, factor: float, node: Node) -> Value:
             inner = times(rw, p.input(0), factor, node)
             return rw.add(p.op, inner, *(rw.graph.const(r * factor, DType.F32) for r in rest if r is not None), like=p)
     terms, offset = _affine(rw, v)
-    if len(terms) == 1 and _from_codes(terms[0][0]):  # of scales with a plain ratio, halves must stay halves
+    if (terms[0][0] is v and (p is None or p.op in CHOICES)) or _only_real(p):
+        # of scales with a plain ratio, halves must stay halves
         return v if factor == 1.0 else rw.add("div", v, rw.graph.const(1.0 / factor, DType.F32), like=node)
     total: Value | None = None
     for x, coefficient in terms:
@@ -318,10 +319,13 @@ def times(rw: Rewriter, v: Value, factor: float, node: Node) -> Value:
     return total
 
 
-def _from_codes(x: Value) -> bool:
-    """True for codes, and what chooses among numbers that may have been codes, or given ones."""
-    cast = made_by(x, "cast")
-    return x.producer is None or x.producer.op in CHOICES or (cast is not None and cast.input(0).dtype in CODES)
+def _only_real(p: Node | None) -> bool:
+    """True for what `real_numbers` writes: codes, less a zero point, times a scale."""
+    if p is None or p.op != "mul":
+        return False
+    shifted = made_by(p.input(0), "sub")
+    cast = made_by(shifted.input(0) if shifted is not None else p.input(0), "cast")
+    return cast is not None and cast.input(0).dtype in CODES
 
 
 def _affine(rw: Rewriter, v: Value) -> tuple[list[tuple[Value, np.ndarray]], np.ndarray | None]:
