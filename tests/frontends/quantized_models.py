@@ -141,13 +141,13 @@ def torch_style() -> onnx.ModelProto:
         wq, scale = n.int8(w)
         return n.at("Conv", x, wq, n.bias32(n.bias(w.shape[0]), np.float32(n.scale_of(x)) * scale), **attrs)
 
-    h = n.pair(n.at("Relu", conv(n.pair("x", -4, 4), n.weights(16, 3, 3, 3), pads=[1] * 4)), 0, 3)
-    s = n.pair(n.at("Relu", n.at("Add", n.pair(conv(h, n.weights(16, 16, 3, 3), pads=[1] * 4), -2, 2), h)), 0, 4)
-    g = n.pair(n.at("GlobalAveragePool", s), 0, 2)
+    h = n.pair(n.at("Relu", conv(n.pair("x", -4, 4), n.weights(16, 3, 3, 3), pads=[1] * 4)), 0, 2.9)
+    s = n.pair(n.at("Relu", n.at("Add", n.pair(conv(h, n.weights(16, 16, 3, 3), pads=[1] * 4), -2.1, 2.3), h)), 0, 3.7)
+    g = n.pair(n.at("GlobalAveragePool", s), 0, 1.9)
     w, _ = n.int8(n.weights(10, 16))
     flat = n.at("Flatten", g)
     y = n.at("Add", n.at("MatMul", flat, n.at("Transpose", w, perm=[1, 0])), n.const(n.bias(10)))
-    return n.model(n.pair(y, -2, 2), ("n", 3, 16, 16), ("n", 10))
+    return n.model(n.pair(y, -2.2, 1.7), ("n", 3, 16, 16), ("n", 10))
 
 
 def nncf_style() -> onnx.ModelProto:
