@@ -60,7 +60,8 @@ def test_a_quantized_residual_block_keeps_its_meaning(padding, zero, kind):
         assert steps.max() < 1.01
         assert (steps < 0.5).mean() > 0.99
     convs = [n for n in g.nodes if n.op == "conv"]
-    assert all(n.output.dtype is DType.I32 for n in convs) and len(convs) == 2
+    assert all(n.output.dtype is DType.I32 for n in convs)
+    assert len(convs) == 2
 
 
 def test_quantized_regions_pass_bytes():
