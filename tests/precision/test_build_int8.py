@@ -1,5 +1,6 @@
 """`whet.build` with int8: calibration, choice of layers, budgets, and what is refused."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import whet
 from whet.errors import AccuracyError, CacheError, InputError, UnsupportedError
 from whet.precision.result import SearchResult
 from whet.quantizing import Quantization
+from whet.targets.cpu.isa import host
 
 MODEL = Path(whet.__file__).parent / "demo" / "digits.onnx"
 
@@ -51,6 +53,17 @@ def test_int8_answers_like_fp32(int8, digits):
     images, labels = digits
     found = np.concatenate([whet.load(int8)({"image": images[i:i + 8]})["logits"] for i in range(0, 512, 8)])
     assert (found.argmax(1) == labels[:512]).mean() > 0.98
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="builds for x86-64's other instruction sets")
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_plans_for_lesser_instruction_sets_give_the_same_codes(int8, digits, timings, isa):
+    if isa not in ("avx2", host().name):
+        pytest.skip(f"this CPU has no {isa}")
+    other = whet.build(MODEL, precision="int8", calibration=digits[0][:64], opt_level=0, timing_cache=timings, isa=isa)
+    feeds = {"image": digits[0][:8]}
+    want, got = whet.load(int8)(feeds)["logits"], whet.load(other)(feeds)["logits"]
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
 
 
 def test_weights_are_a_quarter(int8, timings):

@@ -125,6 +125,13 @@ def test_layers_that_cannot_be_quantized_say_why():
     assert [why.split()[0] for why in done.kept.values()] == ["a", "its", "a"]
 
 
+def test_products_that_have_no_int8_kernels_are_listed():
+    b = Building("others")
+    x = b.input("x", (1, 4, 6, 6))
+    g = b.done(b.conv_transpose(x, b.const(weights(4, 3, 2, 2))))
+    assert "transposed" in next(iter(insert(g, {}).kept.values()))
+
+
 def test_a_kept_layer_reads_real_numbers():
     g = built(residual)
     kept = layers(g)[1].name

@@ -21,6 +21,11 @@ from whet.precision.methods import Range, qparams
 
 TRANSPARENT = frozenset({"reshape", "transpose", "slice", "expand"})  # results are elements of operand 0
 READS_CODES = POINTWISE.keys() | {"pool", "reduce", "concat", "pad"} | TRANSPARENT
+REAL = {"attention": "the products of attention have computed operands",
+        "conv_transpose": "there are no int8 kernels of transposed convolutions",
+        "recurrent": "recurrent products stay in floating point",
+        "linear_attention": "the products of attention have computed operands",
+        "matmul_grouped": "its weights have few bits already"}
 LEAST_DEPTH = 16  # a product over fewer terms is an outer product, not a layer
 
 
@@ -43,13 +48,16 @@ class Inserted:
 
 
 def layers(graph: Graph) -> list[Layer]:
-    """The layers of a prepared graph, in order. Names are unique: the model's, with `#2`... where several share one."""
+    """The layers of a prepared graph, in order, and what else takes products, with the reason why it stays as it is.
+
+    Names are unique: the model's, with `#2`... where several share one.
+    """
     out: list[Layer] = []
     met: dict[str, int] = {}
     for n in graph.nodes:
-        if n.op not in ("conv", "matmul") or n.output.dtype is not DType.F32:
+        if n.op not in ("conv", "matmul", *REAL) or n.outputs[0].dtype is not DType.F32:
             continue
-        base = n.origin.partition(" ")[2] or n.origin or n.output.name
+        base = n.origin.partition(" ")[2] or n.origin or n.outputs[0].name
         met[base] = met.get(base, 0) + 1
         name = base if met[base] == 1 else f"{base}#{met[base]}"
         out.append(Layer(name, n, _kind(n), _reason(n)))
@@ -62,13 +70,15 @@ def is_quantized(graph: Graph) -> bool:
 
 
 def _kind(n: Node) -> str:
-    if n.op == "matmul":
-        return "matmul"
+    if n.op in REAL or n.op == "matmul":
+        return n.op.replace("_", " ")
     depthwise = n.input(1).shape[1] == 1 and n.attrs["group"] > 1
     return "depthwise convolution" if depthwise else "convolution"
 
 
 def _reason(n: Node) -> str:
+    if n.op in REAL:
+        return REAL[n.op]
     w = n.input(1)
     if w.data is None:
         return "its second operand is computed"
