@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -86,6 +86,7 @@ def test_clopper_pearson_is_the_published_interval(k: int, n: int, low: float, h
     assert (round(found.low, 4), round(found.high, 4)) == (low, high)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.data())
 def test_clopper_pearsons_ends_have_the_tails_they_should(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
@@ -99,6 +100,7 @@ def test_clopper_pearsons_ends_have_the_tails_they_should(n: int, data: st.DataO
 cells = st.tuples(*[st.integers(0, 300)] * 4).filter(any)
 
 
+@settings(deadline=None)
 @given(cells)
 def test_the_interval_holds_the_estimate_and_mirrors_when_models_swap(counts: tuple[int, int, int, int]) -> None:
     pairs = Pairs(*counts)
@@ -110,6 +112,7 @@ def test_the_interval_holds_the_estimate_and_mirrors_when_models_swap(counts: tu
     assert paired.lower_bound(pairs) >= found.low
 
 
+@settings(deadline=None)
 @given(cells)
 def test_the_ends_solve_the_score_equation(counts: tuple[int, int, int, int]) -> None:
     pairs = Pairs(*counts)

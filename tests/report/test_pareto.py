@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -37,6 +37,7 @@ def test_points_that_are_no_numbers_are_never_on_it() -> None:
 coordinates = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
 
 
+@settings(deadline=None)
 @given(coordinates)
 def test_every_point_is_on_the_front_or_beaten_by_one_that_is(points: list[tuple[int, int]]) -> None:
     front = pareto_front(points)
