@@ -237,8 +237,8 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
     best = found.chosen
     if best is None:
         e = AccuracyError(f"nothing but fp32 loses at most {o.max_drop:g} {found.metric.unit}".rstrip(),
-                          why=_nearest(found), do="allow more (--max-drop), calibrate with more samples or by another "
-                          "method (--calib-method), or build without a budget")
+                          why=_nearest(found), do="allow more (--max-drop), prepare the weights (--prepare equalize or "
+                          "smooth), calibrate with more samples or by another method (--calib-method)")
         e.result = said
         raise e
     extra: dict[str, Any] = {"verdict": msgspec.to_builtins(said.judgement), "metric": said.metric,

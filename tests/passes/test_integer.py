@@ -116,3 +116,16 @@ def test_one_scale_per_element_of_an_activation_is_computed_in_floats():
     got = interpret(finished(b), feeds)
     np.testing.assert_array_equal(got["y0"], want["y0"])
     np.testing.assert_allclose(got["y1"], want["y1"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [False, True])
+def test_average_pools_read_codes(count):
+    b = Building("mean")
+    y = pair(b, b.input("x", (1, 3, 6, 6)), 0.03, 9)
+    build = b.done(b.pool(y, kind="average", kernel=(3, 3), strides=(2, 2), pads=(1, 1, 0, 0), count_include_pad=count))
+    feeds = feeds_of(b)
+    want = interpret(build, feeds)["y0"]
+    g = finished(build)
+    np.testing.assert_allclose(interpret(g, feeds)["y0"], want, rtol=1e-5, atol=1e-6)
+    kinds = {r.kind: r for r in (n.attrs["region"] for n in manager.regions(g).nodes if n.op == "region")}
+    assert count or kinds["pool"].inputs[0].dtype is DType.U8

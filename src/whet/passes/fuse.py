@@ -182,7 +182,8 @@ class _Former:
                 break
             members.append(n)
             inside.add(id(n))
-            reach(n.output)
+            if n.op != "saturate":  # codes are what is to lie in memory, whoever widens them then
+                reach(n.output)
             if self._closed([anchor, *members], inside):
                 best = len(members)
         return members[:best]

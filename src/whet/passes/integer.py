@@ -243,11 +243,24 @@ def read_codes(rw: Rewriter, node: Node) -> Result:
     found = [made_by(v, "dequantize") for v in node.inputs]
     if not any(found):
         return None
+    if node.op == "pool" and node.attrs["kind"] == "average" and found[0] is _codes(node.input(0)):
+        return average_of_codes(rw, node, found[0])
     ins = [v if d is None else real_numbers(rw, d) for v, d in zip(node.inputs, found)]
     if node.op not in HOST and len(node.outputs) == 1:
         return rw.add(node.op, *ins, like=node, **node.attrs)
     node.inputs = ins  # no rule tells the results of host steps
     return None
+
+
+def average_of_codes(rw: Rewriter, node: Node, d: Node | None) -> Result:
+    """The mean of (q - zero) * scale is (the mean of q - zero) * scale, where padding does not count as zeros."""
+    assert d is not None
+    zero = int(scalar(d.input(2)) or 0)
+    if zero and node.attrs["count_include_pad"] and any(node.attrs["pads"]):
+        return rw.add("pool", real_numbers(rw, d), like=node, **node.attrs)
+    y = rw.add("pool", rw.add("cast", d.input(0), like=d, to=DType.F32), like=node, **node.attrs)
+    y = y if not zero else rw.add("sub", y, rw.graph.const(float(zero), DType.F32), like=d)
+    return rw.add("mul", y, d.input(1), like=d)
 
 
 def real_numbers(rw: Rewriter, d: Node) -> Value:
