@@ -37,9 +37,10 @@ def model(rows: int, k: int, n: int, layers: int, bits: int, group: int, level: 
             nodes.append(helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]))
             continue
         blocks = -(-k // group)
-        arrays = {"w": rng.integers(0, 256, (n, blocks, group * bits // 8)).astype(np.uint8),
-                  "s": rng.random((n, blocks), np.float32),
-                  "z": rng.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)}
+        arrays: dict[str, np.ndarray] = {
+            "w": rng.integers(0, 256, (n, blocks, group * bits // 8)).astype(np.uint8),
+            "s": rng.random((n, blocks), np.float32),
+            "z": rng.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)}
         weights += [numpy_helper.from_array(v, f"{name}{i}") for name, v in arrays.items()]
         nodes.append(helper.make_node("MatMulNBits", ["x", *(f"{name}{i}" for name in arrays)], [f"y{i}"],
                                       domain="com.microsoft", K=k, N=n, bits=bits, block_size=group,
