@@ -117,7 +117,9 @@ def blocked(dtype: DType, k: int, n: int, block: int, zero: bool, transposed: bo
     scale = rng.uniform(0.01, 0.1, (blocks, n)).astype(F32)
     rows = np.arange(k) // block
     w = (q - (z[rows] if zero else 0)) * scale[rows]
-    arrays: dict[str, np.ndarray] = {"q": q.T if transposed else q, "s": scale.T if transposed else scale, "z": z.T if transposed else z}
+    arrays: dict[str, np.ndarray] = {"q": q, "s": scale, "z": z}
+    if transposed:
+        arrays = {name: a.T for name, a in arrays.items()}
 
     def tensor(name: str) -> onnx.TensorProto:
         a = np.ascontiguousarray(arrays[name])
@@ -125,7 +127,9 @@ def blocked(dtype: DType, k: int, n: int, block: int, zero: bool, transposed: bo
             return numpy_helper.from_array(a, name)
         return helper.make_tensor(name, TYPES[dtype], a.shape, a.reshape(-1).tolist())
 
-    axis: dict[str, Any] = {"axis": int(transposed), "block_size": block} if block_size else {"axis": int(not transposed)}
+    axis: dict[str, Any] = {"axis": int(transposed if block_size else not transposed)}
+    if block_size:
+        axis["block_size"] = block
     nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"][:3 if zero else 2], ["w"], **axis)]
     nodes += [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1) if transposed else
               helper.make_node("MatMul", ["x", "w"], ["y"])]
