@@ -27,9 +27,9 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
     arrays: one for each of `region.inputs`, of its logical shape (strides do not matter here) and dtype.
     dims:   values of symbolic dimensions; those that stand alone in an input's shape are found by themselves.
 
-    Reduced-precision operands of a float anchor (for the kinds BYTES_AS_REAL also 8-bit integers) are widened to the anchor's dtype first, as kernels do; with
-    `compute == "bf16"` the operands of products are rounded to bf16 (nearest even) before. InternalError when
-    arrays do not fit the region.
+    Reduced-precision operands of a float anchor (for the kinds BYTES_AS_REAL also 8-bit integers) are widened to the
+    anchor's dtype first, as kernels do; with `compute == "bf16"` the operands of products are rounded to bf16 (nearest
+    even) before. InternalError when arrays do not fit the region.
     """
     env = bind_dims(region, arrays, dims)
     if region.kind == "pointwise":
