@@ -22,6 +22,7 @@ from whet.targets.cpu.compile import to_assembly
 from whet.targets.cpu.conv_implicit import ConvGemm
 from whet.targets.cpu.conv_int8 import ConvInt8
 from whet.targets.cpu.gemm_int8 import GemmInt8
+from whet.targets.cpu.gemm_int8_batched import GemmInt8Batched
 from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.packing_int8 import column_sums, pack_groups
 from whet.targets.cpu.target import CpuTarget
@@ -140,7 +141,19 @@ def test_products_of_two_activations_are_exact(isa: isas.Isa, code: DType, trans
     b = Tensor(I8, (2, 19, 33), (19 * 33, 1, 19)) if transposed else strided(I8, (2, 19, 33), 2)
     r = matmul(strided(code, (2, 5, 19), 1), b, strided(I32, (2, 5, 33)))
     arrays = data(r)
-    got, = run_region(r, GemmSimple(), {}, isa, arrays)
+    for tactic in (GemmSimple(), GemmInt8Batched()):
+        got, = run_region(r, tactic, next(iter(tactic.space(r, isa, 2))), isa, arrays)
+        np.testing.assert_array_equal(got, arrays[0].astype(np.int32) @ arrays[1].astype(np.int32))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20])
+def test_numbers_of_rows_and_columns_are_bound_late(rows: int) -> None:
+    m = symbol("m")
+    r = matmul(strided(I8, (2, m, 16)), Tensor(I8, (2, 16, m), (16 * m, 1, 16)), strided(I32, (2, m, m)),
+               dims={"m": (0, 20, 64)})
+    arrays = data(r, {"m": rows})
+    params = next(iter(GemmInt8Batched().space(r, HOST, 2)))
+    got, = run_region(r, GemmInt8Batched(), params, HOST, arrays, {"m": rows})
     np.testing.assert_array_equal(got, arrays[0].astype(np.int32) @ arrays[1].astype(np.int32))
 
 

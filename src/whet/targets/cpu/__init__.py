@@ -12,6 +12,7 @@ from whet.targets.cpu.attention_amx import AttentionAmx
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_int8 import GemmInt8
+from whet.targets.cpu.gemm_int8_batched import GemmInt8Batched
 from whet.targets.cpu.gemm_simple import GemmSimple
 from whet.targets.cpu.gemm_tiles import GemmTiles
 from whet.targets.cpu.grouped_amx import GroupedAmx
@@ -30,7 +31,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
     "attention": (AttentionAmx(), Attention()),
-    "matmul": (GemmAmx(), GemmTiles(), GemmPacked(), GemmBatched(), GemmInt8(), GemmSimple()),
+    "matmul": (GemmAmx(), GemmTiles(), GemmPacked(), GemmBatched(), GemmInt8(), GemmInt8Batched(), GemmSimple()),
     "matmul_grouped": (GroupedRows(), GroupedBytes(), GroupedAmx(), GroupedPanels()),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),

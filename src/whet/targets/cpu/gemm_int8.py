@@ -47,12 +47,12 @@ class GemmInt8:
         return matmul_layout_reason(region)
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:
-        p, e = matmul_problem(region), _extents(region, machine)
+        p, e = matmul_problem(region), extents(region, machine)
         return [{**params, "copy": must_copy(region, p, e.dot, params["mr"])} for params in space(e, machine, threads)]
 
     def cost(self, region: Region, params: Params, machine: Isa, threads: int) -> float:
         """Seconds: the product, and the copying of A."""
-        e = _extents(region, machine)
+        e = extents(region, machine)
         copied = e.batch * e.width * (30 + e.row_bytes / 12) / threads + 4000 if params["copy"] else 0
         return cost(e, params, machine, threads) + copied / 3e9
 
@@ -63,14 +63,14 @@ class GemmInt8:
         copies: tuple[Step, ...] = ()
         workspace: Dim = 0
         if params["copy"]:
-            copies, workspace = _copy_rows(region, p, dot, steps, machine)
-        made = ProductKernel(self.name, region, p, dot, params, machine, partial(_rows, p=p, region=region, dot=dot,
+            copies, workspace = copy_rows(region, p, dot, steps, machine)
+        made = ProductKernel(self.name, region, p, dot, params, machine, partial(rows_of, p=p, region=region, dot=dot,
                                                                              steps=steps, copied=params["copy"]))
         return Implementation((*copies, Step(made.kernel, made.args.table, made.tiles)),
                               packs(dot, params["nv"] * machine.lanes), workspace)
 
 
-def _extents(region: Region, machine: Isa) -> Extents:
+def extents(region: Region, machine: Isa) -> Extents:
     p, dot = matmul_problem(region), dot_of(machine, region.inputs[0].dtype)
     assert isinstance(p.k, int)
     steps = -(-p.k // dot.group)
@@ -101,7 +101,7 @@ def _pitch(steps: int, dot: Dot) -> int:
     return (-(-steps * dot.step // 64) | 1) * 64
 
 
-def _rows(k: Fn, args: Args, region: Region, p: Problem, dot: Dot, steps: int, copied: bool) -> Lines:
+def rows_of(k: Fn, args: Args, region: Region, p: Problem, dot: Dot, steps: int, copied: bool) -> Lines:
     """The rows of a matrix, as one line."""
     m = args.dim(p.m)
 
@@ -116,7 +116,7 @@ def _rows(k: Fn, args: Args, region: Region, p: Problem, dot: Dot, steps: int, c
     return Lines(1, p.m, _pitch(steps, dot) if copied else args.dim(p.row[A]), (), steps, start)
 
 
-def _copy_rows(region: Region, p: Problem, dot: Dot, steps: int, isa: Isa) -> tuple[tuple[Step, ...], Dim]:
+def copy_rows(region: Region, p: Problem, dot: Dot, steps: int, isa: Isa) -> tuple[tuple[Step, ...], Dim]:
     """The step that copies A's rows as `dot` wants them, and the workspace that they take."""
     assert isinstance(p.k, int)
     k = Fn(NAME, isa)

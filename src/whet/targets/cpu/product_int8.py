@@ -13,7 +13,7 @@ from functools import partial
 
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product
-from whet.targets.base import Packed, Params
+from whet.targets.base import Arg, Packed, Params
 from whet.targets.cpu.args import NAME, Args, finish
 from whet.targets.cpu.gemm_emit import RowTiles, tile_rows
 from whet.targets.cpu.gemm_kernel import Blocks, batch_index
@@ -56,12 +56,13 @@ class ProductKernel:
     """Tiles of `ml` lines, `mt` micro-tiles of each, by `nt` panels of columns.
 
     B is `Packed(0)`, of `packing_int8.pack_groups`; where the `Dot` needs a correction, `Packed(1)` has the sums to
-    start from. Both hold the batch elements that differ in B one after the other. Parameters: see `gemm_int8.GemmInt8`.
+    start from. Both hold the batch elements that differ in B one after the other. Where `b` says so they lie elsewhere,
+    for every batch element anew. Parameters: see `gemm_int8.GemmInt8`.
     """
 
     def __init__(self, name: str, region: Region, p: Problem, dot: Dot, params: Params, isa: Isa,
-                 lines: Callable[[Fn, Args], Lines]) -> None:
-        self.region, self.p, self.dot, self.params = region, p, dot, params
+                 lines: Callable[[Fn, Args], Lines], b: tuple[Arg, Arg] | None = None) -> None:
+        self.region, self.p, self.dot, self.params, self.b = region, p, dot, params, b
         self.k = k = Fn(NAME, isa)
         self.args = args = Args(k)
         how = saturation_of(region) if isa.name != "neon" else None
@@ -94,7 +95,7 @@ class ProductKernel:
         last = k.min(first + blocks.mt, args.dim(blocks.rows.count))
         p0 = nb * blocks.nt
         p1 = k.min(p0 + blocks.nt, args.dim(blocks.panels))
-        b, sums = self._weights(index)
+        b, sums = self._weights(index, flat)
         width = args.dim(a.width)
 
         def rows(body: Callable[[Val, IntLike, IntLike, int, IntLike], None]) -> None:
@@ -165,11 +166,15 @@ class ProductKernel:
         lines = -(-share // (64 * self.a.runs * self._iterations))
         return Fetch(panel + self.panel_bytes + row * (self.panel_bytes // rows), lines)
 
-    def _weights(self, index: list[IntLike]) -> tuple[Val, Val | None]:
+    def _weights(self, index: list[IntLike], flat: IntLike) -> tuple[Val, Val | None]:
         """Where the panels lie, and the sums to start from."""
         args, p = self.args, self.p
-        b = args.pointer(Packed(0))
-        sums = args.pointer(Packed(1)) if self.dot.correction else None
+        panels, starts = self.b or (Packed(0), Packed(1))
+        b = args.pointer(panels)
+        sums = args.pointer(starts) if self.dot.correction else None
+        if self.b:
+            first = flat * args.dim(self.blocks.panels)
+            return b + first * self.panel_bytes, None if sums is None else sums + first * (self.nr * 4)
         for i, strides in zip(index, p.batch_strides, strict=True):
             if strides[B] != 0:  # B is dense: its strides count whole matrices
                 first = i * args.dim(strides[B] // (p.k * p.n) * self.blocks.panels)
