@@ -39,6 +39,7 @@ from whet.quantizing import Quantization
 RESULTS = Path(__file__).parents[1] / "results"
 PRECISIONS = ("fp32", "bf16", "int8", "best")
 METHODS = ("minmax", "percentile", "mse", "entropy")
+SMOOTH = "mse, smooth"
 
 
 def main() -> int:
@@ -77,6 +78,7 @@ def _options() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
+    parser.add_argument("--method", default="mse", choices=METHODS, help="of calibration")
     parser.add_argument("--methods", action="store_true", help="int8 by each calibration method, too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0, help="timed per model, for the slowest backend")
@@ -99,12 +101,13 @@ def build(case: Case, precision: str, o: argparse.Namespace, **options: Any) -> 
     loses no more than the case allows on its test set."""
     if precision in ("int8", "best"):
         options["calibration"] = dict(case.calibration)
+        options.setdefault("quantization", Quantization(method=o.method))
         options["force_precision"] = precision == "int8"
     if precision == "best":
         evaluation = dict(case.inputs) if case.labels is None else (dict(case.inputs), case.labels)
         options |= {"evaluation": evaluation, "metric": case.metric, "max_drop": case.max_drop}
     return whet.build(case.path, precision=precision, profiles=[case.profile], threads=o.threads,
-                      opt_level=o.opt_level, **options)
+                      **({"opt_level": o.opt_level} | options))
 
 
 def measure(case: Case, o: argparse.Namespace) -> list[Measurement]:
@@ -150,13 +153,16 @@ def accuracy(case: Case, outputs: np.ndarray, reference: np.ndarray) -> Accuracy
 
 
 def by_method(case: Case, o: argparse.Namespace) -> dict[str, Accuracy]:
-    """int8 by each calibration method, everywhere that it can be used."""
-    with whet.load(build(case, "fp32", o)) as engine:
+    """int8 by each calibration method, and after SmoothQuant, everywhere that it can be used."""
+    with whet.load(build(case, "fp32", o, opt_level=0)) as engine:
         reference = case.outputs(engine)
+    ways = {m: Quantization(method=m) for m in METHODS}
+    if case.smooth:
+        ways[SMOOTH] = Quantization(method="mse", prepare=("smooth",))
     found = {}
-    for method in METHODS:
-        with whet.load(build(case, "int8", o, quantization=Quantization(method=method))) as engine:
-            found[method] = accuracy(case, case.outputs(engine), reference)
+    for name, way in ways.items():
+        with whet.load(build(case, "int8", o, quantization=way, opt_level=0)) as engine:
+            found[name] = accuracy(case, case.outputs(engine), reference)
     return found
 
 

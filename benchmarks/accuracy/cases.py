@@ -31,7 +31,8 @@ class Case:
     """A trained model. `calibration` and `inputs` are by input name, samples first; `labels` may be None.
 
     `metric` is judged against what fp32 finds on the same samples, with the budget `max_drop` in its unit (hundredths
-    of Spearman's coefficient, points of top-1). Plans are tuned for one sample and take up to `BATCH`.
+    of Spearman's coefficient, points of top-1). Plans are tuned for one sample and take up to `BATCH`. SmoothQuant is
+    of use to transformers (`smooth`).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Case:
     labels: np.ndarray | None
     metric: str = "top1"
     max_drop: float = 0.5
+    smooth: bool = False
 
     @property
     def samples(self) -> int:
@@ -81,15 +83,17 @@ def digits() -> Case:
     return Case("digits", "digits, CNN", path, {"image": seen}, {"image": images}, labels)
 
 
-def _procedural(name: str, title: str, key: str, make: Callable[[data.Split, int], data.Samples]) -> Case:
+def _procedural(name: str, title: str, key: str, make: Callable[[data.Split, int], data.Samples],
+                smooth: bool = False) -> Case:
     inputs, labels = make("test", TEST)
-    return Case(name, title, FOLDER / f"{name}.onnx", {key: make("calibration", CALIBRATION)[0]}, {key: inputs}, labels)
+    return Case(name, title, FOLDER / f"{name}.onnx", {key: make("calibration", CALIBRATION)[0]}, {key: inputs}, labels,
+                smooth=smooth)
 
 
 def minilm() -> Case:
     """Sentence embeddings: how the cosine similarities of all pairs are ranked, beside fp32's ranking."""
     return Case("minilm", "MiniLM-L6, sentences", sentences.encoder_path(), sentences.tokens("calibration", 128),
-                sentences.tokens("test", SENTENCES), None, "spearman", 1.0)
+                sentences.tokens("test", SENTENCES), None, "spearman", 1.0, smooth=True)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -97,7 +101,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "glyphs": lambda: _procedural("glyphs", "glyphs, CNN", "image", data.glyphs),
     "shapes": lambda: _procedural("shapes", "shapes, depthwise residual", "image", data.shapes),
     "table": lambda: _procedural("table", "table, MLP", "features", data.table),
-    "reviews": lambda: _procedural("reviews", "reviews, transformer", "ids", reviews.reviews),
+    "reviews": lambda: _procedural("reviews", "reviews, transformer", "ids", reviews.reviews, smooth=True),
     "minilm": minilm}
 
 

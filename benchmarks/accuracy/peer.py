@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from benchmarks.accuracy.cases import Case
 from whet.errors import MissingExtraError
@@ -15,7 +16,9 @@ from whet.errors import MissingExtraError
 
 def quantized(case: Case, folder: Path, method: str = "MinMax") -> Path:
     """The model with Q/DQ by ONNX Runtime's `quantize_static`: weights int8 by channel, activations uint8, ranges by
-    `method` (MinMax, Entropy, Percentile) from the case's calibration set. Everything else as its documentation says.
+    `method` (MinMax, Entropy, Percentile) from the case's calibration set. In models with attention only the products
+    are quantized: with all else, too, additions of masks (large negative numbers) leave the scores no resolution, and
+    nothing of the accuracy remains.
     """
     try:
         from onnxruntime import quantization
@@ -36,13 +39,15 @@ def quantized(case: Case, folder: Path, method: str = "MinMax") -> Path:
     prepared, made = folder / f"{case.name}-prepared.onnx", folder / f"{case.name}-{method.lower()}.onnx"
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
+    attention = any(n.op_type == "Softmax" for n in onnx.load(case.path, load_external_data=False).graph.node)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             quant_pre_process(str(case.path), str(prepared), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(prepared), str(made), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
                 activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-                calibrate_method=quantization.CalibrationMethod[method])
+                calibrate_method=quantization.CalibrationMethod[method],
+                op_types_to_quantize=["MatMul", "Gemm", "Conv"] if attention else None)
     finally:
         logging.getLogger().setLevel(level)
         prepared.unlink(missing_ok=True)

@@ -21,9 +21,9 @@ def markdown(records: Sequence[Measurement], titles: Mapping[str, str], methods:
         f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]} to {records[-1].date[:10]}.", "",
         "Accuracy with its 95 % interval; the loss against whet's fp32 on the same samples, in points, and at most how "
         "much is lost with 95 % confidence; `held` where that is below the budget (0.5 points of top-1, one hundredth "
-        "of Spearman's coefficient). Latency: median at batch 1, all backends of a model in turns. Size: whet's plan "
-        "(weights, kernels and all), others' ONNX file. `docs/accuracy.md` says how to read it; "
-        "`python -m benchmarks.accuracy` makes it.", "",
+        "of Spearman's coefficient). Latency: median at batch 1, all backends of a model in turns. Size: the plan "
+        "with its weights and kernels. int8: every layer that can be, faster or not; best: the fastest plan found "
+        "within the budget. `docs/accuracy.md` says how to read it; `python -m benchmarks.accuracy` makes it.", "",
         "| model | samples | precision | accuracy | loss | at most | verdict | latency | size |",
         "|---|---:|---|---:|---:|---:|---|---:|---:|"]
     for r in records:
@@ -36,7 +36,7 @@ def markdown(records: Sequence[Measurement], titles: Mapping[str, str], methods:
     if methods:
         names = list(dict.fromkeys(m for losses in methods.values() for m in losses))
         out += ["", "## whet int8 by calibration method", "",
-                "Every layer in int8 that can be, faster or not. Points lost (at most, with 95 % confidence).", "",
+                "Points lost (at most, with 95 % confidence), every layer in int8 that can be.", "",
                 f"| model | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
         for model, losses in methods.items():
             cells = ["-" if m not in losses else "{} ({})".format(*judged(losses[m])[:2]) for m in names]
