@@ -182,11 +182,20 @@ class _Former:
                 break
             members.append(n)
             inside.add(id(n))
-            if n.op != "saturate":  # codes are what is to lie in memory, whoever widens them then
-                reach(n.output)
+            reach(n.output)
             if self._closed([anchor, *members], inside):
                 best = len(members)
-        return members[:best]
+        return self.ending_in_codes(anchor, members[:best])
+
+    def ending_in_codes(self, anchor: Node, members: list[Node]) -> list[Node]:
+        """The members up to the last codes, where all that read the real numbers behind them can read the codes."""
+        at = max((i for i, n in enumerate(members) if n.op == "saturate"), default=-1)
+        if at < 0 or at == len(members) - 1 or members[-1].output in self.outputs:
+            return members
+        head = members[:at + 1]
+        readers = self.uses.get(members[-1].output, [])
+        fits = all(r.op in BYTES for r in readers) and self._closed([anchor, *head], {id(anchor), *map(id, head)})
+        return head if fits else members
 
     def absorb(self, g: Group) -> None:
         """Take into an epilogue what computes its other operands, where nobody else reads that."""
