@@ -196,8 +196,9 @@ def readers(graph: Graph) -> dict[str, str]:
     """By the name of a value, the layers that read it."""
     out: dict[str, str] = {}
     for l in layers(graph):
-        name = l.node.input(0).name
-        out[name] = f"{out[name]}, {l.name}" if name in out else l.name
+        for v in l.node.inputs[:3] if l.node.op == "attention" else l.node.inputs[:1]:
+            if v is not None:
+                out[v.name] = f"{out[v.name]}, {l.name}" if v.name in out else l.name
     return out
 
 

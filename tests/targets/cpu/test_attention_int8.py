@@ -38,8 +38,9 @@ def reference(arrays: list[np.ndarray | None], **attrs: object) -> np.ndarray:
     return evaluate(y.producer, arrays)[0]
 
 
-def region(b: int, h: int, s: object, t: object, d: int, e: int, more: tuple[Tensor, ...] = (), dims: dict | None = None,
-           kv: int = 0, out: DType = F32, epilogue: Expr | None = None, **attrs: object) -> Region:
+def region(b: int, h: int, s: object, t: object, d: int, e: int, more: tuple[Tensor, ...] = (),
+           dims: dict | None = None, kv: int = 0, out: DType = F32, epilogue: Expr | None = None,
+           **attrs: object) -> Region:
     ins = (strided(I8, (b, h, s, d)), strided(I8, (b, kv or h, t, d), 3), strided(I8, (b, kv or h, t, e), 1), *more)
     to = strided(out, (b, h, s, e), 2)
     return Region("attention", {"scale": 0.3, "causal": False, "masked_zero": False, **SCALES, **attrs}, ins, len(ins),
