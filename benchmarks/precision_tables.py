@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables import STYLE, TITLES, write
+from benchmarks.tables import STYLE, TITLES, machine, write
 from whet.measure import Measurement, record, stats
 from whet.report import charts, rows
 
@@ -30,12 +30,9 @@ def calibrating(r: Measurement) -> bool:
 
 def markdown(records: Sequence[Measurement]) -> str:
     """One row a case: latencies, ratios with their 95 % intervals, errors, the share of the VNNI limit."""
-    first = records[0]
-    versions = {k: v for r in records for k, v in r.versions.items()}
     out = [
         "# whet's int8 on the CPU, beside its peers'", "",
-        f"{first.device.name}, {', '.join(first.device.features)}; {first.threads} threads; {first.device.kernel}; "
-        f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]} to {records[-1].date[:10]}.", "",
+        machine(records), "",
         "Ratios are medians of the peer's latency over whet's from alternating runs, with 95 % intervals: over 1, whet "
         "is faster. Each quantized the model with its own quantizer and the same 32 samples: ONNX Runtime by "
         "quantize_static (Q/DQ, per channel) with unsigned activations, and with its defaults; OpenVINO by NNCF. "

@@ -32,15 +32,18 @@ def write(path: Path, files: Mapping[str, bytes]) -> None:
         temporary.replace(target)
 
 
+def machine(records: Sequence[Measurement]) -> str:
+    """Where, with what and when the records were taken, in one line."""
+    first = records[0]
+    versions = {k: v for r in records for k, v in r.versions.items()}
+    return (f"{first.device.name}, {', '.join(first.device.features)}; {first.threads} threads; {first.device.kernel}; "
+            f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]} to {records[-1].date[:10]}.")
+
+
 def markdown(records: Sequence[Measurement]) -> str:
     """One row a case: whet's latency, the share of the hardware's limit, and ratios with their 95 % intervals."""
-    first = records[0]
-    device = first.device
-    versions = {k: v for r in records for k, v in r.versions.items()}
     out = [
-        "# whet on the CPU, beside its peers", "",
-        f"{device.name}, {', '.join(device.features)}; {first.threads} threads; {device.kernel}; "
-        f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]} to {records[-1].date[:10]}.", "",
+        "# whet on the CPU, beside its peers", "", machine(records), "",
         "Ratios are medians of the peer's latency over whet's from alternating runs, with 95 % intervals: over 1, whet "
         "is faster. ONNX Runtime is its default session in fp32. Error: relative L2 from ONNX Runtime's fp32 outputs "
         "after the mean over classes is taken off. Limit: the share of the rate that bare multiply-add loops reach on "

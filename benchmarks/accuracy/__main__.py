@@ -31,7 +31,7 @@ from whet.compare import Backend, compare, open_peer, open_whet
 from whet.errors import MissingExtraError, WhetError
 from whet.frontends import model_hash
 from whet.measure import Measurement, record, this_device
-from whet.measure.record import Accuracy, Model
+from whet.measure.record import Accuracy, Latency, Model
 from whet.measure.scores import Scores
 from whet.measure.verdict import judge
 from whet.quantizing import Quantization
@@ -136,7 +136,12 @@ def measure(case: Case, o: argparse.Namespace) -> list[Measurement]:
         b.close()
     reference = outputs["whet fp32"]
     judged = {key: accuracy(case, out, reference) for key, out in outputs.items()}
-    return [msgspec.structs.replace(r, accuracy=judged[f"{r.backend} {r.precision}"]) for r in found]
+    return [msgspec.structs.replace(r, accuracy=judged[f"{r.backend} {r.precision}"], latency=_short(r)) for r in found]
+
+
+def _short(r: Measurement) -> Latency | None:
+    """The latency without its single samples: microseconds a call make thousands of them."""
+    return r.latency and msgspec.structs.replace(r.latency, samples=())
 
 
 def accuracy(case: Case, outputs: np.ndarray, reference: np.ndarray) -> Accuracy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks.tables import machine
 from whet.measure import Measurement
 from whet.measure.record import Accuracy
 from whet.report import rows
@@ -13,12 +14,9 @@ LOSSES = Mapping[str, Mapping[str, Accuracy]]  # by model, then by calibration m
 
 def markdown(records: Sequence[Measurement], titles: Mapping[str, str], methods: LOSSES | None = None) -> str:
     """One row for each model, backend and precision; then, where measured, int8 by calibration method."""
-    first = records[0]
-    versions = {k: v for r in records for k, v in r.versions.items()}
     out = [
         "# What a precision costs in accuracy", "",
-        f"{first.device.name}, {', '.join(first.device.features)}; {first.threads} threads; "
-        f"{', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]} to {records[-1].date[:10]}.", "",
+        machine(records), "",
         "Accuracy with its 95 % interval; the loss against whet's fp32 on the same samples, in points, and at most how "
         "much is lost with 95 % confidence; `held` where that is below the budget (0.5 points of top-1, one hundredth "
         "of Spearman's coefficient). Latency: median at batch 1, all backends of a model in turns. Size: the plan "

@@ -40,12 +40,13 @@ from whet.precision.overflow import overflow
 from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
 from whet.precision.smooth import smooth
-from whet.precision.specs import specs
+from whet.precision.specs import batch_extent, specs
 from whet.precision.stats import largest, means
 from whet.precision.taps import tapped
 from whet.precision.trial import Evaluation
 from whet.runtime import load
 
+EVALUATION_BATCH = 32  # samples that a plan is run over at a time, where the profile allows it
 ACTIVATIONS = {"u8": DType.U8, "i8": DType.I8}
 
 
@@ -238,13 +239,18 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
     """
     assert o.max_drop is not None
     data = o.evaluation if o.evaluation is not None else o.calibration
-    given = open_data(data, specs(quantizer.graphs[0]), preprocess=o.preprocess, labels=o.labels,
+    wanted = specs(quantizer.graphs[0])
+    extent = batch_extent(wanted)
+    many = None if extent is None else max(extent.best, min(extent.most, EVALUATION_BATCH))
+    given = open_data(data, wanted, preprocess=o.preprocess, batch=many, labels=o.labels,
                       need_labels=by_name(o.metric, np.zeros((1, 2))).needs_labels)
-    first = next(iter(given.batches()))
-    search = Search(quantizer, Evaluation(given, o.output), o.metric, o.max_drop, builder.compute, first.feeds,
+    feeds = next(iter(given.batches())).feeds
+    if extent is not None:  # timed as the model is tuned
+        feeds = {n: np.ascontiguousarray(a[:extent.best]) for n, a in feeds.items()}
+    search = Search(quantizer, Evaluation(given, o.output), o.metric, o.max_drop, builder.compute, feeds,
                     builder.progress)
     found = search.run()
-    said = record(builder, quantizer, seen, o, found, int(given.samples or 0), first.feeds)
+    said = record(builder, quantizer, seen, o, found, int(given.samples or 0), feeds)
     best = found.chosen
     if best is None:
         e = AccuracyError(f"nothing but fp32 loses at most {o.max_drop:g} {found.metric.unit}".rstrip(),

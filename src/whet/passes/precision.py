@@ -20,6 +20,7 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import PRODUCTS
+from whet.ir.union import Union
 from whet.passes.fuse import EPILOGUE, VIEWS
 
 BF16_LARGEST = 3.3895e38  # finite fp32 numbers beyond it may round to infinity
@@ -101,25 +102,17 @@ def _is_depthwise(region: Region) -> bool:
 
 def _components(graph: Graph) -> list[list[Value]]:
     """Sets of fp32 values that must have one type: those that views and moves connect."""
-    parent: dict[Value, Value] = {}
-
-    def find(v: Value) -> Value:
-        parent.setdefault(v, v)
-        while parent[v] is not v:
-            parent[v] = parent[parent[v]]
-            v = parent[v]
-        return v
-
+    sets = Union()
     for n in graph.nodes:
         joined = [n.output, *n.inputs] if n.op in VIEWS else []
         if n.op == "region" and n.attrs["region"].kind in MOVES:
             joined = [n.outputs[0], n.input(0)]
         for v in (*n.outputs, *joined):
             if v is not None and v.dtype is DType.F32:
-                parent[find(v)] = find(n.outputs[0])
+                sets.join(v, n.outputs[0])
     groups: dict[Value, list[Value]] = {}
-    for v in parent:
-        groups.setdefault(find(v), []).append(v)
+    for v, stands in sets.representatives().items():
+        groups.setdefault(stands, []).append(v)
     return list(groups.values())
 
 

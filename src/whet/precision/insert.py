@@ -17,6 +17,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import POINTWISE
+from whet.ir.union import Union
 from whet.precision.insert_attention import operands_known, quantize_attention
 from whet.precision.methods import Range, qparams
 
@@ -104,25 +105,17 @@ def _reason(n: Node) -> str:
 def groups(graph: Graph) -> dict[Value, Value]:
     """For each value that a layer may read, the one that stands for its group: values that movement, max pooling and
     concatenation connect have one scale."""
-    parent: dict[Value, Value] = {}
-
-    def find(v: Value) -> Value:
-        parent.setdefault(v, v)
-        while parent[v] is not v:
-            parent[v] = parent[parent[v]]
-            v = parent[v]
-        return v
-
+    sets = Union()
     for n in graph.nodes:
         for o in n.outputs:
-            find(o)
+            sets.find(o)
         if passes_on(n):
             for v in n.inputs if n.op == "concat" else n.inputs[:1]:
                 if v is not None and v.dtype is DType.F32 and not v.is_const:
-                    parent[find(v)] = find(n.output)
+                    sets.join(v, n.output)
     for v in graph.inputs:
-        find(v)
-    return {v: find(v) for v in parent}
+        sets.find(v)
+    return sets.representatives()
 
 
 def passes_on(n: Node | None) -> bool:

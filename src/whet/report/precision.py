@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.errors import OutputError
 from whet.report import pareto, rows
+from whet.report.files import write_files
 
 if TYPE_CHECKING:
     from whet.precision.result import Candidate, SearchResult
@@ -39,18 +38,7 @@ def write(result: SearchResult, folder: Path) -> tuple[Path, Path, Path]:
     """
     texts = {"precision.html": html(result).encode(), "precision.md": markdown(result).encode(),
              "precision.json": result.encode()}
-    temporary = folder / f".precision.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, data in texts.items():
-                temporary.write_bytes(data)
-                temporary.replace(folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError("the report cannot be written", where=str(folder), why=error.strerror or str(error),
-                          do="name a folder that can be written to, with room on its disk") from error
+    write_files(texts, folder)
     return folder / "precision.html", folder / "precision.md", folder / "precision.json"
 
 

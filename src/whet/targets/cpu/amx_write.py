@@ -12,7 +12,7 @@ from whet.targets.cpu.args import Args
 from whet.targets.cpu.epilogue import apply, compute_type, load_value, store_value
 from whet.targets.cpu.gemm_problem import OUT, Key, Problem, epilogue_inputs
 from whet.targets.cpu.llvm import Fn, IntLike, Val, Var, vec
-from whet.targets.cpu.saturation import pack_four
+from whet.targets.cpu.saturation import pack_four, saturation_of
 
 LANES, COLUMNS = 16, 32
 SUM_ROW = 4 * COLUMNS  # bytes of a row of sums
@@ -30,7 +30,7 @@ class BlockWriter:
         self.inputs = epilogue_inputs(region)
         self.expr = region.epilogue or Expr((Leaf(ANCHOR, region.anchor.dtype),))
         self.sum_type = "i32" if region.anchor.dtype is DType.I32 else "float"
-        self.bytes = _saturation(self.expr, region)
+        self.bytes = saturation_of(region)
         keys: tuple[Key, ...] = (OUT, *self.inputs)
         self._size = {t: region.output.dtype.size if t == OUT else region.inputs[int(t)].dtype.size for t in keys}
         self._base = {t: args.pointer(Out(0) if t == OUT else In(int(t))) for t in keys}
@@ -168,25 +168,6 @@ class BlockWriter:
             assert isinstance(final, Apply)
             last = final.args[0]
         return wide(value(last))
-
-
-class Saturation:
-    """The last step of an epilogue that gives bytes: the term that it rounds, its zero point and type."""
-
-    def __init__(self, source: int, zero: int, to: DType) -> None:
-        self.source, self.zero, self.to = source, zero, to
-
-
-def _saturation(e: Expr, region: Region) -> Saturation | None:
-    last = e.terms[-1]
-    if not isinstance(last, Apply) or last.op != "saturate":
-        return None
-    at = dict(last.attrs)
-    zero, to, source = int(at.get("zero", 0)), at["to"], last.args[0]
-    before = e.terms[source]
-    if to is DType.U8 and zero == 0 and isinstance(before, Apply) and before.op == "relu":
-        source = before.args[0]  # negative numbers and NaN become 0 anyway
-    return Saturation(source, zero, to) if region.output.dtype is to else None
 
 
 def _stored_as(e: Expr, region: Region) -> bool:

@@ -23,7 +23,8 @@ from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Accumulators, Fetch
 from whet.targets.cpu.microkernel_int8 import Dot, dot_int8
-from whet.targets.cpu.write_int8 import ByteWriter, saturation_of
+from whet.targets.cpu.saturation import saturation_of
+from whet.targets.cpu.write_int8 import ByteWriter
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr
+from whet.ir.region import Region
 from whet.targets.cpu import vmath
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.llvm import Fn, Val, _mangle, vec
@@ -81,3 +82,27 @@ def saturate_four(k: Fn, vs: Sequence[Val], zero: int, to: DType) -> Val:
     n, parts = v.lanes // 4, v.lanes // 16
     order = [i % parts * 4 + i // parts for i in range(n)]
     return k.bitcast(k.shuffle(k.bitcast(v, vec("i32", n)), None, order), v.ty)
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """The last step of an epilogue that gives bytes: the term that it rounds, its zero point and type."""
+
+    source: int
+    zero: int
+    to: DType
+
+
+def saturation_of(region: Region) -> Saturation | None:
+    """How a region's epilogue ends in bytes; None if it does not."""
+    if region.epilogue is None:
+        return None
+    terms = region.epilogue.terms
+    last = terms[-1]
+    if not isinstance(last, Apply) or last.op != "saturate" or region.output.dtype is not last.dtype:
+        return None
+    at, source = dict(last.attrs), last.args[0]
+    before = terms[source]
+    if last.dtype is DType.U8 and at["zero"] == 0 and isinstance(before, Apply) and before.op == "relu":
+        source = before.args[0]  # negative numbers and NaN become 0 anyway
+    return Saturation(source, int(at["zero"]), last.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
@@ -14,31 +13,7 @@ from whet.targets.cpu.gemm_problem import OUT, Key, Problem
 from whet.targets.cpu.gemm_write import Writer
 from whet.targets.cpu.llvm import Fn, IntLike, Val
 from whet.targets.cpu.microkernel import Accumulators
-from whet.targets.cpu.saturation import saturate_four
-
-
-@dataclass(frozen=True)
-class Saturation:
-    """The last step of an epilogue that gives bytes: the term that it rounds, its zero point and type."""
-
-    source: int
-    zero: int
-    to: DType
-
-
-def saturation_of(region: Region) -> Saturation | None:
-    """How a region's epilogue ends in bytes; None if it does not."""
-    if region.epilogue is None:
-        return None
-    terms = region.epilogue.terms
-    last = terms[-1]
-    if not isinstance(last, Apply) or last.op != "saturate" or region.output.dtype is not last.dtype:
-        return None
-    at, source = dict(last.attrs), last.args[0]
-    before = terms[source]
-    if last.dtype is DType.U8 and at["zero"] == 0 and isinstance(before, Apply) and before.op == "relu":
-        source = before.args[0]  # negative numbers and NaN become 0 anyway
-    return Saturation(source, int(at["zero"]), last.dtype)
+from whet.targets.cpu.saturation import Saturation, saturate_four
 
 
 class ByteWriter(Writer):
