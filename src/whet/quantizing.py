@@ -35,6 +35,7 @@ from whet.precision.coverage import coverage, lines
 from whet.precision.data import Preprocess, open_data
 from whet.precision.equalize import equalize
 from whet.precision.insert import layers
+from whet.precision.insert_attention import coded_attention
 from whet.precision.overflow import overflow
 from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
@@ -95,6 +96,7 @@ def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan
     """
     ready = calibrated(builder, graphs, o)
     quantizer = quantizer_of(builder, ready, o)
+    offer_attention(builder, quantizer)
     if o.max_drop is not None:
         return searched(builder, quantizer, ready.seen, o)
     if not o.every_layer and builder.opt_level > 0:
@@ -195,8 +197,9 @@ def readers(graph: Graph) -> dict[str, str]:
     """By the name of a value, the layers that read it."""
     out: dict[str, str] = {}
     for l in layers(graph):
-        name = l.node.input(0).name
-        out[name] = f"{out[name]}, {l.name}" if name in out else l.name
+        for v in l.node.inputs[:3] if l.node.op == "attention" else l.node.inputs[:1]:
+            if v is not None:
+                out[v.name] = f"{out[v.name]}, {l.name}" if v.name in out else l.name
     return out
 
 
@@ -212,6 +215,14 @@ def quantizer_of(builder: Builder, ready: Ready, o: Quantization) -> Quantizer:
     given = {v.name: seen.range(v.name, "minmax", symmetric) for v in graphs[0].inputs if v.name in seen.tensors}
     ranges = {**seen.ranges(o.method, symmetric), **given}
     return Quantizer(builder, graphs, ranges, kind, fixed, ready.codes, ready.shifts)
+
+
+def offer_attention(builder: Builder, quantizer: Quantizer) -> None:
+    """Make attention a layer as others are; that for which this CPU has no int8 kernel is fixed."""
+    quantizer.attention = True
+    missing = {l.name for g in quantizer.graphs for l in layers(g, attention=True)
+               if l.node.op == "attention" and builder.cpu.accepts(coded_attention(g, l.node))}
+    quantizer.fixed = {**dict.fromkeys(missing, "no int8 attention kernel on this CPU"), **quantizer.fixed}
 
 
 def evidence(seen: Calibration, o: Quantization, inputs: Collection[str]) -> dict[str, Any]:

@@ -400,7 +400,9 @@ def _attention_rule(ins: list[Any], at: Attrs) -> list[Spec]:
     q, k, v = ins[:3]
     mask, lengths = (*ins[3:], None, None)[:2]
     dtype = same_dtype(ins[:3], "attention")
-    need(dtype.is_float, f"attention does not take {dtype.value}")
+    codes = dtype is DType.I8 and all(at[f"{x}_scale"] > 0 for x in "qkv")
+    need(dtype.is_float or codes, f"attention does not take {dtype.value} (i8 with q_scale, k_scale, v_scale)")
+    dtype = DType.F32 if codes else dtype
     need(q.rank == k.rank == v.rank == 4, "attention takes q, k and v of rank 4")
     batch, = broadcast([v.shape[:1] for v in ins[:3]], "attention's batch")
     keys, = broadcast([k.shape[1:2], v.shape[1:2]], "attention's heads of k and v")
@@ -427,10 +429,16 @@ def _attention_rule(ins: list[Any], at: Attrs) -> list[Spec]:
 
 
 def _attention_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
-    q, k, v = (in_f32(x) for x in xs[:3])
+    codes = xs[0].dtype == np.int8
+    scale = float(at["scale"])
+    if codes:  # sums over codes are exact in f64
+        scale *= float(at["q_scale"]) * float(at["k_scale"])
+        q, k, v = (x.astype(np.float64) for x in xs[:3])
+    else:
+        q, k, v = (in_f32(x) for x in xs[:3])
     mask, lengths = (*xs[3:], None, None)[:2]
     k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) if x.shape[1] != q.shape[1] else x for x in (k, v))
-    s = np.matmul(q, np.swapaxes(k, -1, -2)) * q.dtype.type(at["scale"])
+    s = np.matmul(q, np.swapaxes(k, -1, -2)) * q.dtype.type(scale)
     if at["softcap"]:
         s = (np.tanh(s / s.dtype.type(at["softcap"])) * s.dtype.type(at["softcap"])).astype(s.dtype)
     if mask is not None:
@@ -446,10 +454,25 @@ def _attention_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
         if at["window"]:
             see = see & (columns > last - at["window"])
     s = np.where(see, s, -np.inf).astype(s.dtype)
-    p = _softmax(s, -1)
+    if codes:
+        p = _probability_codes(s)
+    else:
+        p = _softmax(s, -1)
     if at["masked_zero"]:
         p = np.where(np.all(s == -np.inf, axis=-1, keepdims=True), p.dtype.type(0), p)
-    return [np.matmul(p, v)]
+    y = np.matmul(p, v)
+    return [(y * float(at["v_scale"])).astype(np.float32) if codes else y]
+
+
+def _probability_codes(s: np.ndarray) -> np.ndarray:
+    """Softmax along the last axis in codes of 1/255: rint(255 exp(s - max)) over the sum of these codes.
+
+    Over their own sum, not that of the exponentials: so the weights of a row add up to 1 whatever rounding did to
+    them, and a row of equal values gives that value.
+    """
+    with np.errstate(invalid="ignore"):
+        codes = np.rint(255 * np.exp(s - s.max(axis=-1, keepdims=True, initial=-np.inf)))
+        return codes / codes.sum(axis=-1, keepdims=True)
 
 
 ANCHORS: dict[str, OpDef] = {d.name: d for d in (
@@ -471,6 +494,7 @@ ANCHORS: dict[str, OpDef] = {d.name: d for d in (
     OpDef("lrn", (1, 1), _lrn_rule, _lrn_ref,
           {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0, "channels_last": False}),
     OpDef("attention", (3, 5), _attention_rule, _attention_ref,
-          {"scale": REQUIRED, "causal": False, "masked_zero": False, "offset": 0, "window": 0, "softcap": 0.0},
+          {"scale": REQUIRED, "causal": False, "masked_zero": False, "offset": 0, "window": 0, "softcap": 0.0,
+           "q_scale": 0.0, "k_scale": 0.0, "v_scale": 0.0},
           optional=(3,)),
 )}

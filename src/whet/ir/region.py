@@ -82,7 +82,7 @@ class Region:
         """32 hex digits that name this region for the timing cache: its signature without the numbers (factors,
         offsets, limits, zero points) that kernels are as fast with as with any others."""
         exprs = {k: _masked(e) for k, e in self.prologue.items()}
-        attrs = {k: 0 if k == "pad_value" else v for k, v in self.attrs.items()}
+        attrs = {k: 0 if k == "pad_value" else 1.0 if k in _CODE_SCALES and v else v for k, v in self.attrs.items()}
         epilogue = None if self.epilogue is None else _masked(self.epilogue)
         return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs).describe())
 
@@ -102,6 +102,7 @@ class Region:
         }
 
 
+_CODE_SCALES = frozenset({"q_scale", "k_scale", "v_scale"})
 _LINEAR = frozenset({"add", "sub", "mul", "div", "min", "max"})
 
 

@@ -58,7 +58,7 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
         if i < PRODUCTS.get(region.kind, 0) and region.compute == "bf16" and DType.of(x.dtype).is_float:
             x = x.astype(ml_dtypes.bfloat16)
         narrow = DType.of(x.dtype).is_float or (x.dtype.itemsize == 1 and region.kind in BYTES_AS_REAL
-                                                and x.dtype.kind in "iu")
+                                                and region.compute != "int8" and x.dtype.kind in "iu")
         if narrow and region.anchor.dtype.is_float and region.kind != "bitcast":
             x = x.astype(region.anchor.dtype.np, copy=False)
         operands.append(x)

@@ -330,6 +330,6 @@ def _node(g: Group, graph: Graph, kind: str, attrs: dict, operands: list[Value],
 def _compute(anchor: Node | None) -> str:
     if anchor is None:
         return "f32"
-    codes = anchor.op in ("conv", "matmul") and anchor.input(1).dtype is DType.I8
+    codes = anchor.op in ("conv", "matmul", "attention") and anchor.input(1).dtype is DType.I8
     return "int8" if codes else anchor.compute
 

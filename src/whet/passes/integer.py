@@ -162,8 +162,8 @@ def above_concat(rw: Rewriter, node: Node) -> Result:
 
 
 def products(graph: Graph) -> None:
-    """Turn the convolutions and matmuls of dequantized operands into integer anchors."""
-    Rewriter(graph).run({"conv": [integer_conv], "matmul": [integer_matmul]})
+    """Turn the convolutions, matmuls and attentions of dequantized operands into integer anchors."""
+    Rewriter(graph).run({"conv": [integer_conv], "matmul": [integer_matmul], "attention": [integer_attention]})
 
 
 def symmetric_weights(v: Value) -> tuple[np.ndarray, np.ndarray] | None:
@@ -216,6 +216,17 @@ def integer_matmul(rw: Rewriter, node: Node) -> Result:
         return None
     acc = rw.add("matmul", x.input(0), rw.graph.const(w), like=node, **node.attrs)
     return _real(rw, node, acc, x, per_column, w.sum(axis=0, dtype=np.int64), None)
+
+
+def integer_attention(rw: Rewriter, node: Node) -> Result:
+    """Attention over symmetric i8 codes, where it is asked for (`compute`): not every machine has such kernels."""
+    found = [_codes(v) for v in node.inputs[:3]]
+    if node.compute != "int8" or any(d is None or d.input(0).dtype is not DType.I8 or scalar(d.input(2)) != 0
+                                     for d in found):
+        return None
+    codes = [d for d in found if d is not None]
+    scales = {f"{x}_scale": float(scalar(d.input(1)) or 0.0) for x, d in zip("qkv", codes)}
+    return rw.add("attention", *(d.input(0) for d in codes), *node.inputs[3:], like=node, **{**node.attrs, **scales})
 
 
 def _real(rw: Rewriter, node: Node, acc: Value, x: Node, scale: np.ndarray, totals: np.ndarray,

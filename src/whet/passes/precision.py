@@ -43,6 +43,8 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = l
         region = n.attrs.get("region")
         if region is None or region.kind not in PRODUCTS or region.anchor.dtype is not DType.F32 or keep(n):
             continue
+        if region.compute == "int8":
+            continue
         if (n.outputs[0] not in exact or _is_layer(region)) and not _is_depthwise(region):
             n.attrs["region"] = replace(region, compute="bf16")
             n.compute = "bf16"

@@ -18,6 +18,7 @@ from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import POINTWISE
 from whet.ir.union import Union
+from whet.precision.insert_attention import operands_known, quantize_attention
 from whet.precision.methods import Range, qparams
 
 TRANSPARENT = frozenset({"reshape", "transpose", "slice", "expand"})  # results are elements of operand 0
@@ -32,7 +33,7 @@ LEAST_DEPTH = 16  # a product over fewer terms is an outer product, not a layer
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or matmul by constant weights, under the name that it has in the model."""
+    """A convolution or matmul by constant weights, or attention, under the name that it has in the model."""
 
     name: str
     node: Node
@@ -48,10 +49,10 @@ class Inserted:
     kept: dict[str, str] = field(default_factory=dict)
 
 
-def layers(graph: Graph) -> list[Layer]:
+def layers(graph: Graph, attention: bool = False) -> list[Layer]:
     """The layers of a prepared graph, in order, and what else takes products, with the reason why it stays as it is.
 
-    Names are unique: the model's, with `#2`... where several share one.
+    Names are unique: the model's, with `#2`... where several share one. attention: it is a layer, too.
     """
     out: list[Layer] = []
     met: dict[str, int] = {}
@@ -61,7 +62,8 @@ def layers(graph: Graph) -> list[Layer]:
         base = n.origin.partition(" ")[2] or n.origin or n.outputs[0].name
         met[base] = met.get(base, 0) + 1
         name = base if met[base] == 1 else f"{base}#{met[base]}"
-        out.append(Layer(name, n, _kind(n), _reason(n)))
+        reason = "" if attention and n.op == "attention" else _reason(n)
+        out.append(Layer(name, n, _kind(n), reason))
     return out
 
 
@@ -126,24 +128,29 @@ def passes_on(n: Node | None) -> bool:
 
 
 def taps(graph: Graph) -> dict[str, Value]:
-    """The values that calibration has to observe, by name: where the operands of layers come from."""
+    """The values that calibration has to observe, by name: where the operands of layers come from, and what attention
+    reads."""
     group = groups(graph)
     wanted = {group[l.node.input(0)] for l in layers(graph) if not l.reason and l.node.input(0) in group}
-    return {v.name: v for v, g in group.items()
-            if g in wanted and not v.is_const and v.dtype is DType.F32 and not passes_on(v.producer)}
+    found = {v.name: v for v, g in group.items()
+             if g in wanted and not v.is_const and v.dtype is DType.F32 and not passes_on(v.producer)}
+    read = [v for n in graph.nodes if n.op == "attention" for v in n.inputs[:3] if v is not None]
+    return found | {v.name: v for v in read if not v.is_const and v.dtype is DType.F32}
 
 
 # -- insertion -----------------------------------------------------------------------------------------------
 
 
 def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], str] = lambda layer: "",
-           activations: DType = DType.U8, codes: Mapping[str, np.ndarray] | None = None) -> Inserted:
+           activations: DType = DType.U8, codes: Mapping[str, np.ndarray] | None = None,
+           attention: bool = False) -> Inserted:
     """Quantize the graph's layers in place.
 
     ranges:      of the values that `taps` names.
     keep:        a reason for a layer that is to stay as it is, else "".
     activations: U8 (asymmetric) or I8 (symmetric), per tensor.
     codes:       by layer, weights rounded by somebody else: i8 codes of `weight_codes`' scales.
+    attention:   attention is quantized, too (its q, k and v, symmetric), where there is a kernel for it.
     """
     group = groups(graph)
     members: dict[Value, list[Value]] = {}
@@ -152,7 +159,16 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
     out = Inserted()
     chosen: dict[Value, list[Layer]] = {}  # by group
     limits: dict[Value, Range] = {}
-    for l in layers(graph):
+    attentions: list[Node] = []
+    for l in layers(graph, attention):
+        if l.node.op == "attention":
+            why = l.reason or keep(l) or operands_known(l.node, ranges)
+            if why:
+                out.kept[l.name] = why
+            else:
+                out.quantized.append(l.name)
+                attentions.append(l.node)
+            continue
         mine = group.get(l.node.input(0))
         why = l.reason or keep(l) or ("its operand is constant" if mine is None else "")
         if not why and mine is not None and mine not in limits:
@@ -189,6 +205,8 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
                     n.inputs = [d if x is v and (i == 0 or id(n) not in theirs) else x for i, x in enumerate(n.inputs)]
         for l in readers:
             _weights(graph, l, (codes or {}).get(l.name))
+    for n in attentions:
+        quantize_attention(graph, n, ranges)
     graph.sort()
     return out
 

@@ -37,7 +37,8 @@ class Quantizer:
     """Quantizes copies of prepared graphs (one per profile) by calibrated ranges.
 
     ranges: of the values that `taps` names. fixed: layers that stay as they are, with the reason. codes: weights
-    rounded by somebody else (`insert`). shifts: what biases are corrected by, by layer (`bias.shifts`).
+    rounded by somebody else (`insert`). shifts: what biases are corrected by, by layer (`bias.shifts`). attention: it
+    is a layer, too.
     """
 
     build: Builds
@@ -47,16 +48,18 @@ class Quantizer:
     fixed: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
     shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attention: bool = False
 
     @property
     def layers(self) -> list[Layer]:
         """The first profile's layers, in order."""
-        return layers(self.graphs[0])
+        return layers(self.graphs[0], self.attention)
 
     def quantized(self, keep: Keep = nothing) -> tuple[list[Graph], Inserted]:
         """Copies of the graphs with every layer quantized but those that `keep` gives a reason for; what was done."""
         copies = [g.copy() for g in self.graphs]
-        done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes)
+        done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes,
+                       self.attention)
                 for g in copies]
         for g in copies:
             correct(g, {n: self.shifts[n] for n in done[0].quantized if n in self.shifts})

@@ -9,6 +9,7 @@ from whet.targets.base import Tactic
 from whet.targets.cpu import conv, movement
 from whet.targets.cpu.attention import Attention
 from whet.targets.cpu.attention_amx import AttentionAmx
+from whet.targets.cpu.attention_int8 import AttentionInt8
 from whet.targets.cpu.gemm import GemmBatched, GemmPacked
 from whet.targets.cpu.gemm_amx import GemmAmx
 from whet.targets.cpu.gemm_int8 import GemmInt8
@@ -30,7 +31,7 @@ from whet.targets.cpu.softmax import Softmax
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **conv.TACTICS,
     **movement.TACTICS,
-    "attention": (AttentionAmx(), Attention()),
+    "attention": (AttentionInt8(), AttentionAmx(), Attention()),
     "matmul": (GemmAmx(), GemmTiles(), GemmPacked(), GemmBatched(), GemmInt8(), GemmInt8Batched(), GemmSimple()),
     "matmul_grouped": (GroupedRows(), GroupedBytes(), GroupedAmx(), GroupedPanels()),
     "groupnorm": (GroupNorm(),),

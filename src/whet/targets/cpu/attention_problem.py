@@ -69,15 +69,17 @@ def _broadcast(t: Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
     return (0,) * missing + tuple(0 if d == 1 else s for d, s in zip(t.shape, t.strides, strict=True))
 
 
-def attention_reason(region: Region) -> str:
-    """Why no fused attention tactic takes this region; "" if one may."""
-    floats = (DType.F32, DType.BF16, DType.F16)
+FLOATS = (DType.F32, DType.BF16, DType.F16)
+
+
+def attention_reason(region: Region, types: tuple[DType, ...] = FLOATS) -> str:
+    """Why no fused attention tactic whose q, k and v are of these types takes this region; "" if one may."""
     where = operands(region)
     if region.prologue:
         return "operands computed on load are not supported"
     for name, t in zip("qkv", region.inputs[:3]):
-        if t.dtype not in floats:
-            return f"{name} is {t.dtype.value}, not f32, bf16 or f16"
+        if t.dtype not in types:
+            return f"{name} is {t.dtype.value}, not {' or '.join(d.value for d in types)}"
         if t.shape[3] != 1 and t.strides[3] != 1:
             return f"{name}'s last dimension is not contiguous"
         if not isinstance(t.shape[3], int):
@@ -86,7 +88,7 @@ def attention_reason(region: Region) -> str:
             return f"heads wider than {WIDEST}"
     if MASK in where:
         mask = region.inputs[where[MASK]]
-        if mask.dtype not in (*floats, DType.BOOL):
+        if mask.dtype not in (*FLOATS, DType.BOOL):
             return f"the mask is {mask.dtype.value}"
         if mask.shape and mask.shape[-1] != 1 and mask.strides[-1] not in (0, 1):
             return "the mask's last dimension is not contiguous"
