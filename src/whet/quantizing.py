@@ -91,13 +91,13 @@ class Quantization:
 def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
     """The plan of prepared graphs with layers in int8.
 
-    With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none). Else: every layer
-    that int8 makes faster on this machine.
+    With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none), attention in int8
+    too. Else: every convolution and product that int8 makes faster on this machine.
     """
     ready = calibrated(builder, graphs, o)
     quantizer = quantizer_of(builder, ready, o)
-    offer_attention(builder, quantizer)
     if o.max_drop is not None:
+        offer_attention(builder, quantizer)  # long flat rows lose weight in codes: only where the loss is judged
         return searched(builder, quantizer, ready.seen, o)
     if not o.every_layer and builder.opt_level > 0:
         slower, _ = faster_only(quantizer)

@@ -76,7 +76,7 @@ def test_slices_of_one_product_are_quantized_at_once_each_with_its_scale() -> No
 def test_attention_stays_as_it_is_unless_asked_for() -> None:
     g = block(joint=True)
     done = insert(g, ranges(g.copy()))
-    assert [r for n, r in done.kept.items()] == ["the products of attention have computed operands"]
+    assert [r for n, r in done.kept.items()] == ["attention is quantized only within a budget (--max-drop)"]
     assert all(n.compute == "f32" for n in g.nodes)
 
 

@@ -23,7 +23,7 @@ from whet.precision.methods import Range, qparams
 
 TRANSPARENT = frozenset({"reshape", "transpose", "slice", "expand"})  # results are elements of operand 0
 READS_CODES = POINTWISE.keys() | {"pool", "reduce", "concat", "pad"} | TRANSPARENT
-REAL = {"attention": "the products of attention have computed operands",
+REAL = {"attention": "attention is quantized only within a budget (--max-drop)",
         "conv_transpose": "there are no int8 kernels of transposed convolutions",
         "recurrent": "recurrent products stay in floating point",
         "linear_attention": "the products of attention have computed operands",
