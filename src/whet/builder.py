@@ -155,10 +155,9 @@ class _Kept:
         self.there: set[str] = set()
 
     def __call__(self, node: Node) -> bool:
-        names = {node.origin, node.origin.partition(" ")[2]} - {""}
-        self.there |= names
-        self.met |= names & self.given
-        return bool(names & self.given)
+        self.there |= node.names
+        self.met |= node.names & self.given
+        return bool(node.names & self.given)
 
     def check(self) -> None:
         """InputError for a name that is no layer's (known once there was something to assign)."""

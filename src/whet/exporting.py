@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from whet.builder import Builder
 from whet.errors import InputError
 from whet.frontends import load_model, model_hash
-from whet.ir.graph import Graph, Node
+from whet.ir.graph import Graph
 from whet.precision.cache import Calibration
 from whet.precision.export import to_onnx
 from whet.precision.export.pairs import pair_movement
@@ -102,7 +102,7 @@ def quantize(
     kept = set(float_layers)
     _check_names(prepared, kept)
     if weights_only:
-        rows = compress(prepared, BITS[weights_only], group, lambda n: bool(_names(n) & kept))
+        rows = compress(prepared, BITS[weights_only], group, lambda n: bool(n.names & kept))
         progress("writing the model", 0, 0)
         return Quantized(to_onnx(prepared), weights=rows)
     return _calibrated(builder, prepared, o)
@@ -110,16 +110,12 @@ def quantize(
 
 def _check_names(graph: Graph, given: set[str]) -> None:
     """InputError for a name that is no layer's."""
-    there = {name for n in graph.nodes if n.op in ("conv", "matmul", "gather") for name in _names(n)}
+    there = {name for n in graph.nodes if n.op in ("conv", "matmul", "gather") for name in n.names}
     there |= {l.name for l in layers(graph)}
     for name in sorted(given - there):
         near = difflib.get_close_matches(name, sorted(there), 3, 0.5)
         raise InputError(f"there is no layer {name!r} to keep", do="whet inspect MODEL shows the layers",
                          why=f"names like it: {', '.join(near)}" if near else "no name is like it")
-
-
-def _names(n: Node) -> set[str]:
-    return {n.origin, n.origin.partition(" ")[2]} - {""}
 
 
 def _calibrated(builder: Builder, prepared: Graph, o: Quantization) -> Quantized:

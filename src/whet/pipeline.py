@@ -141,7 +141,7 @@ def _compress(builder: Builder, prepared: Sequence[Graph], weights: str, group: 
     if bits is None:
         raise InputError(f"weights={weights!r}", why="weights are stored in int8 or int4", do="choose one")
     kept = set(keep)
-    rows = [compress(g, bits, group, lambda n: bool({n.origin, n.origin.partition(" ")[2]} & kept)) for g in prepared]
+    rows = [compress(g, bits, group, lambda n: bool(n.names & kept)) for g in prepared]
     builder.told["weights"] = [dataclasses.asdict(r) for r in rows[0]]
 
 

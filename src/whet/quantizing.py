@@ -100,7 +100,7 @@ def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan
         offer_attention(builder, quantizer)  # long flat rows lose weight in codes: only where the loss is judged
         return searched(builder, quantizer, ready.seen, o)
     if not o.every_layer and builder.opt_level > 0:
-        slower, _ = faster_only(quantizer)
+        slower, _, _ = faster_only(quantizer)
         quantizer.fixed = {**quantizer.fixed, **slower}
     plan, _ = quantizer.plan(extra={"calibration": evidence(ready.seen, o, names_of(ready.graphs[0]))})
     return plan

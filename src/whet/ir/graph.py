@@ -64,6 +64,11 @@ class Node:
             v.producer, v.index = self, i
 
     @property
+    def names(self) -> set[str]:
+        """What people call the node: its origin, and the part of that which the model has."""
+        return {self.origin, self.origin.partition(" ")[2]} - {""}
+
+    @property
     def output(self) -> Value:
         """The only output."""
         (v,) = self.outputs

@@ -118,8 +118,8 @@ def seconds_by_layer(plan: Plan) -> dict[str, float]:
     return out
 
 
-def faster_only(quantizer: Quantizer, compute: str = "") -> tuple[dict[str, str], Speed]:
-    """(the layers that int8 does not speed up on this machine, with the reason; the times).
+def faster_only(quantizer: Quantizer, compute: str = "") -> tuple[dict[str, str], Speed, Plan]:
+    """(the layers that int8 does not speed up on this machine, with the reason; the times; the plan without int8).
 
     Compares what the tuner measured of each layer. Where mixing costs more in conversions than it saves, nothing is
     kept; where everything in int8 is slower than nothing, everything is.
@@ -129,10 +129,10 @@ def faster_only(quantizer: Quantizer, compute: str = "") -> tuple[dict[str, str]
     times = speed(real, codes)
     slower = times.slower()
     if not slower:
-        return {}, times
+        return {}, times, real
     mixed, _ = quantizer.plan(lambda l: slower.get(l.name, ""), compute)
     of_mixed = sum(seconds_by_layer(mixed).values())
     best = min(times.whole_real, times.whole_codes, of_mixed)
     if best == times.whole_real:
-        return {name: slower.get(name, "the model is not faster in int8 here") for name in done.quantized}, times
-    return ({} if best == times.whole_codes else slower), times
+        return {name: slower.get(name, "the model is not faster in int8 here") for name in done.quantized}, times, real
+    return ({} if best == times.whole_codes else slower), times, real

@@ -80,10 +80,10 @@ class Search:
 
     def run(self) -> Found:
         """Search. InputError where data, labels and metric do not fit each other."""
-        slower, speed = faster_only(self.quantizer, self.compute)
+        slower, speed, real = faster_only(self.quantizer, self.compute)
         self.quantizer.fixed = {**self.quantizer.fixed, **slower}
         if self.compute != "fp32":
-            self.measure(self.compute, self.quantizer.real(self.compute),
+            self.measure(self.compute, real,
                          Inserted(kept={l.name: "nothing is in int8 here" for l in self.quantizer.layers}))
             if not self.acceptable(self.points[-1]):
                 self.compute = "fp32"  # what the other layers lose in it is lost already
