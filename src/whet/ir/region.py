@@ -18,13 +18,15 @@ class Tensor:
     """How a region sees one of its operands or results: logical shape and memory strides.
 
     `strides` are in elements, one per dimension, ints or symbolic; 0 where a dimension is broadcast.
-    `const` operands are known at build time, and a tactic may pack them.
+    `const` operands are known at build time, and a tactic may pack them. `aligned`: its first element lies at a
+    multiple of 16 bytes (lowering says so where the target asks; others make no difference).
     """
 
     dtype: DType
     shape: Shape
     strides: Shape
     const: bool = False
+    aligned: bool = True
 
     @staticmethod
     def dense(dtype: DType, shape: Shape, const: bool = False) -> Tensor:
@@ -89,7 +91,8 @@ class Region:
     def describe(self) -> dict[str, Any]:
         """The region as JSON data, readable and complete."""
         def tensor(t: Tensor) -> list[Any]:
-            return [t.dtype.value, [to_json(d) for d in t.shape], [to_json(d) for d in t.strides], t.const]
+            told = [t.dtype.value, [to_json(d) for d in t.shape], [to_json(d) for d in t.strides], t.const]
+            return told if t.aligned else [*told, False]
 
         return {
             "kind": self.kind, "attrs": {k: _plain(v) for k, v in sorted(self.attrs.items())},
@@ -131,8 +134,9 @@ def _digest(described: dict[str, Any]) -> str:
 def region_from_json(j: dict[str, Any]) -> Region:
     """The inverse of `Region.describe`. ValueError or KeyError for anything malformed."""
     def tensor(t: list[Any]) -> Tensor:
-        dtype, shape, strides, const = t
-        return Tensor(DType(dtype), tuple(map(from_json, shape)), tuple(map(from_json, strides)), bool(const))
+        dtype, shape, strides, const, *aligned = t
+        return Tensor(DType(dtype), tuple(map(from_json, shape)), tuple(map(from_json, strides)), bool(const),
+                      not aligned)
 
     return Region(
         j["kind"], {k: _unplain(v) for k, v in j["attrs"].items()}, tuple(tensor(t) for t in j["inputs"]),

@@ -1,0 +1,10 @@
+"""The target of NVIDIA GPUs: kernels in Triton's language, cuBLASLt and cuDNN, chosen by measurement.
+
+`TACTICS`: for each kind of region, the tactics that may implement it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from whet.targets.base import Tactic
+
+TACTICS: Mapping[str, Sequence[Tactic]] = {}
