@@ -1,0 +1,310 @@
+"""whet beside PyTorch on this machine's NVIDIA GPU.
+
+    python benchmarks/gpu.py [--models resnet50,bert] [--batches 1,32] [--precisions fp16] [--max-autotune resnet50]
+
+ResNet-50, MobileNetV2, EfficientNet-B0, BERT-base (128 tokens), ViT-B/16 and a step of GPT-2 with 512 places in its
+cache. For each: whet builds a plan, PyTorch runs the same weights in the same precision eagerly and by `torch.compile`
+(`reduce-overhead`; `max-autotune` where asked: it takes minutes a case), ONNX Runtime on the GPU where it is installed.
+Outputs are checked against PyTorch's fp32 (without TF32) first. Inputs lie on the device. Backends take turns in one
+process; a call's time is the one between CUDA events around it in a queue of calls, so that neither an idle GPU nor a
+full queue hides what the host costs. Results are saved after each case to `benchmarks/results/gpu-<name>.json`
+(measurement records) and `.md`; a run that was stopped goes on where it was, `--fresh` starts over.
+
+needs the extras `models` and `cuda`, and PyTorch with CUDA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+
+from benchmarks import gpu_networks, gpu_tables
+from benchmarks.gpu_networks import MODELS
+from whet.measure import Measurement, centred_error, record, relative_l2, stats, this_device
+from whet.measure.record import Comparison, Load, Model, OutputError, PlanId, now
+
+RESULTS = Path(__file__).parent / "results"
+ALLOWED = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 8e-2, "fp16": 2e-2}
+ROUNDS, QUEUE = 12, 20  # turns of each backend, and calls in each
+
+
+@dataclass
+class Contestant:
+    """Something to time: `call()` puts one inference on the stream `stream`; `outputs()` gives the last call's."""
+
+    name: str
+    precision: str
+    version: str
+    call: Callable[[], object]
+    outputs: Callable[[], list[Any]]
+    stream: Any
+    build_seconds: float | None = None
+    load_seconds: float | None = None
+    plan: PlanId | None = None
+    cached_build_seconds: float | None = None
+    samples: list[list[float]] = field(default_factory=list)
+    keep: object = None
+
+
+def main() -> int:
+    import torch
+
+    options = _options()
+    title = torch.cuda.get_device_name().lower().replace("nvidia", "").split()[0]
+    path = options.out or RESULTS / f"gpu-{title}.json"
+    done = [] if options.fresh or not path.exists() else record.read(path)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    cases = [(m, b, p) for m in options.models for b in options.batches for p in options.precisions
+             if options.fresh or not _there(done, m, b, p)]
+    _export({m for m, _, _ in cases})
+    failed = False
+    for name, batch, precision in cases:
+        try:
+            found = measure(name, batch, precision, options)
+        except Exception as e:
+            if options.strict:
+                raise
+            print(f"{name} batch {batch} {precision}: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
+            failed = True
+            continue
+        mine = {_identity(r) for r in found}
+        done = [r for r in done if _identity(r) not in mine] + found
+        done.sort(key=lambda r: (MODELS.index(r.model.name), _batch(r), r.backend != "whet", r.backend))
+        gpu_tables.save(path, done)
+    if done:
+        print(gpu_tables.markdown(done))
+    wrong = [r for r in done if r.error and r.error.limit and not r.error.value <= r.error.limit]
+    return 2 if failed else 1 if wrong else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
+    parser.add_argument("--batches", default="1,32")
+    parser.add_argument("--precisions", default="fp16")
+    parser.add_argument("--max-autotune", default="", help="models (at batch 1) to time that mode for, too")
+    parser.add_argument("--no-peers", action="store_true", help="whet alone")
+    parser.add_argument("--opt-level", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in the results")
+    parser.add_argument("--strict", action="store_true", help="end at the first failure, with its traceback")
+    parser.add_argument("--timings", action="store_true", help="print the time of each step of whet's plan")
+    parser.add_argument("--out", type=Path, help="results file (default benchmarks/results/gpu-<name>.json)")
+    parser.add_argument("--work", type=Path, default=gpu_networks.default_cache().parent / "bench")
+    o = parser.parse_args()
+    o.models, o.precisions = o.models.split(","), o.precisions.split(",")
+    o.batches = [int(b) for b in o.batches.split(",")]
+    for m in o.models:
+        if m not in MODELS:
+            parser.error(f"no model {m!r}; there are {', '.join(MODELS)}")
+    return o
+
+
+def _export(names: set[str]) -> None:
+    """The models as ONNX, all at once."""
+    with ProcessPoolExecutor(max(1, len(names)), mp_context=get_context("spawn")) as pool:
+        list(pool.map(gpu_networks.onnx_path, sorted(names)))
+
+
+def measure(name: str, batch: int, precision: str, options: argparse.Namespace) -> list[Measurement]:
+    """One case: everything built, checked, timed in turns."""
+    import torch
+
+    feeds = gpu_networks.inputs(name, batch)
+    module = gpu_networks.module(name)
+    with torch.inference_mode():
+        right = _flat(module.cuda()(*_tensors(feeds, torch.float32)))
+        right = [y.float().cpu().numpy() for y in right]
+    contestants = [open_whet(name, feeds, precision, options)]
+    if options.timings:
+        print(_timings(contestants[0], feeds), flush=True)
+    if not options.no_peers:
+        contestants += _torch(name, module, feeds, precision, options)
+    else:
+        del module
+    errors = {}
+    for c in contestants:
+        c.call()
+        torch.cuda.synchronize()
+        e = max(centred_error(np.asarray(a.float().cpu().numpy()), b) if b.shape[-1] > 1 else
+                relative_l2(a.float().cpu().numpy(), b) for a, b in zip(c.outputs(), right, strict=True))
+        errors[c.name] = OutputError(reference="torch fp32", measure="centred-relative-l2", value=float(e),
+                                     limit=ALLOWED.get(precision))
+    _time(contestants)
+    out = [_record(c, contestants, name, feeds, batch, errors[c.name]) for c in contestants]
+    for r in out:
+        assert r.latency is not None
+        against = ", ".join(f"{c.ratio:.2f}x {c.backend}" for c in r.comparisons)
+        build = f"built {r.build_seconds:.0f} s" if r.build_seconds else ""
+        build += f", again {r.cached_build_seconds:.1f} s" if r.cached_build_seconds else ""
+        build += f", loaded {r.load_seconds:.2f} s" if r.load_seconds else ""
+        print(f"{name:12} b{batch:<3} {r.backend:28} {precision} {1e3 * r.latency.p50.value:7.3f} ms  error "
+              f"{r.error.value if r.error else 0:.1e} {build} {against}", flush=True)
+    for c in contestants:
+        c.keep = None
+    torch.cuda.empty_cache()
+    return out
+
+
+def open_whet(name: str, feeds: dict[str, np.ndarray], precision: str, options: argparse.Namespace) -> Contestant:
+    """A plan built for these shapes, bound to inputs and outputs on the device."""
+    import torch
+
+    import whet
+
+    states = gpu_networks.states() if name == "gpt2" else {}
+    shapes = {k: v.shape for k, v in feeds.items()}
+    options.work.mkdir(parents=True, exist_ok=True)
+    stem = f"{name}-{len(next(iter(feeds.values())))}-{precision}"
+    path, cache = options.work / f"{stem}.plan", options.work / f"{stem}.json"
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        whet.build(gpu_networks.onnx_path(name), target="cuda", precision=precision, shapes=shapes, states=states,
+                   timing_cache=cache, opt_level=options.opt_level).save(path)
+        times.append(time.perf_counter() - start)
+    plan = whet.Plan.open(path)
+    start = time.perf_counter()
+    engine = whet.load(plan)
+    context = engine.context()
+    given = {k: v for k, v in feeds.items() if k not in states}
+    context.run(given)
+    loaded = time.perf_counter() - start
+    x = [torch.from_numpy(v).cuda() for v in given.values()]
+    made = [torch.empty([int(d) for d in shape], dtype=getattr(torch, dtype), device="cuda")
+            for dtype, shape in engine.outputs.values()]
+    if states:
+        for k in states:
+            context.set_state(k, feeds[k])
+    go = context.runner([x[list(given).index(k)] for k in engine.inputs], made)
+    return Contestant("whet", precision, whet.__version__, go, lambda: made,
+                      torch.cuda.ExternalStream(context.stream), times[0], loaded,
+                      PlanId(hash=plan.hash, bytes=plan.nbytes), times[1], keep=(engine, context, x, plan))
+
+
+def _timings(c: Contestant, feeds: dict[str, np.ndarray]) -> str:
+    """The plan's steps, the dearest kinds first."""
+    _, context, _inputs, plan = c.keep  # type: ignore[misc]
+    given = {k: v for k, v in feeds.items() if k in context.engine.inputs}
+    _, steps = context.timed(given)
+    layers = {l["name"]: l for l in plan.manifest.info["layers"]}
+    rows = sorted(((s.seconds, s.label) for s in steps), reverse=True)
+    lines = []
+    for s, n in rows[:40]:
+        layer = layers.get(n, {})
+        how = f"{layer.get('tactic', '')} {layer.get('params', '')}"
+        lines.append(f"{1e6 * s:7.1f} us  {how[:70]:70} {n[-60:]}")
+    return "\n".join([f"{len(rows)} steps, {1e6 * sum(s for s, _ in rows):.0f} us", *lines])
+
+
+def _torch(name: str, module: Any, feeds: dict[str, np.ndarray], precision: str, options: argparse.Namespace
+           ) -> list[Contestant]:
+    """PyTorch with the same weights: eager and compiled."""
+    import torch
+
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    network = module.to(kind)
+    x = _tensors(feeds, kind)
+    if x[0].dim() == 4:
+        network = network.to(memory_format=torch.channels_last)
+        x = [x[0].contiguous(memory_format=torch.channels_last)]
+    modes = ["eager", "reduce-overhead"]
+    if name in options.max_autotune.split(",") and len(x[0]) == 1:
+        modes.append("max-autotune")
+    out = []
+    for mode in modes:
+        torch._dynamo.reset()
+        f = network if mode == "eager" else torch.compile(network, mode=mode)
+        last: list[Any] = [None]
+
+        def call(f: Any = f, last: list[Any] = last) -> None:
+            with torch.inference_mode():
+                torch.compiler.cudagraph_mark_step_begin()
+                last[0] = f(*x)
+
+        start = time.perf_counter()
+        for _ in range(4):
+            call()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        title = "torch eager" if mode == "eager" else f"torch.compile {mode}"
+        out.append(Contestant(title, precision, torch.__version__, call, lambda last=last: _flat(last[0]),
+                              torch.cuda.current_stream(), seconds if mode != "eager" else None, keep=f))
+    return out
+
+
+def _tensors(feeds: dict[str, np.ndarray], kind: Any) -> list[Any]:
+    import torch
+
+    return [torch.from_numpy(v.copy()).cuda().to(kind if v.dtype == np.float32 else torch.int64)
+            for v in feeds.values()]
+
+
+def _flat(y: Any) -> list[Any]:
+    return list(y) if isinstance(y, tuple | list) else [y]
+
+
+def _time(contestants: list[Contestant]) -> None:
+    """Seconds of each call, in rounds."""
+    import torch
+
+    for c in contestants:
+        for _ in range(10):
+            c.call()
+        torch.cuda.synchronize()
+    for _ in range(ROUNDS):
+        for c in contestants:
+            with torch.cuda.stream(c.stream):
+                events = [torch.cuda.Event(enable_timing=True) for _ in range(QUEUE + 1)]
+                events[0].record()
+                for e in events[1:]:
+                    c.call()
+                    e.record()
+            torch.cuda.synchronize()
+            c.samples.append([1e-3 * a.elapsed_time(b) for a, b in itertools.pairwise(events[1:])])
+
+
+def _record(c: Contestant, all_: list[Contestant], name: str, feeds: dict[str, np.ndarray], batch: int,
+            error: OutputError) -> Measurement:
+    latency = stats.latency([s for r in c.samples for s in r])
+    versions = {o.name.split()[0].split(".")[0]: o.version for o in all_} | {"gpu": gpu_tables.gpu_name()}
+    comparisons = []
+    if c.name == "whet":
+        for o in all_[1:]:
+            r = stats.ratio_of_medians(o.samples, c.samples)
+            comparisons.append(Comparison(backend=o.name, precision=o.precision, ratio=r.value, low=r.low, high=r.high,
+                                          rounds=len(c.samples)))
+    shapes = {k: tuple(v.shape) for k, v in feeds.items() if k[1:] not in map(str, range(gpu_networks.LAYERS))}
+    return Measurement(
+        date=now(), model=Model(name=name), backend=c.name, precision=c.precision, threads=1, shapes=shapes,
+        device=this_device(), versions=versions, load=Load(alternating=tuple(o.name for o in all_)), plan=c.plan,
+        latency=latency, throughput=batch / latency.p50.value, error=error, comparisons=tuple(comparisons),
+        build_seconds=c.build_seconds, cached_build_seconds=c.cached_build_seconds, load_seconds=c.load_seconds)
+
+
+def _there(done: list[Measurement], name: str, batch: int, precision: str) -> bool:
+    return any(r.model.name == name and _batch(r) == batch and r.precision == precision and r.backend == "whet"
+               for r in done)
+
+
+def _identity(r: Measurement) -> tuple[object, ...]:
+    return r.model.name, _batch(r), r.backend, r.precision
+
+
+def _batch(r: Measurement) -> int:
+    return next(iter(r.shapes.values()))[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
