@@ -147,6 +147,36 @@ class AccuracyError(WhetError):
     result: object = None
 
 
+class DeviceError(WhetError):
+    """A GPU, its driver or a library of it failed (W8xx)."""
+
+    code = "W800-device"
+
+
+class NoDeviceError(DeviceError):
+    """No driver, no GPU, or none of that number."""
+
+    code = "W801-no-device"
+
+
+class DriverError(DeviceError):
+    """The driver is too old for what it is asked to run, or does not fit the system."""
+
+    code = "W802-driver"
+
+
+class DeviceMemoryError(DeviceError):
+    """The GPU's memory does not hold what is needed."""
+
+    code = "W803-device-memory"
+
+
+class LostDeviceError(DeviceError):
+    """A kernel failed in a way that ends the process's work on that GPU: an illegal address, an uncorrectable error."""
+
+    code = "W804-lost-device"
+
+
 class InternalError(WhetError):
     """A fault of whet itself; the message says where."""
 
