@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,9 +29,9 @@ def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env:
         for a in step.args:
             match a:
                 case In(k):
-                    values.append(ins[k][1].ctypes.data)
+                    values.append(_first(region.inputs[k], ins[k][1], env))
                 case Out(k):
-                    values.append(outs[k][1].ctypes.data)
+                    values.append(_first((region.output, *region.extra_outputs)[k], outs[k][1], env))
                 case Packed(k):
                     values.append(packs[k][1].ctypes.data)
                 case Work(offset):
@@ -54,16 +55,46 @@ def interpret(recipe: object, values: Sequence[int], tiles: int) -> None:
     before = triton.knobs.runtime.interpret
     triton.knobs.runtime.interpret = True
     try:
-        fn = function(recipe)  # type: ignore[arg-type]
-        args = []
-        for t, v in zip(recipe.types, values, strict=True):  # type: ignore[attr-defined]
-            ty = tl.str_to_ty(t, None)
-            kind = np.uint64 if t.startswith("*") else np.int64 if t == "i64" else np.int32
-            args.append(tl.tensor(interpreter.TensorHandle(np.array([v], kind), ty), ty))
-        run_ = _Executor(fn.rewrite(), fn.arg_names, (tiles,))
-        run_(*args)
+        with _library():
+            fn = function(recipe)  # type: ignore[arg-type]
+            args = []
+            for t, v in zip(recipe.types, values, strict=True):  # type: ignore[attr-defined]
+                ty = tl.str_to_ty(t, None)
+                kind = np.uint64 if t.startswith("*") else np.int64 if t == "i64" else np.int32
+                args.append(tl.tensor(interpreter.TensorHandle(np.array([v], kind), ty), ty))
+            run_ = _Executor(fn.rewrite(), fn.arg_names, (tiles,))
+            run_(*args)
     finally:
         triton.knobs.runtime.interpret = before
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    """Triton's own functions (`tl.sum`, `tl.zeros`...) interpreted, for a while: they are compiled ones unless
+    interpretation was asked for before Triton was imported, which would keep tests from compiling."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+    from triton.runtime.jit import JITFunction
+
+    class Interpreted(interpreter.InterpretedFunction):
+        """Leaves the language as it was."""
+
+        def __call__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            scope = interpreter._patch_lang(self.fn)
+            try:
+                return self.rewrite()(*args, **kwargs)
+            finally:
+                scope.restore()
+
+    found = [(m, n, f) for m in (tl.standard, tl) for n, f in vars(m).items() if isinstance(f, JITFunction)]
+    made = {id(f): Interpreted(f.fn) for _, _, f in found}
+    for m, n, f in found:
+        setattr(m, n, made[id(f)])
+    try:
+        yield
+    finally:
+        for m, n, f in found:
+            setattr(m, n, f)
 
 
 def _executor() -> type:
@@ -95,23 +126,32 @@ def _guarded(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return whole, (inner if a.nbytes else whole[256:256].view(a.dtype))
 
 
-def _reach(t, env) -> tuple[list[int], list[int], int]:  # type: ignore[no-untyped-def]
+def _reach(t, env) -> tuple[list[int], list[int], int, int]:  # type: ignore[no-untyped-def]
+    """(shape, strides, elements from the lowest to the highest address, how many lie before the first)."""
     shape = [int(evaluate(d, env)) for d in t.shape]
     strides = [int(evaluate(d, env)) for d in t.strides]
-    return shape, strides, 1 + sum((d - 1) * s for d, s in zip(shape, strides)) if all(shape) else 0
+    if not all(shape):
+        return shape, strides, 0, 0
+    spans = [(d - 1) * s for d, s in zip(shape, strides)]
+    return shape, strides, 1 + sum(map(abs, spans)), -sum(s for s in spans if s < 0)
+
+
+def _first(t, inner, env) -> int:  # type: ignore[no-untyped-def]
+    return int(inner.ctypes.data) + _reach(t, env)[3] * t.dtype.size
 
 
 def _laid_out(t, a, env) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-    shape, strides, n = _reach(t, env)
+    shape, strides, n, first = _reach(t, env)
     flat = np.frombuffer(np.full(n * t.dtype.size, 0xA5, np.uint8).tobytes(), t.dtype.np).copy()
     if a is not None and n:
-        view = np.lib.stride_tricks.as_strided(flat, shape, [s * flat.itemsize for s in strides])
+        view = np.lib.stride_tricks.as_strided(flat[first:], shape, [s * flat.itemsize for s in strides])
         view[...] = np.asarray(a).reshape(shape)
     return _guarded(flat)
 
 
 def _dense(t, inner, env) -> np.ndarray:  # type: ignore[no-untyped-def]
-    shape, strides, n = _reach(t, env)
+    shape, strides, n, first = _reach(t, env)
     if not n:
         return np.zeros(shape, t.dtype.np)
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(inner, shape, [s * inner.itemsize for s in strides]))
+    view = np.lib.stride_tricks.as_strided(inner[first:], shape, [s * inner.itemsize for s in strides])
+    return np.array(view, order="C")
