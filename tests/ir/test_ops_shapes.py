@@ -179,6 +179,9 @@ def test_storage_types_are_not_computed_with(d: DType) -> None:
                               ("reduce", [x], {"kind": "max", "axes": (0,)}), ("topk", [x], {"k": 2}),
                               ("cumsum", [x], {"axis": 0}), ("softmax", [x], {"axis": 1}),
                               ("scatter_elements", [x, i, x], {"reduction": "add"})):
+        if (op, d) == ("matmul", DType.F8E4M3FN):  # a product of codes, as of i8
+            assert infer(op, inputs, attrs) == [(DType.F32, (4, 4))]
+            continue
         with pytest.raises(GraphError):
             infer(op, inputs, attrs)
     assert infer("where", [flag, x, x], {}) == [(d, (4, 4))]

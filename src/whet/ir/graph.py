@@ -48,8 +48,8 @@ class Value:
 class Node:
     """One operation. `op` names a row of `ir.ops.OPS`; `origin` is the ONNX node it came from.
 
-    `compute`: the precision that products (matmul, conv, attention) are taken in, "f32" or "bf16"; "int8": an
-    attention that may be computed from the codes that its operands were quantized to.
+    `compute`: the precision that products (matmul, conv, attention) are taken in, as a region's; "int8": an attention
+    that may be computed from the codes that its operands were quantized to.
     """
 
     op: str

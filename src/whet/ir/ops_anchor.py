@@ -38,9 +38,12 @@ CODES = (DType.U8, DType.I8)  # operands of integer products: a first operand of
 
 
 def product_dtype(ins: list[Value], what: str) -> DType:
-    """The type of a product: i32 (wrapping) for 8-bit codes by i8, else the one type of the operands."""
+    """The type of a product: i32 (wrapping) for 8-bit codes by i8, f32 for 8-bit floats (f8e4m3fn), else the one type
+    of the operands."""
     if ins[0].dtype in CODES and ins[1].dtype is DType.I8:
         return DType.I32
+    if ins[0].dtype is ins[1].dtype is DType.F8E4M3FN:
+        return DType.F32
     return same_dtype(ins, what)
 
 
@@ -59,6 +62,8 @@ def _matmul_ref(xs: list[Any], at: Attrs) -> list[np.ndarray]:
 
 def _operand(x: np.ndarray, xs: list[Any]) -> np.ndarray:
     """An operand of a product in the type that the reference computes in."""
+    if xs[1].dtype == DType.F8E4M3FN.np:
+        return x.astype(np.float32)
     return x.astype(np.int32) if xs[1].dtype == np.int8 else in_f32(x)
 
 
@@ -105,7 +110,7 @@ def _conv_operands(ins: list[Value], at: Attrs, what: str) -> tuple[DType, Dim, 
 def _conv_rule(ins: list[Value], at: Attrs) -> list[Spec]:
     dtype, c, s = _conv_operands(ins, at, "conv")
     w, g = ins[1], at["group"]
-    need(dtype is not DType.I32 or len(ins) == 2 or w.dtype is not DType.I8, "a convolution of codes takes no bias")
+    need(dtype is w.dtype or len(ins) == 2, "a convolution of codes takes no bias")
     need(at["pad_value"] == 0 or w.dtype is DType.I8, "a convolution of real numbers pads with 0")
     equal(c, w.shape[1] * g, "conv's input channels and weight")
     out_c = w.shape[0]

@@ -69,20 +69,21 @@ def _cast_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     return to
 
 
-_CODES = (DType.I8, DType.U8)  # what real numbers are quantized to
+_INTEGERS = (DType.I8, DType.U8)  # codes that `saturate` gives
+_CODES = (*_INTEGERS, DType.F8E4M3FN)  # what real numbers are quantized to
 
 
 def _quantize_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     x, scale, zero = dtypes
     need(x is DType.F32 and scale is DType.F32, f"quantize takes f32 and a scale of f32, not {x.value}, {scale.value}")
-    need(zero in _CODES, f"quantize has a zero point of i8 or u8, not {zero.value}")
+    need(zero in _CODES, f"quantize has a zero point of i8, u8 or f8e4m3fn, not {zero.value}")
     return zero
 
 
 def _dequantize_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     q, scale, zero = dtypes
     need(q in (*_CODES, DType.I32) and zero is q,
-         f"dequantize takes i8, u8 or i32 and a zero point of that type, not {q.value} and {zero.value}")
+         f"dequantize takes i8, u8, f8e4m3fn or i32 and a zero point of that type, not {q.value} and {zero.value}")
     need(scale is DType.F32, f"dequantize has a scale of f32, not {scale.value}")
     return DType.F32
 
@@ -90,7 +91,7 @@ def _dequantize_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType
 def _saturate_type(dtypes: Sequence[DType], attrs: Mapping[str, Any]) -> DType:
     need(dtypes[0] is DType.F32, f"saturate takes f32, not {dtypes[0].value}")
     to = attrs.get("to")
-    need(to in _CODES, f"saturate gives i8 or u8, not {to!r}")
+    need(to in _INTEGERS, f"saturate gives i8 or u8, not {to!r}")
     assert isinstance(to, DType)
     return to
 
@@ -195,7 +196,12 @@ def _saturate(x: np.ndarray, zero: int = 0, to: DType = DType.U8) -> np.ndarray:
 
 
 def _quantize(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """clamp(rint(x / scale) + zero) to the range of zero's type; NaN becomes the lowest code."""
+    """clamp(rint(x / scale) + zero) to the range of zero's type; NaN becomes the lowest code.
+
+    8-bit floats: x / scale rounded to them, saturating, NaN as it is (their zero point is 0).
+    """
+    if zero.dtype == DType.F8E4M3FN.np:
+        return cast(x / scale, DType.F8E4M3FN)
     info, z = np.iinfo(zero.dtype), zero.astype(np.float32)
     y = np.rint(x / scale)
     return (np.clip(np.where(np.isnan(y), -np.inf, y), info.min - z, info.max - z) + z).astype(zero.dtype)
@@ -203,6 +209,8 @@ def _quantize(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
 
 def _dequantize(q: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
     """(q - zero) * scale in float32."""
+    if q.dtype == DType.F8E4M3FN.np:
+        return q.astype(np.float32) * scale
     return (q.astype(np.int64) - zero.astype(np.int64)).astype(np.float32) * scale
 
 

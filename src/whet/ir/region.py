@@ -74,7 +74,9 @@ class Region:
     prologue: dict[int, Expr] = field(default_factory=dict)
     extra_outputs: tuple[Tensor, ...] = ()
     dims: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # (min, opt, max) of names used
-    compute: str = "f32"  # the precision of products: f32 or bf16 (f32 sums), int8 (i32 sums: the anchor's dtype)
+    # The precision of products: f32, tf32, bf16 or f16 (f32 sums), int8 (i32 sums: the anchor's dtype), f8 (operands
+    # of F8E4M3FN, f32 sums: the anchor's dtype).
+    compute: str = "f32"
 
     def signature(self) -> str:
         """32 hex digits that name this region: equal ones have equal kernels."""

@@ -28,8 +28,9 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
     dims:   values of symbolic dimensions; those that stand alone in an input's shape are found by themselves.
 
     Reduced-precision operands of a float anchor (for the kinds BYTES_AS_REAL also 8-bit integers) are widened to the
-    anchor's dtype first, as kernels do; with `compute == "bf16"` the operands of products are rounded to bf16 (nearest
-    even) before. InternalError when arrays do not fit the region.
+    anchor's dtype first, as kernels do; with `compute` bf16, f16 or tf32 the operands of products are rounded to that
+    (nearest even; kernels may round halves of tf32 otherwise, or cut it off) before. InternalError when arrays do not
+    fit the region.
     """
     env = bind_dims(region, arrays, dims)
     if region.kind == "pointwise":
@@ -55,14 +56,32 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
         if i in region.prologue:
             e = region.prologue[i]
             x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
-        if i < PRODUCTS.get(region.kind, 0) and region.compute == "bf16" and DType.of(x.dtype).is_float:
-            x = x.astype(ml_dtypes.bfloat16)
-        narrow = DType.of(x.dtype).is_float or (x.dtype.itemsize == 1 and region.kind in BYTES_AS_REAL
-                                                and region.compute != "int8" and x.dtype.kind in "iu")
+        dtype = DType.of(x.dtype)
+        if i < PRODUCTS.get(region.kind, 0) and dtype.is_float:
+            x = rounded(x, region.compute)
+        narrow = (dtype.is_float or (region.compute == "f8" and dtype is DType.F8E4M3FN)
+                  or (x.dtype.itemsize == 1 and region.kind in BYTES_AS_REAL and region.compute != "int8"
+                      and x.dtype.kind in "iu"))
         if narrow and region.anchor.dtype.is_float and region.kind != "bitcast":
             x = x.astype(region.anchor.dtype.np, copy=False)
         operands.append(x)
     return operands
+
+
+def rounded(x: np.ndarray, compute: str) -> np.ndarray:
+    """Floats as the operands of products in `compute`: in bf16 or f16; in f32 of 10 bits of fraction for tf32 (nearest
+    even; NaN and infinity stay); as they are for others."""
+    if compute == "bf16":
+        return x.astype(ml_dtypes.bfloat16)
+    if compute == "f16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16)
+    if compute != "tf32":
+        return x
+    f = np.ascontiguousarray(x, np.float32)
+    bits = f.view(np.uint32)
+    cut = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+    return np.where(np.isfinite(f), cut.view(np.float32), f)
 
 
 def bind_dims(region: Region, arrays: Sequence[np.ndarray], dims: Mapping[str, int] | None = None) -> dict[str, int]:

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from whet.ir.graph import Graph, Node
 from whet.ir.printer import to_text
@@ -79,15 +80,15 @@ PASSES = [*PREPARE, *FINISH]  # between the two, `precision` inserts quantize an
 
 
 def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
-        keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+        keep: Callable[[Node], bool] = precision.nowhere, **more: Any) -> Graph:
     """From the frontend's graph to a graph of regions: PASSES, then `regions`.
 
-    compute: "fp32", or "bf16" (products and activations in bf16 where `precision` finds it safe).
+    compute: "fp32", "bf16" or "fp16" (products and activations in it where `precision` finds it safe), "tf32".
     dump:    a folder that gets `NN-name.txt` after each pass: the graph as text under a line of statistics.
     verify:  check the graph's legality after each pass; a fault names the pass.
-    keep:    regions that stay in fp32 (`precision.assign`).
+    keep:    regions that stay in fp32; `more`: of `precision.assign`.
     """
-    return finish(prepare(graph, dump, verify), compute, dump, verify, keep)
+    return finish(prepare(graph, dump, verify), compute, dump, verify, keep, **more)
 
 
 def prepare(graph: Graph, dump: Path | None = None, verify: bool = False) -> Graph:
@@ -96,21 +97,22 @@ def prepare(graph: Graph, dump: Path | None = None, verify: bool = False) -> Gra
 
 
 def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
-           keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+           keep: Callable[[Node], bool] = precision.nowhere, **more: Any) -> Graph:
     """From a prepared graph to a graph of regions: FINISH, then `regions`."""
-    return regions(apply(graph, FINISH, dump, verify, first=len(PREPARE)), compute, dump, verify, keep)
+    return regions(apply(graph, FINISH, dump, verify, first=len(PREPARE)), compute, dump, verify, keep,
+                   **more)
 
 
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
-            keep: Callable[[Node], bool] = lambda node: False) -> Graph:
-    """The graph of regions: `fuse.form_regions`, then `precision.assign` unless all is to be fp32.
+            keep: Callable[[Node], bool] = precision.nowhere, **more: Any) -> Graph:
+    """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`).
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
     """
     steps = [Pass("regions", fuse.form_regions)]
-    if compute not in ("fp32", "f32"):
-        steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep)))
+    if compute not in ("fp32", "f32") or more.get("traits", precision.CPU).halves:
+        steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep, **more)))
     return apply(graph, steps, dump, verify, first=len(PASSES))
 
 

@@ -1,16 +1,17 @@
-"""Precision: products in bf16, and activations between regions stored in bf16.
+"""Precision: products in bf16, fp16 or tf32, and activations between regions stored in 16 bits.
 
 Works on the graph of regions, where the values between regions are exactly what lies in memory. A stored
-value becomes bf16 when its producer can round it as it writes it and every reader can widen it as it reads
+value becomes bf16 or fp16 when its producer can round it as it writes it and every reader can widen it as it reads
 it; inside regions everything stays fp32 (accumulators, softmax, normalization, epilogues). Graph inputs and
-outputs, host operands, attention masks, lowest-number constants (which bf16 would round to infinity) and what
-leads to positions or indices (sin, cos, integer casts) stay as they are.
+outputs, host operands, attention masks, lowest-number constants (which the type would round to infinity) and what
+leads to positions or indices (sin, cos, integer casts) stay as they are; under fp16 also what may be too large for it
+(`overflow`). tf32 is a precision of products alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,39 +21,106 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import PRODUCTS
+from whet.ir.symbolic import names
 from whet.ir.union import Union
+from whet.passes import halves
 from whet.passes.fuse import EPILOGUE, VIEWS
+from whet.passes.overflow import prone
 
-BF16_LARGEST = 3.3895e38  # finite fp32 numbers beyond it may round to infinity
 MOVES = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})  # results are elements of operand 0
 EXACT = frozenset({"sin", "cos", "tan", "floor", "ceil", "round", "mod"})  # angles, positions, indices
 SMALL_INNER = 16  # a product over fewer terms is an outer product (rotary angles), not a layer
+CODES = ("int8", "f8")  # products of codes
 
 
-def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = lambda node: False) -> Graph:
-    """Store activations and take products in bf16; `keep(region node)` names those whose product and results stay fp32.
+@dataclass(frozen=True)
+class Narrow:
+    """A precision: that of products (`Region.compute`), the type that values are stored in (None: as they are), the
+    number from which on finite fp32 numbers may round to infinity, and the least that the largest of a constant's
+    numbers may be, so that the others keep their digits."""
+
+    compute: str
+    stored: DType | None
+    largest: float = np.inf
+    least: float = 0.0
+
+    def holds(self, data: np.ndarray) -> bool:
+        """True if a constant keeps its meaning in it."""
+        finite = np.abs(data[np.isfinite(data)], dtype=np.float64)
+        most = float(finite.max(initial=0.0))
+        return most < self.largest and (most >= self.least or most == 0.0)
+
+
+PRECISIONS = {"bf16": Narrow("bf16", DType.BF16, 3.3895e38), "fp16": Narrow("f16", DType.F16, 65520.0, 2.0**-10),
+              "tf32": Narrow("tf32", None)}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What of a target matters here.
+
+    depthwise: depthwise convolutions are narrowed, too: there they wait for memory, on the CPU for their arithmetic.
+    halves:    products of 16-bit floats that the model brings are taken as such, not widened to fp32 first.
+    whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not.
+    """
+
+    depthwise: bool = False
+    halves: bool = False
+    whole: bool = False
+
+
+CPU = Traits()
+GPU = Traits(depthwise=True, halves=True, whole=True)
+
+
+def nowhere(node: Node) -> bool:
+    """No region."""
+    return False
+
+
+def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = nowhere, traits: Traits = CPU,
+           wide: str = "fp32", beyond: Callable[[Node], bool] = nowhere) -> Graph:
+    """Store activations and take products in `compute`: fp32, tf32, bf16 or fp16.
+
+    keep:   names the region nodes whose product and results stay fp32.
+    wide:   the precision (fp32, tf32 or bf16) of products that fp16 does not suit.
+    beyond: names the region nodes whose first operand was seen to be too large for fp16 or nearly so.
 
     Takes and returns a graph of regions (changed in place).
     """
+    if traits.halves:
+        halves.widen(graph)
     if compute in ("fp32", "f32"):
         return graph
-    if compute != "bf16":
-        raise InternalError(f"no precision {compute!r}", do="use fp32 or bf16")
+    if compute not in PRECISIONS or (wide != "fp32" and wide not in PRECISIONS):
+        raise InternalError(f"no precision {compute!r}", do=f"use fp32, {', '.join(PRECISIONS)}")
     exact = _needs_exact(graph)
+    narrow = PRECISIONS[compute]
+    large: set[Value] = set()
+    if narrow.stored is DType.F16:
+        large = prone(graph) | {n.input(0) for n in graph.nodes if n.op == "region" and n.inputs and beyond(n)}
     for n in graph.nodes:
         region = n.attrs.get("region")
         if region is None or region.kind not in PRODUCTS or region.anchor.dtype is not DType.F32 or keep(n):
             continue
-        if region.compute == "int8":
+        if region.compute != "f32" or (n.outputs[0] in exact and not _is_layer(region)):
             continue
-        if (n.outputs[0] not in exact or _is_layer(region)) and not _is_depthwise(region):
-            n.attrs["region"] = replace(region, compute="bf16")
-            n.compute = "bf16"
-    kept = {o for n in graph.nodes if n.op == "region" and keep(n) for o in n.outputs}
+        if _is_depthwise(region) and (not traits.depthwise or narrow.stored is None):
+            continue
+        fits = _operands_fit(n, region, narrow, large)
+        chosen = narrow.compute if fits else PRECISIONS[wide].compute if wide != "fp32" else "f32"
+        if chosen != "f32":
+            n.attrs["region"] = replace(region, compute=chosen)
+            n.compute = chosen
+    if narrow.stored is None:
+        return graph
+    kept = {o for n in graph.nodes if n.op == "region" and keep(n) for o in n.outputs} | large
     for component in _components(graph):
-        if kept.isdisjoint(component) and _may_round(graph, component, exact):
+        if kept.isdisjoint(component) and _may_round(graph, component, exact, narrow):
             for v in component:
-                _store(v)
+                _store(v, narrow.stored)
+    if traits.whole:
+        _convert_operands(graph)
     for n in graph.nodes:
         if n.op == "region":
             _describe(n)
@@ -60,6 +128,14 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = l
 
 
 # -- which values ------------------------------------------------------------------------------------------
+
+
+def _operands_fit(n: Node, region: Region, narrow: Narrow, large: set[Value]) -> bool:
+    """True if the operands of a product may be rounded to the precision."""
+    for v in [v for v in n.inputs if v is not None][:PRODUCTS[region.kind]]:
+        if v in large or (v.data is not None and v.dtype is DType.F32 and not narrow.holds(v.data)):
+            return False
+    return True
 
 
 def _needs_exact(graph: Graph) -> set[Value]:
@@ -116,21 +192,21 @@ def _components(graph: Graph) -> list[list[Value]]:
     return list(groups.values())
 
 
-def _may_round(graph: Graph, component: list[Value], exact: set[Value]) -> bool:
-    """True if every member can be bf16."""
+def _may_round(graph: Graph, component: list[Value], exact: set[Value], narrow: Narrow) -> bool:
+    """True if every member can be stored in the precision's type."""
     members = set(component)
     if members & (set(graph.inputs) | set(graph.outputs) | exact):
         return False
     for v in component:
-        if v.data is not None and not (np.abs(v.data[np.isfinite(v.data)]) < BF16_LARGEST).all():
+        if v.data is not None and not narrow.holds(v.data):
             return False
         p = v.producer
-        if p is not None and not _can_write(p):
+        if p is not None and not _can_write(p, narrow.largest):
             return False
     return all(_can_read(n, members) for n in graph.nodes if members & set(n.inputs))
 
 
-def _can_write(n: Node) -> bool:
+def _can_write(n: Node, largest: float) -> bool:
     if n.op in VIEWS:
         return True
     region: Region | None = n.attrs.get("region")
@@ -139,11 +215,11 @@ def _can_write(n: Node) -> bool:
     if region.kind in MOVES:
         if region.epilogue is not None or region.inputs[0].dtype is not region.anchor.dtype:
             return False  # a resize that computes
-        return abs(float(region.attrs.get("value", 0) or 0)) < BF16_LARGEST or bool(np.isinf(region.attrs["value"]))
+        return abs(float(region.attrs.get("value", 0) or 0)) < largest or bool(np.isinf(region.attrs["value"]))
     if region.kind != "pointwise" and region.kind not in EPILOGUE:
         return False
     return not (region.epilogue is not None and any(
-        isinstance(t, Imm) and t.dtype is DType.F32 and np.isfinite(t.value) and abs(t.value) >= BF16_LARGEST
+        isinstance(t, Imm) and t.dtype is DType.F32 and np.isfinite(t.value) and abs(t.value) >= largest
         for t in region.epilogue.terms))
 
 
@@ -153,8 +229,8 @@ def _can_read(n: Node, members: set[Value]) -> bool:
     region: Region | None = n.attrs.get("region")
     if region is None:
         return False
-    if region.compute == "int8" and any(v.is_const for v in members):
-        return False  # factors and offsets of sums: bf16 would lose more than the codes do
+    if region.compute in CODES and any(v.is_const for v in members):
+        return False  # factors and offsets of sums: 16 bits would lose more than the codes do
     if region.kind == "attention" and region.n_anchor >= 4 and n.inputs[3] in members:
         return False
     if region.kind in MOVES:
@@ -166,11 +242,43 @@ def _can_read(n: Node, members: set[Value]) -> bool:
 # -- rewriting ---------------------------------------------------------------------------------------------
 
 
-def _store(v: Value) -> None:
-    """Make a value bf16."""
-    v.dtype = DType.BF16
+def _store(v: Value, dtype: DType) -> None:
+    """Make a value 16 bits wide."""
+    v.dtype = dtype
     if v.data is not None:
-        v.data = v.data.astype(DType.BF16.np)
+        v.data = v.data.astype(dtype.np)
+
+
+def _convert_operands(graph: Graph) -> None:
+    """Before products in 16 bits, a region that writes each operand which lies in fp32 in that type."""
+    types = {p.compute: p.stored for p in PRECISIONS.values()}
+    made: dict[tuple[Value, DType], Value] = {}
+    added = False
+    for n in list(graph.nodes):
+        region: Region | None = n.attrs.get("region")
+        to = types.get(region.compute) if region is not None else None
+        if region is None or to is None or region.kind == "matmul_grouped":
+            continue
+        for i in range(min(PRODUCTS.get(region.kind, 0), region.n_anchor)):
+            v = n.input(i)
+            if v.dtype is not DType.F32 or i in region.prologue:
+                continue
+            if (v, to) not in made:
+                made[v, to] = _converted(graph, v, to, n)
+                added = True
+            n.inputs[i] = made[v, to]
+    if added:
+        graph.sort()
+
+
+def _converted(graph: Graph, v: Value, to: DType, reader: Node) -> Value:
+    if v.data is not None:
+        return graph.const(v.data, to)
+    cast = Expr((Leaf(0, v.dtype), Apply("cast", (0,), to, (("to", to),))))
+    out = Tensor.dense(to, v.shape)
+    dims = {n: graph.dims[n] for n in sorted(names(*v.shape)) if n in graph.dims}
+    region = Region("pointwise", {}, (Tensor.dense(v.dtype, v.shape),), 0, out, out, cast, dims=dims)
+    return graph.add("region", [v], {"region": region}, origin=reader.origin)
 
 
 def _describe(n: Node) -> None:
