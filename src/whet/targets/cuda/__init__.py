@@ -6,5 +6,8 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
+from whet.targets.cuda import movement
 
-TACTICS: Mapping[str, Sequence[Tactic]] = {}
+TACTICS: Mapping[str, Sequence[Tactic]] = {
+    **movement.TACTICS,
+}
