@@ -57,8 +57,10 @@ class Recipe(msgspec.Struct, frozen=True, tag="triton"):
 class Source:
     """The text of one kernel."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fp8: bool = True) -> None:
+        """`fp8`: the GPU converts f8e4m3fn itself (`Gpu.has_fp8`); without it such values are bytes to Triton."""
         self.name = name
+        self.fp8 = fp8
         self.params: list[tuple[str, str, bool]] = []  # name, type, multiple of 16
         self.args: list[Arg] = []
         self.lines: list[str] = []
@@ -68,7 +70,11 @@ class Source:
 
     def pointer(self, arg: Arg, dtype: DType, aligned: bool = True) -> str:
         """The name of a parameter that points to elements of the type; `aligned`: to a multiple of 16 bytes."""
-        return self._param(arg, f"*{MEMORY[dtype]}", "p", aligned)
+        return self._param(arg, f"*{self.memory(dtype)}", "p", aligned)
+
+    def memory(self, dtype: DType) -> str:
+        """What an element in memory is to this kernel, as Triton names it."""
+        return "u8" if dtype is DType.F8E4M3FN and not self.fp8 else MEMORY[dtype]
 
     def integer(self, value: Dim, wide: bool = False, aligned: bool = False) -> str:
         """Text of an integer: the number itself where it is known, else a parameter (i32, or `wide`: i64).
