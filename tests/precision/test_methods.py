@@ -228,3 +228,23 @@ def test_methods_are_named_with_their_argument():
     for bad in ("", "kl", "percentile:x", "percentile:40", "mse:3", "percentile:nan"):
         with pytest.raises(InputError):
             parse_method(bad)
+
+
+@pytest.mark.parametrize("name", ["normal", "relu", "outliers", "gelu"])
+@pytest.mark.parametrize("method", ["minmax", "mse", "percentile:99.9"])
+def test_ranges_for_8_bit_floats(name, method):
+    x = sample(name, 20_000)
+    r = choose(seen(x), method, floats=True)
+    assert r.low == -r.high
+    scale, zero = qparams(r, DType.F8E4M3FN)
+    assert zero == 0
+    assert scale == pytest.approx(r.high / 448, rel=1e-6)
+
+    def error(scale: float) -> float:
+        q = np.clip(x / scale, -448, 448).astype(DType.F8E4M3FN.np).astype(np.float64)
+        return float(np.mean((q * scale - x) ** 2))
+
+    if method == "minmax":
+        assert r.high == np.abs(x).max()
+    if method == "mse":  # no worse than another by more than the histogram's own grain
+        assert error(scale) <= 1.02 * min(error(np.abs(x).max() / 448 * s) for s in np.geomspace(1, 1 / 8, 25))

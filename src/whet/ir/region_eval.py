@@ -59,7 +59,7 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
         dtype = DType.of(x.dtype)
         if i < PRODUCTS.get(region.kind, 0) and dtype.is_float:
             x = rounded(x, region.compute)
-        narrow = (dtype.is_float or (region.compute == "f8" and dtype is DType.F8E4M3FN)
+        narrow = (dtype.is_float or dtype is DType.F8E4M3FN
                   or (x.dtype.itemsize == 1 and region.kind in BYTES_AS_REAL and region.compute != "int8"
                       and x.dtype.kind in "iu"))
         if narrow and region.anchor.dtype.is_float and region.kind != "bitcast":

@@ -25,7 +25,7 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
 EPILOGUE = frozenset({"matmul", "matmul_grouped", "conv", "conv_transpose", "pool", "reduce", "softmax", "layernorm",
                       "rmsnorm", "groupnorm", "lrn", "attention"})  # kinds that apply an expression to their result
 PROLOGUE = frozenset({"reduce", "softmax", "layernorm", "rmsnorm", "arg", "groupnorm"})  # and to operand 0
-BYTES = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm"})  # that read 8-bit integers
+BYTES = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm"})  # that read 8-bit codes
 ALONE = frozenset({"resize"})  # kinds that apply one to their result in float32 which reads no other tensor
 LOOKAHEAD = 48  # pointwise nodes that an epilogue may try to close over
 MAX_LEAVES = 12  # tensors read by one expression
@@ -68,9 +68,14 @@ def widens(node: Node, reader: str = "") -> bool:
     if node.op != "cast" or not node.output.dtype.is_float:
         return False
     source = node.input(0).dtype
-    if source in (DType.U8, DType.I8):
+    if source in (DType.U8, DType.I8, DType.F8E4M3FN):
         return reader in BYTES and node.output.dtype is DType.F32
     return source.is_float and lossless(source, node.output.dtype)
+
+
+def makes_codes(node: Node) -> bool:
+    """True for what gives codes: `saturate`, or a cast to 8-bit floats."""
+    return node.op == "saturate" or (node.op == "cast" and node.output.dtype is DType.F8E4M3FN)
 
 
 def duplicate_cheap(graph: Graph) -> None:
@@ -189,7 +194,7 @@ class _Former:
 
     def ending_in_codes(self, anchor: Node, members: list[Node]) -> list[Node]:
         """The members up to the last codes, where all that read the real numbers behind them can read the codes."""
-        at = max((i for i, n in enumerate(members) if n.op == "saturate"), default=-1)
+        at = max((i for i, n in enumerate(members) if makes_codes(n)), default=-1)
         if at < 0 or at == len(members) - 1 or members[-1].output in self.outputs:
             return members
         head = members[:at + 1]
@@ -330,6 +335,6 @@ def _node(g: Group, graph: Graph, kind: str, attrs: dict, operands: list[Value],
 def _compute(anchor: Node | None) -> str:
     if anchor is None:
         return "f32"
-    codes = anchor.op in ("conv", "matmul", "attention") and anchor.input(1).dtype is DType.I8
-    return "int8" if codes else anchor.compute
+    codes = {DType.I8: "int8", DType.F8E4M3FN: "f8"} if anchor.op in ("conv", "matmul", "attention") else {}
+    return codes.get(anchor.input(1).dtype, anchor.compute) if codes else anchor.compute
 

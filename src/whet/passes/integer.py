@@ -1,4 +1,4 @@
-"""Integer products: what `quantize` and `dequantize` say becomes arithmetic on 8-bit codes.
+"""Products of codes: what `quantize` and `dequantize` say becomes arithmetic on 8-bit codes.
 
 Three steps. `move`: dequantize sinks and quantize rises through what only moves or compares elements, so that
 these work on bytes. `products`: a convolution or matmul of dequantized operands becomes the raw product of the
@@ -6,7 +6,8 @@ codes in i32, a factor and an offset per column:
 
     sum (x - zx) sx (w sw) + b = (sum x w) (sx sw) + (b - sx sw zx sum w)
 
-(padding then has the value zx). `expand`: what is left is written out, a dequantize anew for every reader, so that
+(padding then has the value zx). Codes of 8-bit floats (f8e4m3fn) have no zero point and their sums are f32; they are
+moved, but not compared. `expand`: what is left is written out, a dequantize anew for every reader, so that
 bytes are what lies between regions; a quantize becomes `saturate`, its factor and all others before it one.
 """
 
@@ -25,7 +26,8 @@ from whet.passes.rewrite import Result, Rewriter, Rule, aligned, made_by, scalar
 
 MOVES = ("reshape", "transpose", "slice", "expand")
 CHOICES = (*MOVES, "where", "pool", "concat", "pad", "gather")  # whose results are operands' elements
-CODES = (DType.U8, DType.I8)
+INTEGERS = (DType.U8, DType.I8)
+CODES = (*INTEGERS, DType.F8E4M3FN)
 LARGEST_SUM = 1 << 31
 
 
@@ -104,8 +106,17 @@ def _moved_weights(rw: Rewriter, node: Node) -> Result:
 
 
 def below_max_pool(rw: Rewriter, node: Node) -> Result:
-    """The largest of dequantized numbers is that of the codes, since scales are positive."""
-    return below_move(rw, node) if node.attrs["kind"] == "max" else None
+    """The largest of dequantized numbers is that of the codes, since scales are positive. Codes of 8-bit floats are
+    widened for it and narrowed again, which is exact."""
+    if node.attrs["kind"] != "max":
+        return None
+    d = made_by(node.input(0), "dequantize")
+    if d is None or d.input(0).dtype is not DType.F8E4M3FN:
+        return below_move(rw, node)
+    if not per_tensor(d):
+        return None
+    y = rw.add("pool", rw.add("cast", d.input(0), like=d, to=DType.F32), like=node, **node.attrs)
+    return rw.add("dequantize", rw.add("cast", y, like=node, to=DType.F8E4M3FN), *d.inputs[1:], like=d)
 
 
 def below_pad(rw: Rewriter, node: Node) -> Result:
@@ -117,7 +128,7 @@ def below_pad(rw: Rewriter, node: Node) -> Result:
     if attrs.get("mode", "constant") == "constant":
         if attrs.get("value", 0) != 0:
             return None
-        attrs["value"] = scalar(d.input(2))
+        attrs["value"] = int(scalar(d.input(2)) or 0)
     return rw.add("dequantize", rw.add("pad", d.input(0), like=node, **attrs), *d.inputs[1:], like=d)
 
 
@@ -142,7 +153,7 @@ def above_move(rw: Rewriter, node: Node) -> Result:
     m = made_by(node.input(0), *MOVES, "pool")
     if m is None or not per_tensor(node) or not rw.once(node.input(0)) or m.input(0).is_const:
         return None
-    if m.op == "pool" and m.attrs["kind"] != "max":
+    if m.op == "pool" and (m.attrs["kind"] != "max" or node.output.dtype is DType.F8E4M3FN):
         return None
     if m.op == "transpose" and m.input(0).producer is None:
         return None  # an input is quantized on its way to where it goes: one step
@@ -167,13 +178,16 @@ def products(graph: Graph) -> None:
 
 
 def symmetric_weights(v: Value) -> tuple[np.ndarray, np.ndarray] | None:
-    """(codes in i8, scale) of constant weights: the zero point taken off, if what is left fits."""
+    """(codes in i8, scale) of constant weights: the zero point taken off, if what is left fits; 8-bit floats as they
+    are."""
     d = made_by(v, "dequantize")
     if d is None or d.input(0).dtype not in CODES:
         return None
     q, scale, zero = (x.data for x in (d.input(0), d.input(1), d.input(2)))
     if q is None or scale is None or zero is None or not np.isfinite(scale).all():
         return None
+    if d.input(0).dtype is DType.F8E4M3FN:
+        return q, scale
     centred = q.astype(np.int16) - zero.astype(np.int16)
     if centred.size and (centred.min() < -128 or centred.max() > 127):
         return None
@@ -188,6 +202,12 @@ def _along(scale: np.ndarray, rank: int, axis: int, n: int) -> np.ndarray | None
     return np.broadcast_to(scale.reshape(-1), (n,)) if scale.size in (1, n) else None
 
 
+def _sums_fit(x: Node, w: np.ndarray, depth: int) -> bool:
+    """True if codes x and weights w may be multiplied: both 8-bit floats, or integers whose sums fit 32 bits."""
+    floats = [d is DType.F8E4M3FN for d in (x.input(0).dtype, DType.of(w.dtype))]
+    return all(floats) or (not any(floats) and depth * 255 * 128 < LARGEST_SUM)
+
+
 def integer_conv(rw: Rewriter, node: Node) -> Result:
     """A channels-last convolution of codes by constant weights with one scale per output channel."""
     x, found = _codes(node.input(0)), symmetric_weights(node.input(1))
@@ -196,26 +216,27 @@ def integer_conv(rw: Rewriter, node: Node) -> Result:
         return None
     w, scale = found
     per_channel = _along(scale, w.ndim, 0, w.shape[0])
-    if per_channel is None or math.prod(w.shape[1:]) * 255 * 128 >= LARGEST_SUM:
+    if per_channel is None or not _sums_fit(x, w, math.prod(w.shape[1:])):
         return None
     zero = int(scalar(x.input(2)) or 0)
     attrs = {**node.attrs, "pad_value": zero if any(node.attrs["pads"]) else 0}
     acc = rw.add("conv", x.input(0), rw.graph.const(w), like=node, **attrs)
-    totals = w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int64)
+    totals = w.reshape(w.shape[0], -1).sum(axis=1, dtype=np.int64) if zero else np.zeros(w.shape[0])
     return _real(rw, node, acc, x, per_channel, totals, bias.data if bias is not None else None)
 
 
 def integer_matmul(rw: Rewriter, node: Node) -> Result:
     """A product of codes by a constant matrix with one scale per column."""
     x, found = _codes(node.input(0)), symmetric_weights(node.input(1))
-    if x is None or found is None or found[0].ndim != 2 or found[0].shape[0] * 255 * 128 >= LARGEST_SUM:
+    if x is None or found is None or found[0].ndim != 2 or not _sums_fit(x, found[0], found[0].shape[0]):
         return None
     w, scale = found
     per_column = _along(scale, 2, 1, w.shape[1])
     if per_column is None:
         return None
     acc = rw.add("matmul", x.input(0), rw.graph.const(w), like=node, **node.attrs)
-    return _real(rw, node, acc, x, per_column, w.sum(axis=0, dtype=np.int64), None)
+    totals = w.sum(axis=0, dtype=np.int64) if scalar(x.input(2)) else np.zeros(w.shape[1])
+    return _real(rw, node, acc, x, per_column, totals, None)
 
 
 def integer_attention(rw: Rewriter, node: Node) -> Result:
@@ -234,7 +255,7 @@ def _real(rw: Rewriter, node: Node, acc: Value, x: Node, scale: np.ndarray, tota
     """The real numbers that raw sums stand for."""
     factor = scale.astype(np.float64) * float(scalar(x.input(1)) or 0.0)
     offset = -factor * totals * int(scalar(x.input(2)) or 0) + (0.0 if bias is None else bias.astype(np.float64))
-    y = rw.add("cast", acc, like=node, to=DType.F32)
+    y = acc if acc.dtype is DType.F32 else rw.add("cast", acc, like=node, to=DType.F32)
     y = rw.add("mul", y, rw.graph.const(factor, DType.F32), like=node)
     return rw.add("add", y, rw.graph.const(offset, DType.F32), like=node) if np.any(offset) else y
 
@@ -286,7 +307,7 @@ def real_numbers(rw: Rewriter, d: Node) -> Value:
     y = rw.add("cast", q, like=d, to=DType.F32)
     if zero.data is None:
         y = rw.add("sub", y, rw.add("cast", zero, like=d, to=DType.F32), like=d)
-    elif np.any(zero.data):
+    elif q.dtype is not DType.F8E4M3FN and np.any(zero.data):
         y = rw.add("sub", y, rw.graph.const(zero.data, DType.F32), like=d)
     return rw.add("mul", y, scale, like=d)
 
@@ -294,6 +315,10 @@ def real_numbers(rw: Rewriter, d: Node) -> Value:
 def saturated(rw: Rewriter, node: Node) -> Result:
     """quantize as `saturate`, its factor folded into the arithmetic before it."""
     x, scale, zero = node.input(0), node.input(1), node.input(2)
+    if zero.dtype is DType.F8E4M3FN:
+        y = times(rw, x, 1.0 / float(scalar(scale) or 1.0), node) if per_tensor(node) else rw.add(
+            "div", x, scale, like=node)
+        return rw.add("cast", y, like=node, to=zero.dtype)
     if not per_tensor(node):
         y = rw.add("round", rw.add("div", x, scale, like=node), like=node)
         info = ml_dtypes.iinfo(zero.dtype.np)

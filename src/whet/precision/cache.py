@@ -67,23 +67,25 @@ class Calibration:
     watching: float = 0.0
     peak_bytes: int = 0  # of the process
 
-    def range(self, name: str, method: str = "mse", symmetric: bool = False) -> Range:
-        """The range of a tensor by a method of `methods.METHODS`. InputError for one that was not observed."""
+    def range(self, name: str, method: str = "mse", symmetric: bool = False, floats: bool = False) -> Range:
+        """The range of a tensor by a method of `methods.METHODS` (as `methods.choose` has it). InputError for one that
+        was not observed."""
         t = self.tensors.get(name)
         if t is None:
             raise InputError(f"{name!r} was not calibrated", why=f"{len(self.tensors)} other tensors were", do=AGAIN)
         if t.fixed is not None:
             largest = t.fixed.largest
-            return Range(-largest, largest) if symmetric else t.fixed
+            return Range(-largest, largest) if symmetric or floats else t.fixed
         kind, argument = parse_method(method)
-        key = (f"{kind}:{argument:g}" if kind == "percentile" else kind) + (" symmetric" if symmetric else "")
+        key = f"{kind}:{argument:g}" if kind == "percentile" else kind
+        key += " f8" if floats else " symmetric" if symmetric else ""
         if key not in t.ranges:
-            t.ranges[key] = choose(t.seen, method, symmetric)
+            t.ranges[key] = choose(t.seen, method, symmetric, floats=floats)
         return t.ranges[key]
 
-    def ranges(self, method: str = "mse", symmetric: bool = False) -> dict[str, Range]:
+    def ranges(self, method: str = "mse", symmetric: bool = False, floats: bool = False) -> dict[str, Range]:
         """The ranges of all tensors of which a finite value was seen."""
-        return {n: self.range(n, method, symmetric) for n, t in self.tensors.items() if t.seen.count or t.fixed}
+        return {n: self.range(n, method, symmetric, floats) for n, t in self.tensors.items() if t.seen.count or t.fixed}
 
     def hash(self) -> str:
         """SHA-256 of what the file holds, but for times: for a plan's manifest."""

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from whet.ir.casts import cast
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops import POINTWISE
 from whet.ir.union import Union
 from whet.precision.insert_attention import operands_known, quantize_attention
-from whet.precision.methods import Range, qparams
+from whet.precision.methods import F8_MAX, Range, qparams
 
 TRANSPARENT = frozenset({"reshape", "transpose", "slice", "expand"})  # results are elements of operand 0
 READS_CODES = POINTWISE.keys() | {"pool", "reduce", "concat", "pad"} | TRANSPARENT
@@ -148,7 +149,7 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
 
     ranges:      of the values that `taps` names.
     keep:        a reason for a layer that is to stay as it is, else "".
-    activations: U8 (asymmetric) or I8 (symmetric), per tensor.
+    activations: U8 (asymmetric) or I8 (symmetric), per tensor; F8E4M3FN (weights then, too).
     codes:       by layer, weights rounded by somebody else: i8 codes of `weight_codes`' scales.
     attention:   attention is quantized, too (its q, k and v, symmetric), where there is a kernel for it.
     """
@@ -204,27 +205,33 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
                 for n in who:
                     n.inputs = [d if x is v and (i == 0 or id(n) not in theirs) else x for i, x in enumerate(n.inputs)]
         for l in readers:
-            _weights(graph, l, (codes or {}).get(l.name))
+            _weights(graph, l, (codes or {}).get(l.name), DType.I8 if activations is DType.U8 else activations)
     for n in attentions:
         quantize_attention(graph, n, ranges)
     graph.sort()
     return out
 
 
-def weight_codes(w: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(codes in -127..127, scale) of weights, symmetric, one scale per index of an axis (kept as a dimension)."""
+def weight_codes(w: np.ndarray, axis: int, dtype: DType = DType.I8) -> tuple[np.ndarray, np.ndarray]:
+    """(codes, scale) of weights, symmetric, one scale per index of an axis (kept as a dimension).
+
+    dtype: I8 (codes in -127..127) or F8E4M3FN (-448..448).
+    """
     others = tuple(i for i in range(w.ndim) if i != axis)
     largest = np.abs(w).max(axis=others, keepdims=True, initial=0.0).astype(np.float64)
-    scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    most = F8_MAX if dtype is DType.F8E4M3FN else 127
+    scale = np.where(largest > 0, np.maximum(largest / most, 2.0**-126), 1.0).astype(np.float32)
+    if dtype is DType.F8E4M3FN:
+        return cast(w / scale, dtype), scale
     return np.clip(np.rint(w / scale), -127, 127).astype(np.int8), scale
 
 
-def _weights(graph: Graph, layer: Layer, given: np.ndarray | None) -> None:
+def _weights(graph: Graph, layer: Layer, given: np.ndarray | None, dtype: DType) -> None:
     node = layer.node
     w = node.input(1).data
     assert w is not None
-    codes, scale = weight_codes(w, 0 if node.op == "conv" else 1)
-    q = graph.const(codes if given is None else given, DType.I8)
-    d = graph.add("dequantize", [q, graph.const(scale), graph.const(np.zeros(scale.shape, np.int8))],
+    codes, scale = weight_codes(w, 0 if node.op == "conv" else 1, dtype)
+    q = graph.const(codes if given is None else given, dtype)
+    d = graph.add("dequantize", [q, graph.const(scale), graph.const(np.zeros(scale.shape, dtype.np))],
                   origin=node.origin)
     node.inputs = [node.inputs[0], d, *node.inputs[2:]]

@@ -20,6 +20,7 @@ METHODS = ("minmax", "percentile", "mse", "entropy")
 DEFAULT_PERCENTILE = 99.99
 SMOOTHING = 1e-4  # counts that an empty bin gets before distributions are compared
 CANDIDATES = 128  # ends of the range that `entropy` tries
+F8_MAX = 448.0  # the largest number of f8e4m3fn
 ROUNDS = 3  # searches for one end given the other
 
 
@@ -52,16 +53,19 @@ def parse_method(text: str) -> tuple[str, float]:
     return name, p
 
 
-def choose(seen: Observer, method: str = "mse", symmetric: bool = False, levels: int = 256) -> Range:
+def choose(seen: Observer, method: str = "mse", symmetric: bool = False, levels: int = 256,
+           floats: bool = False) -> Range:
     """The range by a method of METHODS (`parse_method`); it always holds zero.
 
     symmetric: of the form -t..t (for data of one sign, too), for `levels - 1` levels around zero; else the two ends
-    are chosen apart. Nothing seen: 0..0.
+    are chosen apart. floats: for codes of f8e4m3fn, whose largest the range's end becomes (symmetric; `entropy`, which
+    counts levels, gives what `minmax` gives). Nothing seen: 0..0.
     """
     name, argument = parse_method(method)
     if not seen.count or not seen.largest:
         return Range(0.0, 0.0)
     edges, counts = seen.bins(zeros=name == "percentile")
+    symmetric = symmetric or floats
     if symmetric:
         edges, counts = _magnitudes(edges, counts)
         levels //= 2
@@ -70,6 +74,8 @@ def choose(seen: Observer, method: str = "mse", symmetric: bool = False, levels:
         found = Range(low, high)
     elif name == "percentile":
         found = percentile(edges, counts, argument)
+    elif floats:
+        found = least_squares_of_floats(edges, counts) if name == "mse" else Range(low, high)
     elif name == "mse":
         found = least_squares(edges, counts, levels)
     else:
@@ -82,13 +88,16 @@ def qparams(r: Range, dtype: DType, symmetric: bool = False) -> tuple[float, int
     """(scale, zero point) for `x ~ (q - zero) * scale`; the scale is a float32, zero is quantized exactly.
 
     dtype: I8 or U8. symmetric: zero is 0 (I8) or 128 (U8), with 127 steps to each side. The range is widened to hold
-    zero. All zero: a scale of 1. InputError if the range is not finite.
+    zero. All zero: a scale of 1. F8E4M3FN: zero is 0 and the range's end the type's largest number. InputError if the
+    range is not finite.
     """
-    if dtype not in (DType.I8, DType.U8):
-        raise ValueError(f"not an 8-bit integer: {dtype}")
+    if dtype not in (DType.I8, DType.U8, DType.F8E4M3FN):
+        raise ValueError(f"not the type of codes: {dtype}")
     if not (math.isfinite(r.low) and math.isfinite(r.high) and r.low <= r.high):
         raise InputError(f"{r.low}..{r.high} cannot be quantized", why="it is not a finite range",
                          do="leave the layer in floating point")
+    if dtype is DType.F8E4M3FN:
+        return float(np.float32(max(r.largest / F8_MAX, 2.0**-126))) if r.largest else 1.0, 0
     least = 0 if dtype is DType.U8 else -128
     low, high = min(r.low, 0.0), max(r.high, 0.0)
     width = max(-low, high) / 127 if symmetric else (high - low) / 255
@@ -154,6 +163,22 @@ def least_squares(edges: np.ndarray, counts: np.ndarray, levels: int) -> Range:
         if (a, b) == before:
             break
     return Range(a * low, b * high)
+
+
+def least_squares_of_floats(edges: np.ndarray, counts: np.ndarray) -> Range:
+    """As `least_squares` (0..t, of magnitudes) for codes of f8e4m3fn: rounding errors grow with the numbers, so that
+    little is gained by clipping, but something by where the powers of two lie."""
+    used = counts > 0
+    x, weight, high = ((edges[:-1] + edges[1:]) / 2)[used], counts[used], float(edges[-1])
+    if not x.size or high <= 0:
+        return Range(0.0, max(high, 0.0))
+
+    def error(share: float) -> float:
+        scale = share * high / F8_MAX
+        q = np.minimum(x / scale, F8_MAX).astype(np.float32).astype(DType.F8E4M3FN.np).astype(np.float64)
+        return float(np.square(q * scale - x) @ weight)
+
+    return Range(0.0, min(np.geomspace(1.0, 2.0**-3, 49), key=error) * high)
 
 
 def _line(error: Callable[[np.ndarray], np.ndarray]) -> float:
