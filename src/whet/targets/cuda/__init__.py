@@ -6,8 +6,9 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
-from whet.targets.cuda import movement
+from whet.targets.cuda import convolution, movement
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
+    **convolution.TACTICS,
     **movement.TACTICS,
 }

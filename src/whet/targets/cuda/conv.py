@@ -1,0 +1,124 @@
+"""Convolution by Triton: implicit GEMM for every type, rank, stride, dilation, padding and number of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import Dim
+from whet.targets.base import Implementation, Params, Tactic
+from whet.targets.cuda.conv_kernel import Blocks, Kernel, correction, pack, reduction
+from whet.targets.cuda.conv_problem import (
+    broadcast_strides,
+    code_offset,
+    conv_of,
+    conv_reason,
+    merged,
+    product_of,
+    with_bias,
+)
+from whet.targets.cuda.conv_space import blocks, seconds
+from whet.targets.cuda.gpu import Gpu
+
+FEW = 32  # input channels of a group up to which taps and channels are worth taking as one dimension
+
+
+class ConvImplicit:
+    """A program computes `bm` pixels by `bn` channels, `bk` products at a time. Parameters:
+
+    bm, bn, bk: the tile. warps, stages: of the program. flat: taps and channels are one dimension. split: programs
+    that share a tile's products; a second kernel sums up what they leave in the workspace.
+    """
+
+    name = "conv_implicit"
+
+    def applies(self, region: Region, machine: Gpu) -> str:
+        reason = conv_reason(region)
+        if reason:
+            return reason
+        if region.compute == "f8" and not machine.has_fp8:
+            return f"{machine.arch} has no 8-bit floats"
+        if code_offset(region) and not region.inputs[1].const:
+            return "codes of u8 with weights that are not constant"
+        return ""
+
+    def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
+        c = conv_of(region)
+        orders = [False] if c.cg > FEW or c.taps == 1 else [True] if c.cg < 8 else [False, True]
+        found = [q for flat in orders for q in blocks(region, machine, flat)]
+        found.sort(key=lambda q: self.cost(region, q, machine, threads))
+        return found[:24]
+
+    def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
+        """Seconds: waves of programs; the sums' way through memory where they are split."""
+        return seconds(region, Blocks.of(params), machine)
+
+    def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
+        b, c = Blocks.of(params), conv_of(region)
+        packs = (pack(region, b),) if region.inputs[1].const else ()
+        if code_offset(region):
+            packs = (*packs, correction(region, b))
+        first = Kernel(region, b, machine).step()
+        if b.split == 1:
+            return Implementation((first,), packs)
+        room: Dim = c.pixels * (c.groups * c.og * b.split * product_of(region).sums.size)
+        return Implementation((first, reduction(region, b, machine)), packs, room)
+
+
+class ConvMatmul:
+    """A convolution of single pixels (1x1) by constant weights as a product of matrices, by a tactic for matmul."""
+
+    def __init__(self, inner: Tactic) -> None:
+        self.inner, self.name = inner, f"conv_{inner.name}"
+
+    def applies(self, region: Region, machine: Gpu) -> str:
+        reason = conv_reason(region)
+        if reason:
+            return reason
+        c = conv_of(region)
+        if c.groups > 1 or c.taps > 1 or any(c.pads) or not all(c.inside(i) for i in range(len(c.kernel))):
+            return "windows are not single pixels"
+        return self.inner.applies(matmul_region(region), machine)
+
+    def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
+        return self.inner.space(matmul_region(region), machine, threads)
+
+    def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
+        """Seconds: the matmul's."""
+        return self.inner.cost(matmul_region(region), params, machine, threads)
+
+    def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
+        return self.inner.implement(matmul_region(region), params, machine, threads)
+
+
+def matmul_region(region: Region) -> Region:
+    """A convolution of single pixels as out[pixels.., o] = x[pixels.., c] @ w[c, o]; pixels are one dimension where
+    every tensor allows it, and strides of the windows become those of x. Inputs keep their places."""
+    region = with_bias(region)
+    c, x, w = conv_of(region), region.inputs[0], region.inputs[1]
+    steps = (x.strides[0], *(s * st for s, st in zip(x.strides[1:-1], c.strides, strict=True)))
+    a = replace(x, shape=(*c.lead, c.cg), strides=(*steps, x.strides[-1]))
+    b = replace(w, shape=(c.cg, c.og), strides=(w.strides[1], w.strides[0]))
+    tensors = [a, region.output, region.anchor, *region.inputs[2:]]
+    flat = [_flat(t, c.lead) for t in tensors]
+    if all(t is not None for t in flat):
+        tensors = [t for t in flat if t is not None]
+    a, out, anchor, *others = tensors
+    return replace(region, kind="matmul", attrs={}, inputs=(a, b, *others), output=out, anchor=anchor)
+
+
+def _flat(t: Tensor, lead: tuple[Dim, ...]) -> Tensor | None:
+    """A tensor over [lead.., channels] with its leading dimensions as one."""
+    rank = len(lead) + 1
+    if len(t.shape) < rank and all(d == 1 for d in t.shape[:-1]):
+        return t if len(t.shape) <= 1 else replace(t, shape=t.shape[-1:], strides=t.strides[-1:])
+    strides = broadcast_strides(t, rank)
+    step = merged(lead, strides[:-1])
+    if step is None or (step != 0 and t.shape[:-1] != lead):
+        return None
+    total: Dim = 1
+    for d in lead:
+        total = total * d
+    rows = 1 if all(d == 1 for d in t.shape[:-1]) else total
+    return replace(t, shape=(rows, t.shape[-1]), strides=(step, t.strides[-1]))

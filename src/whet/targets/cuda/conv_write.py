@@ -1,0 +1,108 @@
+"""A tile of pixels by channels: where it lies in every tensor, and the epilogue from its sums to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import ANCHOR, Leaf
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import Dim, Shape
+from whet.targets.base import Arg, In, Out
+from whet.targets.cuda.conv_problem import broadcast_strides, merged
+from whet.targets.cuda.expr import emit
+from whet.targets.cuda.kernel import REGISTER, Source
+
+
+class Pixels:
+    """Pixels `m` (the name of a vector of flat indices over `lead`, all inside), and their coordinates on demand."""
+
+    def __init__(self, s: Source, lead: Shape, m: str) -> None:
+        self.s, self.lead, self.m = s, lead, m
+        self._coords: list[str] = []
+
+    @property
+    def coords(self) -> list[str]:
+        """Names of the coordinates, one for each of `lead` ("" where that is 1)."""
+        if not self._coords:
+            left, found = self.m, []
+            inner = [i for i, d in enumerate(self.lead) if d != 1]
+            for i in reversed(range(len(self.lead))):
+                if self.lead[i] == 1:
+                    found.append("")
+                elif i == inner[0]:
+                    found.append(left)
+                else:
+                    d = self.s.integer(self.lead[i])
+                    found.append(self.s.name_of(f"{left} % {d}", "c"))
+                    left = self.s.name_of(f"{left} // {d}", "q")
+            self._coords = found[::-1]
+        return self._coords
+
+    def offset(self, strides: Shape) -> str:
+        """Text of the pixels' offsets in a tensor with these strides along `lead`; "" for 0."""
+        one = merged(self.lead, strides)
+        if one is not None:
+            return "" if one == 0 else times(self.s, self.m, one)
+        return plus(*(times(self.s, c, st) for c, st in zip(self.coords, strides) if c and st != 0))
+
+
+class Writer:
+    """The epilogue of a region (its bias already inside: `with_bias`) over tiles of pixels x channels.
+
+    offsets: of operands' first elements, in elements (`conv_transpose` writes its pixels in phases).
+    """
+
+    def __init__(self, s: Source, region: Region, offsets: Mapping[Arg, Dim] | None = None) -> None:
+        self.s, self.region = s, region
+        self.offsets = dict(offsets or {})
+        leaves = region.epilogue.leaves if region.epilogue is not None else ()
+        self.inputs = {k: s.pointer(In(k), region.inputs[k].dtype, region.inputs[k].aligned) for k in leaves}
+        self.out = s.pointer(Out(0), region.output.dtype, region.output.aligned)
+
+    def write(self, pixels: Pixels, column: str, sums: str, rows: str = "", columns: str = "",
+              across: bool = False) -> None:
+        """Apply the epilogue to `sums` [pixels, channels] and store it.
+
+        column: a name of the channels [.]; rows, columns: names of masks over pixels and channels, or "".
+        across: tiles are [channels, pixels].
+        """
+        tall, flat = ("[None, :]", "[:, None]") if across else ("[:, None]", "[None, :]")
+
+        def place(pointer: str, arg: Arg, t: Tensor, whole: bool = False) -> tuple[str, str]:
+            """Text of the address (of the tile's shape if `whole`) and of its mask."""
+            strides = broadcast_strides(t, len(pixels.lead) + 1)
+            row, col = pixels.offset(strides[:-1]), times(self.s, column, strides[-1]) if strides[-1] != 0 else ""
+            if whole:
+                row, col = row or f"{pixels.m} * 0", col or f"{column} * 0"
+            first = self.offsets.get(arg, 0)
+            start = pointer if first == 0 else f"{pointer} + {self.s.integer(first)}"
+            address = plus(start, row and f"({row}){tall}", col and f"({col}){flat}")
+            masks = [f"{rows}{tall}" if rows and row else "", f"{columns}{flat}" if columns and col else ""]
+            return address, " & ".join(x for x in masks if x)
+
+        def leaf(x: Leaf) -> str:
+            if x.source == ANCHOR:
+                return sums
+            t = self.region.inputs[x.source]
+            address, mask = place(self.inputs[x.source], In(x.source), t)
+            value = self.s.name_of(f"tl.load({address}{f', mask={mask}, other=0' if mask else ''})", "v")
+            return self.s.name_of(f"{value} != 0", "v") if t.dtype is DType.BOOL else value
+
+        e, out = self.region.epilogue, self.region.output
+        result = sums if e is None else emit(self.s, e, leaf)
+        kind = "uint8" if out.dtype is DType.BOOL else REGISTER.get(out.dtype, "uint8")
+        if e is None or out.dtype is DType.BOOL:
+            result = f"{result}.to(tl.{kind})"
+        address, mask = place(self.out, Out(0), out, whole=True)
+        self.s.line(f"tl.store({address}, {result}{f', mask={mask}' if mask else ''})")
+
+
+def times(s: Source, text: str, factor: Dim) -> str:
+    """Text of a product with a known or symbolic factor."""
+    return text if factor == 1 else f"{text} * {s.integer(factor)}"
+
+
+def plus(*terms: str) -> str:
+    """Text of the sum of those terms that are there."""
+    return " + ".join(t for t in terms if t)

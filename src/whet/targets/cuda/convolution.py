@@ -1,0 +1,11 @@
+"""The tactics for convolutions and transposed convolutions."""
+
+from __future__ import annotations
+
+from whet.targets.base import Tactic
+from whet.targets.cuda.conv import ConvImplicit, ConvMatmul
+from whet.targets.cuda.matmul import MatmulTiles
+
+TACTICS: dict[str, tuple[Tactic, ...]] = {
+    "conv": (ConvImplicit(), ConvMatmul(MatmulTiles())),
+}
