@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,23 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from whet import passes
 from whet.errors import InputError, PlanFormatError
 from whet.frontends.reference import reason
 from whet.ir.graph import Graph, Node
 from whet.ir.region import Region, region_from_json
 from whet.ir.work import flops
-from whet.lowering import Outline, agree, complete, outline, room_for
+from whet.lowering import Outline, agree, complete, outline, room_for, to_host
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
 from whet.plan import Plan, PlanData
 from whet.plan.data import NativeStep
+from whet.plan.manifest import Device
 from whet.plan.program import Host, Program
-from whet.targets.base import Implementation
+from whet.targets.base import Implementation, Target
 from whet.targets.cpu.isa import Isa
 from whet.targets.cpu.target import CpuTarget
+from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import TimingCache
-from whet.tuning.tuner import Choice, Tuned, compile_all, tune
+from whet.tuning.found import Choice, Tuned
+from whet.tuning.tuner import compile_all, tune
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,7 +46,7 @@ class Builder:
     fp32_layers: layers whose products and results stay in fp32.
     """
 
-    cpu: CpuTarget
+    target: Target
     cache: TimingCache
     opt_level: int
     compute: str
@@ -55,6 +59,7 @@ class Builder:
     progress: Progress = lambda what, done, total: None
     told: dict[str, Any] = field(default_factory=dict)  # goes into info["precision"] of every plan
     objects: dict[str, bytes] = field(default_factory=dict)  # compiled kernels, by symbol
+    rebuild: str = ""  # the command line that makes this build again
 
     def prepare(self, graphs: Sequence[Graph]) -> list[Graph]:
         """`passes.prepare` of each profile's graph."""
@@ -76,14 +81,17 @@ class Builder:
         formed = []
         for i, graph in enumerate(graphs):
             formed.append(passes.finish(graph, compute=compute, dump=self._dump(i, len(graphs)), keep=kept))
+            if self.target.fallback:
+                to_host(formed[i], self.target.accepts)
             reasons |= _reasons(formed[i])
         kept.check()
         weights, room = Weights(), room_for(formed, self.states)
-        outlines = [outline(graph, self.cpu.accepts, weights, f"profile{i + 1}." if i else "", self.states, room)
+        outlines = [outline(graph, self.target.accepts, weights, f"profile{i + 1}." if i else "", self.states, room,
+                            self.target.aligned)
                     for i, graph in enumerate(formed)]
         agree([o.states for o in outlines])
         level = self.opt_level if opt_level is None else opt_level
-        tuned = tune([l.region for o in outlines for l in o.launches], self.cpu, self.cache, level,
+        tuned = tune([l.region for o in outlines for l in o.launches], self.target, self.cache, level,
                      lambda p: self.progress(f"tuning {p.region}", p.done, p.total))
         self.objects |= tuned.objects
         self.progress("compiling and writing the plan", 0, 0)
@@ -108,7 +116,7 @@ class Builder:
             mine = [(l.region, tuned.choices[s]) for l, s in zip(o.launches, signatures)]
             for s, (r, c) in zip(signatures, mine):
                 if s not in ready:
-                    ready[s] = self.cpu.implement(r, c.tactic, c.params)
+                    ready[s] = self.target.implement(r, c.tactic, c.params)
             implemented = [ready[s] for s in signatures]
             program, native, assembled = complete(o, implemented, weights, len(steps))
             programs.append(program)
@@ -116,14 +124,17 @@ class Builder:
             made += implemented
             steps += native
             bodies += assembled
-        isa = self.cpu.isa
-        objects = compile_all(made, self.cpu, self.objects)
+        objects = compile_all(made, self.target, self.objects)
         self.objects |= objects
-        linked = self.cpu.link(objects)
+        linked = self.target.link(objects)
+        libraries = [library_of(s.kernel.code) for m in made for s in m.steps] if self.target.name == "cuda" else []
         first = outlines[0]
         told = layers(first, lambda k, l: {"precision": l.region.compute, "tactic": jobs[k][1].tactic,
                                            "params": jobs[k][1].params, "flops": flops(l.region)}, reasons)
-        counts = {"native": len(first.launches), "library": 0, "view": first.views, **programs[0].host_steps}
+        calls = sum(bool(library_of(s.kernel.code)) for m in made[:len(first.launches)] for s in m.steps) \
+            if libraries else 0
+        counts = {"native": len(first.launches) - calls, "library": calls, "view": first.views,
+                  **programs[0].host_steps}
         used = "int8" if any(r.compute == "int8" for r, _ in jobs) else compute
         info = {
             "model": {"name": name, "sha256": self.sha256},
@@ -140,10 +151,18 @@ class Builder:
         blobs = {name: raw for o in outlines for name, raw in o.blobs.items()}
         return PlanData(
             programs=programs, steps=steps, weights=weights.arrays, code=linked.code, symbols=linked.symbols,
-            scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.cpu.threads,
-            arch=isa.arch, isa=isa.name, features=sorted(isa.features), info=info,
-            blobs={**blobs, RECIPE: _recipe(jobs, self.cpu)},
+            scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.target.threads,
+            info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3), **found})
+
+
+    def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:
+        """What the plan says of its target; `libraries`: those that its steps call."""
+        told = self.target.fields()
+        if told.get("device") is not None:
+            told["device"] = msgspec.convert({**told["device"], "uses": sorted({l for l in libraries if l}),
+                                              "rebuild": self.rebuild}, Device)
+        return told
 
 
 class _Kept:
@@ -169,8 +188,9 @@ class _Kept:
 
 
 def _reasons(graph: Graph) -> dict[str, str]:
-    """Why each `onnx` node of a graph and of its bodies has no generated kernel, by its origin."""
+    """Why each node of a graph and of its bodies that NumPy computes has no kernel, by its origin."""
     out = {n.origin or n.op: reason(n) for n in graph.nodes if n.op == "onnx"}
+    out |= {n.origin or n.op: n.attrs["reason"] for n in graph.nodes if n.op == "fallback"}
     for body in graph.bodies():
         out |= _reasons(body)
     return out
@@ -184,14 +204,19 @@ def regenerate(plan: Plan) -> Plan:
     try:
         recipe = json.loads(plan.blob(RECIPE))
         jobs = [(region_from_json(r["region"]), str(r["tactic"]), dict(r["params"])) for r in recipe["launches"]]
-        isa = Isa(**{**recipe["isa"], "features": frozenset(recipe["isa"]["features"])})
+        target = _recorded(recipe, plan.contents.runtime["threads"])
     except (KeyError, ValueError, TypeError, RecursionError) as e:
         raise PlanFormatError("the plan's record of its kernels cannot be read", why=f"{type(e).__name__}: {e}",
                               do="build the plan anew from its model") from e
-    cpu = CpuTarget(isa, plan.contents.runtime["threads"])
-    made = [cpu.implement(*job) for job in jobs]
-    linked = cpu.link(compile_all(made, cpu, {}))
+    made = [target.implement(*job) for job in jobs]
+    linked = target.link(compile_all(made, target, {}))
     return plan.with_code(linked.code, linked.symbols)
+
+
+def _recorded(recipe: Mapping[str, Any], threads: int) -> Target:
+    if "gpu" in recipe:
+        return CudaTarget.of_record(recipe)
+    return CpuTarget(Isa(**{**recipe["isa"], "features": frozenset(recipe["isa"]["features"])}), threads)
 
 
 def _plugins(outlines: Sequence[Outline]) -> list[dict[str, Any]]:
@@ -206,9 +231,8 @@ def _plugins(outlines: Sequence[Outline]) -> list[dict[str, Any]]:
     return [used[k] for k in sorted(used)]
 
 
-def _recipe(jobs: Sequence[tuple[Region, Choice]], cpu: CpuTarget) -> bytes:
-    """What `regenerate` needs: the regions, their tactics, and the instruction set."""
-    isa = {**dataclasses.asdict(cpu.isa), "features": sorted(cpu.isa.features)}
+def _recipe(jobs: Sequence[tuple[Region, Choice]], target: Target) -> bytes:
+    """What `regenerate` needs: the regions, their tactics, and the target."""
     launches = [{"region": r.describe(), "tactic": c.tactic, "params": c.params}
                 for r, c in jobs]
-    return json.dumps({"isa": isa, "launches": launches}, sort_keys=True).encode()
+    return json.dumps({**target.recorded(), "launches": launches}, sort_keys=True).encode()

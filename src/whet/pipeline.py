@@ -18,7 +18,11 @@ from whet.precision.insert import is_quantized
 from whet.precision.quantizer import Quantizer
 from whet.precision.weight_only import compress
 from whet.quantizing import Quantization, quantize, searched
+from whet.targets.base import Target
 from whet.targets.cpu.target import CpuTarget
+from whet.targets.cuda import device
+from whet.targets.cuda.gpu import typical
+from whet.targets.cuda.target import COMPAT, CudaTarget
 from whet.tuning.cache import TimingCache, default_path
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ def build(
     opt_level: int = 3,
     dump: str | os.PathLike[str] | None = None,
     isa: str = "host",
+    hardware_compat: str = "exact",
     calibration: Any = None,
     evaluation: Any = None,
     metric: str = "divergence",
@@ -61,6 +66,8 @@ def build(
     """Build a plan from a model.
 
     model:          path, bytes or `onnx.ModelProto`; or a `torch.nn.Module` with `example_inputs`.
+    target:         `cpu`; `cuda` (this machine's GPU; `cuda:1` for another one), `cuda:sm_90` (any GPU of a capability,
+                    without one here: nothing is tuned then).
     precision:      `fp32`, `bf16`, `best`, or a set of them; fp32 is always allowed.
     force_precision: use the precision even where this CPU only emulates it.
     fp32_layers:    layers (as `whet inspect` or the model calls them) that stay in fp32: their products and results.
@@ -86,15 +93,15 @@ def build(
                     for memory.
     isa:            `host`; `avx512_vnni`, `avx512`, `avx2_vnni`, `avx2` to build for less than this machine has
                     (tuned here).
+    hardware_compat: for GPUs: `exact`, or `same-cc` for a plan that runs on every GPU of the capability: without
+                    library calls, whose algorithms are those of one GPU and version.
     progress:       called with (what, done, total).
 
-    Raises ModelError, InputError, UnsupportedError, TuningError, CacheError, AccuracyError.
+    Raises ModelError, InputError, UnsupportedError, TuningError, CacheError, AccuracyError, DeviceError.
     """
-    if target != "cpu":
-        raise UnsupportedError(f"no target {target!r}", why="this version builds for the CPU", do="use target='cpu'")
     asked = {precision} if isinstance(precision, str) else set(precision)
     allowed = _precisions(asked)
-    cpu = _cpu(isa, threads)
+    hardware = _target(target, isa, threads, hardware_compat)
     cache = timing_cache if isinstance(timing_cache, TimingCache) else TimingCache.open(timing_cache or default_path())
 
     progress("reading the model", 0, 0)
@@ -103,13 +110,14 @@ def build(
 
     progress("optimizing the graph", 0, 0)
     # Emulated bf16 converts to fp32 and multiplies there: never faster, so it is not chosen by itself.
-    native = cpu.isa.bf16_dot
+    native = not isinstance(hardware, CpuTarget) or hardware.isa.bf16_dot
     compute = "bf16" if "bf16" in allowed and (native or force_precision) else "fp32"
     note = "" if native or "bf16" not in allowed else (
         "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
         "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
-    builder = Builder(cpu, cache, opt_level, compute, allowed, note, model_hash(source) if source is not None else "",
-                      states or {}, tuple(fp32_layers), Path(dump) if dump else None, progress)
+    builder = Builder(hardware, cache, opt_level, compute, allowed, note,
+                      model_hash(source) if source is not None else "", states or {},
+                      tuple(fp32_layers), Path(dump) if dump else None, progress)
     prepared = builder.prepare(graphs)
     o = _quantization(quantization, calibration, evaluation, metric, max_drop, force_precision)
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
@@ -176,6 +184,31 @@ def _precisions(asked: set[str]) -> set[str]:
         raise UnsupportedError(f"no precision {', '.join(sorted(unknown))} on the CPU",
                                why=f"this version has {', '.join(PRECISIONS)}", do="choose among these, or 'best'")
     return asked | {"fp32"}
+
+
+def _target(target: str, isa: str, threads: int | None, compat: str) -> Target:
+    if compat not in COMPAT:
+        raise InputError(f"hardware_compat={compat!r}", why=f"it is one of {', '.join(COMPAT)}", do="choose one")
+    if target.split(":")[0] == "cuda":
+        return _cuda(target, compat)
+    if target != "cpu":
+        raise UnsupportedError(f"no target {target!r}", why="this version builds for the CPU and for NVIDIA GPUs",
+                               do="use 'cpu', 'cuda', or a capability such as 'cuda:sm_90'")
+    if compat != "exact":
+        raise InputError(f"hardware_compat={compat!r} for the CPU", why="it speaks of GPUs",
+                         do="leave it out, or name a lesser instruction set (isa=)")
+    return _cpu(isa, threads)
+
+
+def _cuda(target: str, compat: str) -> CudaTarget:
+    """This machine's GPU, or a capability: then there is nothing to tune on."""
+    which = device.parse(target)
+    if isinstance(which, tuple):
+        return CudaTarget(typical(which), compat)
+    from whet.runtime.cuda.libraries import versions
+
+    device.require(which)  # before libraries are loaded
+    return CudaTarget(device.require(which, versions() if compat == "exact" else {}), compat, which)
 
 
 def _cpu(isa: str, threads: int | None) -> CpuTarget:

@@ -221,7 +221,7 @@ def offer_attention(builder: Builder, quantizer: Quantizer) -> None:
     """Make attention a layer as others are; that for which this CPU has no int8 kernel is fixed."""
     quantizer.attention = True
     missing = {l.name for g in quantizer.graphs for l in layers(g, attention=True)
-               if l.node.op == "attention" and builder.cpu.accepts(coded_attention(g, l.node))}
+               if l.node.op == "attention" and builder.target.accepts(coded_attention(g, l.node))}
     quantizer.fixed = {**dict.fromkeys(missing, "no int8 attention kernel on this CPU"), **quantizer.fixed}
 
 
@@ -290,7 +290,7 @@ def record(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: 
     kept = [told.Kept(layer=n, precision=best.compute, reason=why) for n, why in best.kept.items()]
     return told.SearchResult(
         date=now(), model=quantizer.graphs[0].name, model_sha256=builder.sha256, metric=found.metric.name,
-        unit=found.metric.unit, max_drop=float(o.max_drop or 0.0), samples=samples, threads=builder.cpu.threads,
+        unit=found.metric.unit, max_drop=float(o.max_drop or 0.0), samples=samples, threads=builder.target.threads,
         shapes={n: tuple(a.shape) for n, a in feeds.items()}, device=this_device(),
         versions={"whet": __version__, "onnx": onnx.__version__, "numpy": np.__version__},
         candidates=candidates(points, len(quantizer.layers)), reference=0,

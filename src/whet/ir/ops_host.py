@@ -108,5 +108,21 @@ PLUGIN = OpDef("plugin", (0, None), _plugin_rule, _plugin_reference,
                {"domain": REQUIRED, "name": REQUIRED, "since": REQUIRED, "attributes": (), "results": REQUIRED},
                optional=tuple(range(64)))
 
-HOST_OPS = {op.name: op for op in (ONNX, PLUGIN, IF, LOOP)}
+
+
+def _fallback_rule(ins: list[Value], at: Attrs) -> list[Spec]:
+    region = at["region"]
+    return [(t.dtype, t.shape) for t in (region.output, *region.extra_outputs)]
+
+
+def _fallback_reference(xs: list[Any], at: Attrs) -> list[np.ndarray]:
+    from whet.ir.region_eval import region_reference
+
+    return region_reference(at["region"], xs)
+
+
+# A region that the target has no kernel for; `reason` says why (lowering makes these, `lowering.fallback`).
+FALLBACK = OpDef("fallback", (0, None), _fallback_rule, _fallback_reference, {"region": REQUIRED, "reason": ""})
+
+HOST_OPS = {op.name: op for op in (ONNX, PLUGIN, IF, LOOP, FALLBACK)}
 HOST = frozenset(HOST_OPS)

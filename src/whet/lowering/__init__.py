@@ -4,10 +4,11 @@
 `plan_memory` packs its temporaries into one arena, `complete` writes steps and weights.
 """
 
+from whet.lowering.fallback import to_host
 from whet.lowering.memory import Lifetime, plan_memory
 from whet.lowering.program import Outline, complete, outline
 from whet.lowering.states import agree, room_for
 from whet.lowering.storage import Buffer, Launch, Schedule, Storage, schedule
 
 __all__ = ["Buffer", "Launch", "Lifetime", "Outline", "Schedule", "Storage", "agree", "complete", "outline",
-           "plan_memory", "room_for", "schedule"]
+           "plan_memory", "room_for", "schedule", "to_host"]

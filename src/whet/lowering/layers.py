@@ -10,7 +10,7 @@ from whet.ir.graph import Value
 from whet.lowering.program import Outline, Stretch, reads
 from whet.lowering.storage import VIEWS, Launch
 from whet.plan import dims
-from whet.plan.program import Host, If, Loop, Native, Tensor
+from whet.plan.program import REFERENCE, Host, If, Loop, Native, Tensor
 
 Names = list[str]  # of the values that one value may come from
 
@@ -67,9 +67,9 @@ class _Walk:
                     continue
                 given = [self.fresh(s.label) for _ in s.outputs]
                 self.out.layers.append({
-                    "name": s.label, "kind": "host", "tactic": "reference" if s.kind == "onnx" else s.kind,
+                    "name": s.label, "kind": "host", "tactic": "reference" if s.kind in REFERENCE else s.kind,
                     "reads": _merged(taken), "writes": given,
-                    "reason": self.reasons.get(s.label, "") if s.kind == "onnx" else "a plugin computes it",
+                    "reason": self.reasons.get(s.label, "") if s.kind in REFERENCE else "a plugin computes it",
                     "results": [_type(t) for t in s.results]})
                 held.update(zip(s.outputs, ([g] for g in given)))
             else:

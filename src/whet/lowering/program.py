@@ -68,15 +68,17 @@ class Outline:
 
 
 def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, prefix: str = "",
-            states: Mapping[str, str] | None = None, room: Mapping[str, Sequence[int]] | None = None) -> Outline:
+            states: Mapping[str, str] | None = None, room: Mapping[str, Sequence[int]] | None = None,
+            aligned: bool = False) -> Outline:
     """The program of a graph of regions (used up). `weights` gets the constants that host steps read; the names of
-    the payloads in `blobs` begin with `prefix`. `accepts`: see `schedule`. `states`, `room`: see `take_states`."""
+    the payloads in `blobs` begin with `prefix`. `accepts`, `aligned`: see `schedule`. `states`, `room`: see
+    `take_states`."""
     kept, growing = take_states(graph, states or {}, room or {})
     output_names = graph.output_names or [v.name for v in graph.outputs]
     out = Outline([spec(v) for v in graph.inputs], [spec(v, n) for v, n in zip(graph.outputs, output_names)])
     out.contents = {n: list(r) for n, r in graph.contents.items()}
     out.states = kept
-    _Partitioner(out, accepts, weights, prefix, growing).block(graph, set(), output_names)
+    _Partitioner(out, accepts, weights, prefix, growing, aligned).block(graph, set(), output_names)
     return out
 
 
@@ -109,8 +111,9 @@ def _number(a: Arg) -> DimJson:
 
 class _Partitioner:
     def __init__(self, out: Outline, accepts: Callable[[Region], str], weights: Weights, prefix: str,
-                 growing: Growing) -> None:
+                 growing: Growing, aligned: bool) -> None:
         self.out, self.accepts, self.weights, self.prefix, self.growing = out, accepts, weights, prefix, growing
+        self.aligned = aligned
 
     def block(self, graph: Graph, outer: set[str], output_names: list[str] | None = None) -> int:
         """Add the block of a graph (and of its bodies); returns its index. `outer`: names known around it."""
@@ -267,7 +270,7 @@ class _BlockMaker:
 
     def add_segment(self, part: Graph, inputs: Iterable[Value], outputs: list[int]) -> None:
         out = self.whole.out
-        out.stretches.append(Stretch(part, schedule(part, self.whole.accepts, self.whole.growing)))
+        out.stretches.append(Stretch(part, schedule(part, self.whole.accepts, self.whole.growing, self.whole.aligned)))
         ins = [self.read(v) for v in inputs]
         self.steps.append(Native(segment=len(out.stretches) - 1, inputs=ins, outputs=outputs))
 
@@ -294,8 +297,9 @@ class _BlockMaker:
                             stacks=list(at["scan_outputs"]), body=self.whole.block(at["body"], outer), results=results,
                             outputs=outs, learn=learn)
             case _:
-                raw = at["proto"] if n.op == "onnx" else plugin_payload(n)
-                step = Host(kind=n.op, payload=self.whole.blob(raw), label=label, results=results,
+                kind = "region" if n.op == "fallback" else n.op
+                raw = at["proto"] if n.op == "onnx" else region_payload(n) if kind == "region" else plugin_payload(n)
+                step = Host(kind=kind, payload=self.whole.blob(raw), label=label, results=results,
                             inputs=[r for r in operands if r is not None], outputs=outs, learn=learn)
         self.steps.append(step)
 
@@ -345,6 +349,11 @@ class _BlockMaker:
             if r not in kept:
                 gone[i].append(r)
         self.steps = [_replaced(s, free=sorted(g)) for s, g in zip(self.steps, gone)]
+
+
+def region_payload(n: Node) -> bytes:
+    """What a plan stores of a node of op `fallback`."""
+    return json.dumps(n.attrs["region"].describe(), sort_keys=True).encode()
 
 
 def plugin_payload(n: Node) -> bytes:

@@ -16,6 +16,7 @@ from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape, names, product
 
+ALIGNED = 16  # bytes
 VIEWS = ("reshape", "transpose", "slice", "expand")
 
 
@@ -42,6 +43,11 @@ class Storage:
     def tensor(self, v: Value) -> Tensor:
         """The value as kernels see it."""
         return Tensor(v.dtype, v.shape, self.strides, self.buffer.kind == "const")
+
+    @property
+    def aligned(self) -> bool:
+        """The first element lies at a multiple of 16 bytes, where the buffer does (all of them do)."""
+        return bool(self.offset * self.buffer.dtype.size % ALIGNED == 0)
 
 
 @dataclass
@@ -73,20 +79,21 @@ def dense_strides(shape: Shape) -> Shape:
 
 
 def schedule(graph: Graph, accepts: Callable[[Region], str],
-             growing: Mapping[Value, tuple[Value, Shape]] | None = None) -> Schedule:
+             growing: Mapping[Value, tuple[Value, Shape]] | None = None, aligned: bool = False) -> Schedule:
     """Give every value its storage and list the launches.
 
     `accepts(region)` is "" if the target can run the region with the strides it states, else the
     reason why not; then operands that are not dense are copied first. `growing`: inputs that lie in a
-    buffer with these strides, and the concat that grows them there.
+    buffer with these strides, and the concat that grows them there. `aligned`: regions are told which tensors begin at
+    a multiple of 16 bytes; else all do.
     """
-    return _Scheduler(graph, accepts, growing or {}).run()
+    return _Scheduler(graph, accepts, growing or {}, aligned).run()
 
 
 class _Scheduler:
     def __init__(self, graph: Graph, accepts: Callable[[Region], str],
-                 growing: Mapping[Value, tuple[Value, Shape]]) -> None:
-        self.graph, self.accepts, self.growing = graph, accepts, growing
+                 growing: Mapping[Value, tuple[Value, Shape]], aligned: bool) -> None:
+        self.graph, self.accepts, self.growing, self.aligned = graph, accepts, growing, aligned
         self.at: dict[Value, Storage] = {}
         self.planned: dict[Value, Storage] = {}  # decided before the producer is reached
         self.concats: dict[Node, Storage] = {}
@@ -240,18 +247,17 @@ class _Scheduler:
         return self.at[v]
 
     def _with_storage(self, region: Region, node: Node, ins: list[Storage], outs: list[Storage]) -> Region:
-        tensors = [s.tensor(node.input(i)) for i, s in enumerate(ins)]
+        tensors = [self._tensor(s, node.input(i)) for i, s in enumerate(ins)]
         # A region may see an operand under broadcast dimensions of its own: keep its shape.
         tensors = [replace(t, shape=r.shape) if t.shape != r.shape and len(t.shape) == len(r.shape) else t
                    for t, r in zip(tensors, region.inputs)]
-        results = [s.tensor(v) for s, v in zip(outs, node.outputs)]
+        results = [self._tensor(s, v) for s, v in zip(outs, node.outputs)]
         used = names(*(d for t in (*tensors, *results) for d in (*t.shape, *t.strides)))
         return replace(region, inputs=tuple(tensors), output=results[0], extra_outputs=tuple(results[1:]),
                        dims={n: self.graph.dims[n] for n in sorted(used)})
 
     def _copy(self, v: Value, src: Storage, dst: Storage, origin: str) -> Storage:
-        t = src.tensor(v)
-        out = Tensor(v.dtype, v.shape, dst.strides)
+        t, out = self._tensor(src, v), replace(self._tensor(dst, v), const=False)
         used = names(*(d for x in (t, out) for d in (*x.shape, *x.strides)))
         region = Region("pointwise", {}, (t,), 0, out, Tensor.dense(v.dtype, v.shape), identity(0, v.dtype),
                         dims={n: self.graph.dims[n] for n in sorted(used)})
@@ -262,6 +268,9 @@ class _Scheduler:
         self.out.launches.append(Launch(node, [src], [dst], region))
         self.out.copies += 1
         return dst
+
+    def _tensor(self, s: Storage, v: Value) -> Tensor:
+        return replace(s.tensor(v), aligned=s.aligned) if self.aligned else s.tensor(v)
 
     def _temp(self, v: Value) -> Buffer:
         return Buffer("temp", v.dtype, product(v.shape), name=v.name)

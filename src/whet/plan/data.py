@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.plan.manifest import Device
 from whet.plan.program import Program
 
 DimJson = int | list[Any]
@@ -87,14 +88,16 @@ class PlanData:
         programs: one for each optimization profile, in the order in which they are tried.
         steps: the native steps of all segments; arguments refer to the inputs and outputs of their segment.
         weights: arrays by name (any dtype; stored C-contiguous, 64-byte aligned, in this order).
-        code: position-independent machine code linked by `targets.cpu.link`, driver included.
-        symbols: offset in `code` of every kernel that a step names, and of the driver's entries
+        code: position-independent machine code linked by `targets.cpu.link`, driver included; for a GPU the objects
+            of `whet.abi_cuda`.
+        symbols: offset in `code` of every kernel that a step names, and on the CPU of the driver's entries
             (`whet_pool_create`, `whet_pool_destroy`, `whet_run`).
         scratch_bytes: per thread.
         threads: that the plan was tuned for.
         arch: `platform.machine()` of the target, `x86_64` or `aarch64`.
         isa: `avx512`, `avx2`, `neon`.
         features: LLVM names of the CPU features that the code needs (`avx512f`, `amx-bf16`...).
+        device: the GPU that it is for; None: the CPU.
         info: JSON for people and tools (model hash, versions, precision and tactic per layer...); hashed.
         blobs: binary extras by name (payloads of host steps, regions for `recompile`); hashed.
         trailer: JSON outside the hash: dates, tuning evidence.
@@ -113,3 +116,4 @@ class PlanData:
     info: Mapping[str, Any] = field(default_factory=dict)
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     trailer: Mapping[str, Any] = field(default_factory=dict)
+    device: Device | None = None

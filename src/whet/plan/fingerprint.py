@@ -1,4 +1,5 @@
-"""Does this machine have what a plan's code needs? Asked of the operating system, without LLVM."""
+"""Does this machine have what a plan's code needs? Asked of the operating system, without LLVM; what GPU there is, the
+caller says."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import sys
 from functools import cache
 
 from whet.errors import FingerprintError
-from whet.plan.manifest import Target
+from whet.plan.manifest import Device, Target
 
 # LLVM's name of a feature -> the flag in /proc/cpuinfo. "" where code with it runs everywhere (hints).
 _X86 = {
@@ -22,11 +23,14 @@ _X86 = {
 _ARM = {"neon": "asimd", "fp-armv8": "fp", "dotprod": "asimddp", "bf16": "bf16", "i8mm": "i8mm", "fullfp16": "asimdhp"}
 
 
-def check(target: Target) -> None:
-    """FingerprintError if code for `target` cannot run here."""
+def check(target: Target, here: Device | None = None) -> None:
+    """FingerprintError if code for `target` cannot run here. `here`: the GPU that it is to run on."""
     do = "build the plan on this machine, or load it with recompile=True"
     if target.os != sys.platform:
         raise FingerprintError(f"the plan is for {target.os}", why=f"this is {sys.platform}", do=do)
+    if target.device is not None:
+        _check_device(target.device, here)
+        return
     arch = platform.machine()
     if target.arch != arch:
         raise FingerprintError(f"the plan is for {target.arch}", why=f"this machine is {arch}", do=do)
@@ -36,6 +40,35 @@ def check(target: Target) -> None:
     if missing:
         raise FingerprintError(f"the plan's code needs {target.isa}", do=do,
                                why=f"this CPU lacks {', '.join(f'{m:.30}' for m in missing[:12])}")
+
+
+def _check_device(built: Device, here: Device | None) -> None:
+    """A plan for one GPU runs on GPUs of that name, with the libraries that its steps call in the versions that they
+    were chosen for; one for a capability on every GPU of that. The driver may be newer than at build."""
+    do = f"build it anew for this GPU: {built.rebuild:.400}" if built.rebuild else "build the plan on this machine"
+    what = f"the plan is for {built.name or 'GPUs'} ({built.arch})"
+    if here is None:
+        raise FingerprintError(what, why="this machine has no GPU that whet can use", do="load it where there is one")
+    if here.capability != built.capability:
+        raise FingerprintError(what, why=f"this GPU is {here.name} ({here.arch})", do=do)
+    if built.name and built.compat != "same-cc" and here.name != built.name:
+        raise FingerprintError(what, why=f"this GPU is {here.name}; the plan was tuned for the other one alone",
+                               do=f"{do} --hardware-compat same-cc gives plans for every {built.arch}")
+    for library in built.uses:
+        want, have = built.libraries.get(library, ""), here.libraries.get(library, "")
+        if not have:
+            raise FingerprintError(f"the plan calls {library:.20} {want:.20}", why="it is not installed here",
+                                   do='pip install "whet[cuda]", or ' + do)
+        if have != want:
+            raise FingerprintError(f"the plan calls {library:.20} {want:.20}", why=f"here it is {have}", do=do)
+    if _major(here.driver) < _major(built.driver):
+        raise FingerprintError(f"the plan was built with the driver {built.driver:.20}",
+                               why=f"here it is {here.driver}", do=f"update the driver, or {do}")
+
+
+def _major(version: str) -> int:
+    first = version.partition(".")[0]
+    return int(first) if first.isdigit() and len(first) < 9 else 0
 
 
 @cache

@@ -46,7 +46,7 @@ SECTIONS: Final = {MANIFEST: "manifest", RUNTIME_S: "runtime", IO_S: "io", STEPS
                    EXPRESSIONS: "expressions", CODE: "code", BLOBS: "blobs", WEIGHTS: "weights"}
 PAGE_ALIGNED: Final = (CODE, WEIGHTS)
 
-# One record. Entries are offsets in the code section (`whet.abi` has their signatures).
+# One record. Entries are offsets in the code section (`whet.abi` has their signatures); a plan for a GPU has none.
 RUNTIME = np.dtype([(n, "<u8") for n in (
     "arena_bytes", "scratch_bytes", "threads", "flags", "create", "destroy", "run", "n_inputs", "n_outputs",
     "reserved")])

@@ -31,13 +31,41 @@ class Blob(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Target(msgspec.Struct, frozen=True):
-    """What the code runs on: `platform.machine()`, our name of the vector set, LLVM's names of its features."""
+class Device(msgspec.Struct, frozen=True):
+    """A GPU, as a plan or this machine has it.
+
+    name:       as its driver tells it; empty in a plan for any GPU of the capability.
+    driver:     its version (`580.65.06`); empty in a plan made without a GPU.
+    libraries:  versions of `cublas` and `cudnn`, as far as they are there. `uses`: those that a plan's steps call.
+    compat:     `exact`, or `same-cc`: the plan runs on every GPU of the capability.
+    rebuild:    the command line that builds the plan anew.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    driver: str = ""
+    libraries: dict[str, str] = {}
+    uses: list[str] = []
+    compat: str = "exact"
+    rebuild: str = ""
+
+    @property
+    def arch(self) -> str:
+        """`sm_90`."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the code runs on: `platform.machine()`, our name of the vector set, LLVM's names of its features.
+
+    A plan for a GPU has a `device`; its arch is `cuda`, its isa the GPU's (`sm_90`), it has no features.
+    """
 
     os: str
     arch: str
     isa: str
     features: list[str]
+    device: Device | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -79,7 +79,7 @@ class Plan:
         for row in steps:
             row["entry"] = moved[int(row["entry"])]
         runtime = np.frombuffer(self.section(layout.RUNTIME_S), layout.RUNTIME).copy()
-        for entry in ("create", "destroy", "run"):
+        for entry in ("create", "destroy", "run") if self.manifest.target.device is None else ():
             runtime[entry] = moved[int(runtime[entry][0])]
         fresh = {layout.CODE: code, layout.STEPS_S: steps.tobytes(), layout.RUNTIME_S: runtime.tobytes(),
                  layout.MANIFEST: encode(msgspec.structs.replace(self.manifest, kernels=dict(symbols)))}
@@ -164,7 +164,8 @@ class Plan:
         counts = {"native": native, "library": 0, "view": 0, **first.host_steps}
         return {
             "hash": self.hash, "bytes": self.nbytes, "threads": c.runtime["threads"],
-            "target": {"arch": m.target.arch, "isa": m.target.isa, "features": list(m.target.features)},
+            "target": {"arch": m.target.arch, "isa": m.target.isa, "features": list(m.target.features),
+                       **({"device": msgspec.to_builtins(m.target.device)} if m.target.device else {})},
             "inputs": [_describe(t) for t in m.inputs], "outputs": [_describe(t) for t in m.outputs],
             "profile": {n: {"min": lo, "opt": best, "max": hi} for n, (lo, best, hi) in m.dims.items()},
             "profiles": len(m.programs),

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+REFERENCE = ("onnx", "region")  # kinds of host steps that NumPy computes because there is no kernel
+
 
 class Tensor(msgspec.Struct, frozen=True):
     """A value's name, element type (`float32`..., `bfloat16`, `string`; `object` for what is no tensor of a known
@@ -44,9 +46,11 @@ class Check(msgspec.Struct, frozen=True):
     most: bool = False
 
 
-class Segment(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Native steps [first, first + count) of the plan's table. `arena` (a dim) is the bytes of activations that they
-    need; `dims` are the names that their expressions use; `labels` has one of each step."""
+    need; `dims` are the names that their expressions use; `labels` has one of each step. `after`: for each step the
+    earlier ones (counted from `first`) that it has to wait for, so that others may run beside it; None: they run one
+    after the other."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
@@ -55,6 +59,7 @@ class Segment(msgspec.Struct, frozen=True):
     labels: list[str]
     first: int = 0
     count: int = 0
+    after: list[list[int]] | None = None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="do"):
@@ -74,7 +79,8 @@ class Native(Step, frozen=True, kw_only=True, tag="native"):
 
 class Host(Step, frozen=True, kw_only=True, tag="host"):
     """Run a host function: `kind` `onnx` is blob `payload`, a serialized `onnx.ModelProto` of one node, run by whet's
-    reference kernels (`whet.reference`); `strings` gives a constant, JSON in the blob; `plugin` calls a plugin, named
+    reference kernels (`whet.reference`); `region` is a region (JSON in the blob) that the target has no kernel for,
+    evaluated with NumPy; `strings` gives a constant, JSON in the blob; `plugin` calls a plugin, named
     by JSON in the blob. `results` say what types and shapes must come out."""
 
     kind: str
@@ -171,7 +177,7 @@ class Program(msgspec.Struct, frozen=True):
     def host_steps(self) -> dict[str, int]:
         """How many steps the host does, bodies included: `reference` kernels, others (`host`), `control` flow."""
         steps = [s for b in self.blocks for s in b.steps]
-        reference = sum(isinstance(s, Host) and s.kind == "onnx" for s in steps)
+        reference = sum(isinstance(s, Host) and s.kind in REFERENCE for s in steps)
         return {"reference": reference, "host": sum(isinstance(s, Host) for s in steps) - reference,
                 "control": sum(isinstance(s, (If, Loop)) for s in steps)}
 

@@ -54,6 +54,8 @@ class _Checker:
             _need(not isinstance(s.arena, int) or 0 <= s.arena <= layout.MAX_BYTES, "an arena of no possible size")
             _need(0 <= s.first <= s.first + s.count <= self.steps, "a segment's steps are not there")
             _need(len(s.labels) == s.count, "it has more or fewer labels than steps")
+            _need(s.after is None or len(s.after) == s.count, "it tells of more or fewer steps than it has")
+            _need(all(0 <= k < i for i, ks in enumerate(s.after or ()) for k in ks), "a step waits for a later one")
             _need(not any(t.dtype in ("string", "object") for t in (*s.inputs, *s.outputs)),
                   "a segment with a tensor that no kernel can hold")
         _need(bool(p.blocks), "it has no block")

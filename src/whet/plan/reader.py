@@ -12,7 +12,7 @@ import numpy as np
 
 from whet import abi
 from whet.errors import PlanFormatError, PlanVersionError
-from whet.plan import dims, hashing, layout, programs
+from whet.plan import dims, hashing, layout, objects, programs
 from whet.plan.manifest import Manifest, Trailer, decode, static_bytes
 
 _AGAIN = "build the plan anew, or copy it anew from where it came"
@@ -68,7 +68,7 @@ def read(fd: int, *, verify: bool = True) -> Contents:
         return os.pread(fd, length, offset)
 
     described: Manifest = decode(_small(raw(layout.MANIFEST)), Manifest, "manifest")
-    runtime = _runtime(raw(layout.RUNTIME_S), sections)
+    runtime = _runtime(raw(layout.RUNTIME_S), sections, described.target.device is None)
     if not described.programs:
         raise _bad("it has no program")
     expressions = _expressions(raw(layout.EXPRESSIONS), {n for p in described.programs for n in p.dims})
@@ -76,6 +76,8 @@ def read(fd: int, *, verify: bool = True) -> Contents:
     out = Contents(sections, root, body, described, trailer, runtime, steps, args, expressions)
     _check_manifest(out)
     _check_steps(out)
+    if described.target.device is not None and (wrong := objects.check(out.steps, args, raw(layout.CODE))):
+        raise _bad(wrong)
     _check_io(out, _rows(raw(layout.IO_S), layout.IO, "io"))
     return out
 
@@ -134,7 +136,7 @@ def _rows(raw: bytes, kind: np.dtype, what: str) -> np.ndarray:
     return np.frombuffer(raw, kind)
 
 
-def _runtime(raw: bytes, sections: dict[int, tuple[int, int]]) -> dict[str, int]:
+def _runtime(raw: bytes, sections: dict[int, tuple[int, int]], driven: bool) -> dict[str, int]:
     if len(raw) != layout.RUNTIME.itemsize:
         raise _bad("its runtime record is cut")
     row = np.frombuffer(raw, layout.RUNTIME, 1)[0]
@@ -144,7 +146,7 @@ def _runtime(raw: bytes, sections: dict[int, tuple[int, int]]) -> dict[str, int]
             raise _bad(f"it wants {runtime[n]} bytes of {n.split('_')[0]}")
     if not 1 <= runtime["threads"] <= abi.MAX_THREADS:
         raise _bad(f"it is for {runtime['threads']} threads")
-    for n in ("create", "destroy", "run"):
+    for n in ("create", "destroy", "run") if driven else ():
         if runtime[n] >= sections[layout.CODE][1]:
             raise _bad("an entry lies outside the code")
     return runtime
@@ -175,7 +177,7 @@ def _check_manifest(c: Contents) -> None:
     if any(not 0 <= k < code for k in m.kernels.values()):
         raise _bad("a kernel lies outside the code")
     entries = {"create": abi.ENTRY_CREATE, "destroy": abi.ENTRY_DESTROY, "run": abi.ENTRY_RUN}
-    if any(m.kernels.get(symbol) != c.runtime[n] for n, symbol in entries.items()):
+    if m.target.device is None and any(m.kernels.get(symbol) != c.runtime[n] for n, symbol in entries.items()):
         raise _bad("an entry of the driver is not where the table of entries has it")
     names = {w.name for w in m.weights}
     for p in m.programs:

@@ -146,7 +146,7 @@ class _Sections:
         code = [self.data.code]
         described = manifest.Manifest(
             manifest.SCHEMA,
-            manifest.Target("linux", self.data.arch, self.data.isa, sorted(self.data.features)),
+            manifest.Target("linux", self.data.arch, self.data.isa, sorted(self.data.features), self.data.device),
             list(self.data.programs), dict(self.data.symbols), list(self.weights.values()), blobs,
             dict(self.data.info))
         return [(layout.MANIFEST, [manifest.encode(described)]),
@@ -162,14 +162,15 @@ class _Sections:
     def _runtime(self) -> bytes:
         d = self.data
         first = d.programs[0]
-        static = not self.expression_list and len(d.programs) == 1 and first.plain
+        static = d.device is None and not self.expression_list and len(d.programs) == 1 and first.plain
         arenas = [s.arena for p in d.programs for s in p.segments if isinstance(s.arena, int)]
         r = np.zeros(1, layout.RUNTIME)
         r["arena_bytes"], r["scratch_bytes"], r["threads"] = max(arenas, default=0), d.scratch_bytes, d.threads
         r["flags"] = (layout.FLAG_AMX if any(f.startswith("amx") for f in d.features) else 0) \
             | (layout.FLAG_STATIC if static else 0)
-        for name, symbol in (("create", abi.ENTRY_CREATE), ("destroy", abi.ENTRY_DESTROY), ("run", abi.ENTRY_RUN)):
-            r[name] = self._symbol(symbol)
+        if d.device is None:
+            for name, symbol in (("create", abi.ENTRY_CREATE), ("destroy", abi.ENTRY_DESTROY), ("run", abi.ENTRY_RUN)):
+                r[name] = self._symbol(symbol)
         r["n_inputs"], r["n_outputs"] = len(first.inputs), len(first.outputs)
         return r.tobytes()
 

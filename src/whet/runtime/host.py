@@ -6,7 +6,7 @@ Values are arrays, lists of arrays (sequences), None (an optional without value)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,29 @@ class _Strings:
         return [self.array.copy()]
 
 
+class RegionReference:
+    """A region that the plan's target has no kernel for."""
+
+    def __init__(self, payload: bytes, label: str) -> None:
+        from whet.ir.region import region_from_json
+
+        try:
+            self.region = region_from_json(json.loads(payload))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as e:
+            raise PlanFormatError("a host step of the plan cannot be set up", where=label,
+                                  why=f"{type(e).__name__}: {e}") from e
+
+    def __call__(self, operands: Sequence[Any], dims: Mapping[str, int] | None = None) -> list[Any]:
+        """`dims`: values of the dimensions that the operands' shapes do not tell."""
+        from whet.ir.region_eval import region_reference
+
+        known = {n: v for n, v in (dims or {}).items() if n in self.region.dims}
+        with np.errstate(all="ignore"):
+            return list(region_reference(self.region, operands, known))
+
+
 KINDS: dict[str, Callable[[bytes, str], HostFunction]] = {
-    "onnx": _Reference, "strings": _Strings, "plugin": plugins.from_payload}
+    "onnx": _Reference, "region": RegionReference, "strings": _Strings, "plugin": plugins.from_payload}
 
 
 def typed(x: Any, dtype: np.dtype, label: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from whet.plan.manifest import HOST_TYPES, np_dtype
 from whet.plan.program import Block, Check, Host, If, Learn, Loop, Native, Program, Tensor
 from whet.plan.reader import Contents
 from whet.runtime.binding import Tables
-from whet.runtime.host import HostFunction, prepare, typed
+from whet.runtime.host import HostFunction, RegionReference, prepare, typed
 
 Native_ = Callable[[int, Sequence[Any], Mapping[str, int]], list[np.ndarray]]  # (segment, inputs, dimensions)
 Times = dict[tuple[int, int], tuple[str, float]]  # by block and step of host steps: seconds
@@ -79,7 +79,7 @@ class _Run:
                     results: list[Any] = self.native(step.segment, [regs[r] for r in step.inputs], env)
                     label = "a computed size"
                 case Host():
-                    results, label = self.host(index, k, step, [regs[r] for r in step.inputs]), step.label
+                    results, label = self.host(index, k, step, [regs[r] for r in step.inputs], env), step.label
                 case If():
                     taken = step.then if truth(regs[step.condition]) else step.other
                     results = self.block(taken, [regs[r] for r in step.captures], dict(env))
@@ -96,9 +96,10 @@ class _Run:
                 regs[r] = None
         return [regs[r] for r in b.outputs]
 
-    def host(self, index: int, k: int, step: Host, operands: list[Any]) -> list[Any]:
+    def host(self, index: int, k: int, step: Host, operands: list[Any], env: Mapping[str, int]) -> list[Any]:
         start = time.perf_counter()
-        results = self.loaded.host[index, k](operands)
+        compute = self.loaded.host[index, k]
+        results = compute(operands, env) if isinstance(compute, RegionReference) else compute(operands)
         results = [x if t.dtype == "object" else typed(x, np_dtype(t.dtype), step.label)
                    for x, t in zip(results, step.results, strict=True)]
         if self.times is not None:

@@ -83,7 +83,7 @@ def single(target: CpuTarget, region: Region, made: Implementation, objects: dic
     program = straight([spec(v) for v in inputs], [spec(v) for v in outputs], fixed, [n.label for n in body.steps],
                        to_json(body.arena))
     plan = PlanData([program], body.steps, weights.arrays, linked.code, linked.symbols, body.scratch_bytes,
-                    target.threads, target.isa.arch, target.isa.name, sorted(target.isa.features))
+                    target.threads, **target.fields())
     return Single(load(Plan.from_data(plan, hashed=False)), feeds, outs, copies)
 
 

@@ -1,12 +1,15 @@
-"""Child processes with a time limit on every request; one that dies is replaced."""
+"""Child processes with a time limit on every request; one that dies is replaced. `Crew`: several of them at work."""
 
 from __future__ import annotations
 
 import os
+import queue
 import select
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from whet.tuning import worker
@@ -17,13 +20,14 @@ class WorkerDied(Exception):
 
 
 class Child:
-    """One worker process."""
+    """One worker process, which runs `module` (see `worker.serve`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "whet.tuning.worker") -> None:
+        self.module, self.closed = module, False
         self._start()
 
     def _start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "whet.tuning.worker"], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([sys.executable, "-m", self.module], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, start_new_session=True)  # Ctrl-C is the parent's
 
     def ask(self, *message: Any) -> None:
@@ -66,13 +70,68 @@ class Child:
         if self.process.poll() is None and what.startswith("hung"):
             self.process.kill()
         code = self.process.wait()
-        self._start()
+        if not self.closed:
+            self._start()
         return what if what.startswith("hung") else f"crashed (exit {code})"
 
     def close(self) -> None:
         """End the process."""
+        self.closed = True
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+class Crew:
+    """Children that work on requests as they come, each one at a time. They start with the first request."""
+
+    def __init__(self, size: int, module: str) -> None:
+        self.size, self.module = size, module
+        self._pool = ThreadPoolExecutor(size, "whet-crew")
+        self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self._children: list[Child] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, timeout: float, *message: Any) -> Future[Any]:
+        """The reply to a request, to come. Its exception is WorkerDied, or RuntimeError with the child's error."""
+        return self._pool.submit(self._do, timeout, message)
+
+    def _do(self, timeout: float, message: tuple[Any, ...]) -> Any:
+        child = self._child()
+        try:
+            child.ask(*message)
+            return child.reply(timeout)
+        finally:
+            self._idle.put(child)
+
+    def _child(self) -> Child:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                if self._closed:
+                    raise WorkerDied("ended") from None
+                child = Child(self.module)
+                self._children.append(child)
+                return child
+
+    def close(self) -> None:
+        """End the children, and whatever they are at."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in self._children:
+            child.closed = True
+            child.process.kill()
+        self._pool.shutdown(wait=True)
+        for child in self._children:
+            child.close()
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from whet.errors import TuningError
 from whet.ir.region import Region
-from whet.targets.base import Implementation, Params
-from whet.targets.cpu.compile import to_object
-from whet.targets.cpu.target import Candidate, CpuTarget
+from whet.targets.base import Candidate, Implementation, Target
+from whet.targets.cpu.target import CpuTarget
+from whet.targets.cuda.target import CudaTarget
+from whet.tuning import cuda
 from whet.tuning.cache import Entry, TimingCache, Trial
+from whet.tuning.found import Choice, Progress, Tuned, describe, ident, key_of, winner
 from whet.tuning.pool import Child, WorkerDied
 
 # Candidates measured per region at each --opt-level; level 0 takes the cost model's word.
@@ -23,36 +25,7 @@ PLAYOFF, CLOSE = 4, 1.3  # how many of the best are timed again, and how close t
 GIVE_UP = 2.0  # a candidate whose first run takes this many times the best is not measured further
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What runs a region, and how that was found: `measured`, `cache` or `model`."""
-
-    tactic: str
-    params: Params
-    how: str
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the tuner is doing: for progress bars."""
-
-    done: int
-    total: int
-    region: str
-    best: float | None = None
-
-
-@dataclass
-class Tuned:
-    """Choices by region signature, and the objects that are compiled already, by kernel symbol."""
-
-    choices: dict[str, Choice] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_level: int = 3,
+def tune(regions: Sequence[Region], target: Target, cache: TimingCache, opt_level: int = 3,
          progress: Callable[[Progress], None] = lambda p: None, refine: bool = False) -> Tuned:
     """Choose for each distinct region; results go into `cache`, which is saved as it fills.
 
@@ -61,35 +34,48 @@ def tune(regions: Sequence[Region], target: CpuTarget, cache: TimingCache, opt_l
     """
     start = time.monotonic()
     out = Tuned()
-    todo: list[tuple[Region, list[Candidate]]] = []
+    unknown: list[Region] = []
     alike: dict[str, list[Region]] = {}  # regions that are as fast as each other
     for region in {r.signature(): r for r in regions}.values():
         alike.setdefault(region.timing_key(), []).append(region)
     for key, same in alike.items():
         region = same[0]
         sig = region.signature()
-        entry = cache.get(_key(cache, target, key))
-        found = None if refine or entry is None else _winner(entry)
+        entry = cache.get(key_of(cache, target, key))
+        found = None if refine or entry is None else winner(entry)
         if found is not None:
             out.choices[sig] = found
-            continue
+        else:
+            unknown.append(region)
+    if isinstance(target, CudaTarget):
+        cuda.choose(unknown, target, cache, opt_level, out, progress)
+    else:
+        _choose(unknown, target, cache, opt_level, out, progress)
+    for same in alike.values():
+        choice = out.choices[same[0].signature()]
+        out.choices.update((r.signature(), choice) for r in same[1:])
+    out.seconds = time.monotonic() - start
+    return out
+
+
+def _choose(regions: Sequence[Region], target: Target, cache: TimingCache, opt_level: int, out: Tuned,
+            progress: Callable[[Progress], None]) -> None:
+    """Choose for regions that the cache does not know, each unlike the others."""
+    todo: list[tuple[Region, list[Candidate]]] = []
+    for region in regions:
         candidates = target.candidates(region)
         if not candidates:
             raise TuningError(f"no tactic runs this {region.kind}", why=target.accepts(region),
                               do="report this model: every region must have a tactic")
         count = CANDIDATES[opt_level]
         if count == 0 or len(candidates) == 1:
-            out.choices[sig] = Choice(candidates[0].tactic, candidates[0].params, "model")
+            out.choices[region.signature()] = Choice(candidates[0].tactic, candidates[0].params, "model")
         else:
             todo.append((region, _pick(candidates, count)))
     if todo:
+        assert isinstance(target, CpuTarget)
         cache.check_writable()
         _measure(todo, target, cache, out, progress)
-    for same in alike.values():
-        choice = out.choices[same[0].signature()]
-        out.choices.update((r.signature(), choice) for r in same[1:])
-    out.seconds = time.monotonic() - start
-    return out
 
 
 def _pick(candidates: list[Candidate], count: int) -> list[Candidate]:
@@ -101,15 +87,6 @@ def _pick(candidates: list[Candidate], count: int) -> list[Candidate]:
     rest = [c for c in candidates if c is not first[c.tactic]]
     chosen = [*first.values(), *rest[:max(0, count - len(first))]]
     return sorted(chosen, key=lambda c: c.cost)
-
-
-def _key(cache: TimingCache, target: CpuTarget, timing_key: str) -> str:
-    return cache.key(target.device_key(), target.threads, timing_key)
-
-
-def _winner(entry: Entry) -> Choice | None:
-    t = entry.trials[0]
-    return Choice(t.tactic, t.params, "cache", t.seconds) if t.seconds is not None else None
 
 
 def _measure(todo: list[tuple[Region, list[Candidate]]], target: CpuTarget, cache: TimingCache,
@@ -134,20 +111,20 @@ def _measure(todo: list[tuple[Region, list[Candidate]]], target: CpuTarget, cach
                 best: float | None = None
                 winner: dict[str, bytes] = {}
                 for c in candidates:
-                    progress(Progress(done, total, _describe(region), best))
-                    trial, objects = _time(c, region, target, made[sig, _ident(c)], best)
+                    progress(Progress(done, total, describe(region), best))
+                    trial, objects = _time(c, region, target, made[sig, ident(c)], best)
                     trials.append(trial)
                     done += 1
                     if trial.seconds is not None and (best is None or trial.seconds < best):
                         best, winner = trial.seconds, objects
                 if best is None:
-                    raise TuningError(f"every candidate for a {region.kind} failed", where=_describe(region),
+                    raise TuningError(f"every candidate for a {region.kind} failed", where=describe(region),
                                       why="; ".join(f"{t.tactic}: {t.failed}" for t in trials[:4]),
                                       do="report this model; --opt-level 0 skips measuring")
                 winner = _playoff(region, target, trials, made) or winner
                 out.choices[sig] = Choice(trials[0].tactic, trials[0].params, "measured", trials[0].seconds)
                 out.objects.update(winner)
-                cache.put(_key(cache, target, region.timing_key()), Entry(region.kind, trials))
+                cache.put(key_of(cache, target, region.timing_key()), Entry(region.kind, trials))
             for child in children:
                 child.ask("forget")
                 child.reply(RUN_TIMEOUT)
@@ -173,7 +150,7 @@ def _playoff(region: Region, target: CpuTarget, trials: list[Trial],
     sig, objects = region.signature(), {}
     for _ in range(2):
         for t in close:
-            m = made[sig, _ident(t)]
+            m = made[sig, ident(t)]
             again, objects[id(t)] = _time(Candidate(t.tactic, t.params, 0.0), region, target, m, None)
             times[id(t)].append(again.seconds)
     for t in close:
@@ -182,10 +159,6 @@ def _playoff(region: Region, target: CpuTarget, trials: list[Trial],
         t.failed = t.failed if len(good) == 3 else "failed when it was timed again"
     trials.sort(key=lambda t: (t.seconds is None, t.seconds or 0.0))
     return objects.get(id(trials[0]), {})
-
-
-def _ident(c: Candidate | Trial) -> tuple[str, str]:
-    return c.tactic, repr(sorted(c.params.items()))
 
 
 @dataclass
@@ -219,7 +192,7 @@ def _compile(batch: list[tuple[Region, list[Candidate]]], target: CpuTarget,
                 region, c = queue.pop(0)
                 ticket += 1
                 made = _Made(child, ticket)
-                out[region.signature(), _ident(c)] = made
+                out[region.signature(), ident(c)] = made
                 child.ask("compile", ticket, target, region, c.tactic, c.params)
                 busy[i] = made
     return out
@@ -241,18 +214,15 @@ def _time(c: Candidate, region: Region, target: CpuTarget, made: _Made,
     return Trial(c.tactic, c.params, seconds=float(f"{seconds:.4g}")), made.objects
 
 
-def _describe(region: Region) -> str:
-    shapes = " ".join("x".join(map(str, t.shape)) or "scalar" for t in region.inputs[:2])
-    return f"{region.kind} {shapes}"
-
-
-def compile_all(made: Sequence[Implementation], target: CpuTarget, have: dict[str, bytes]) -> dict[str, bytes]:
+def compile_all(made: Sequence[Implementation], target: Target, have: dict[str, bytes]) -> dict[str, bytes]:
     """Objects of all kernels, by symbol: those that `have` lacks are compiled, in processes when many."""
     codes = {s.kernel.symbol: s.kernel.code for m in made for s in m.steps}
     missing = {k: c for k, c in codes.items() if k not in have}
     out = {k: have[k] for k in codes if k in have}
+    if isinstance(target, CudaTarget):
+        return {**out, **cuda.compile_all(missing, target)}
     if len(missing) < 8 or target.threads == 1:
-        out.update({k: to_object(c, target.isa) for k, c in missing.items()})
+        out.update({k: target.assemble(c) for k, c in missing.items()})
         return out
     children = [Child() for _ in range(target.threads)]
     try:

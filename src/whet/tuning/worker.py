@@ -16,8 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from whet.ir.region import Region
-from whet.targets.base import Implementation, Params
-from whet.targets.cpu.compile import to_object
+from whet.targets.base import Implementation, Params, Target
 from whet.targets.cpu.target import CpuTarget
 
 MIN_SECONDS = 0.012  # of measuring, per candidate
@@ -60,9 +59,9 @@ class Worker:
         self.made[ticket] = (target, region, made, objects)
         return objects
 
-    def assemble(self, target: CpuTarget, code: str) -> bytes:
-        """Object code of one kernel's LLVM IR."""
-        return to_object(code, target.isa)
+    def assemble(self, target: Target, code: str) -> bytes:
+        """The object of one kernel."""
+        return target.assemble(code)
 
     def time(self, ticket: int, limit: float) -> float:
         """Least seconds of a run of a compiled candidate on random data.
@@ -94,12 +93,11 @@ class Worker:
         self.made.clear()
 
 
-def main() -> None:
-    """Serve requests (method, *args) until stdin ends."""
+def serve(worker: Any) -> None:
+    """Serve requests (method of `worker`, *args) until stdin ends."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # stray prints must not enter the protocol
     requests = sys.stdin.buffer
-    worker = Worker()
     while True:
         try:
             method, *args = receive(requests)
@@ -112,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Worker())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from elftools.common.exceptions import ELFError
@@ -21,6 +20,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 from whet.errors import InternalError
+from whet.targets.base import Linked
 
 PAGE = 4096
 _LINE = 64  # sections start on a cache line, so that loops lie as they did when they were timed alone
@@ -28,16 +28,9 @@ _ALLOC, _WRITE, _MAX_ALIGN = 0x2, 0x1, 4096
 _FILL = {"EM_X86_64": b"\xcc", "EM_AARCH64": b"\0"}  # int3; an undefined instruction
 
 
-@dataclass(frozen=True)
-class Linked:
-    """A blob (a whole number of pages, to be mapped at a page boundary) and its entries' offsets in bytes."""
-
-    code: bytes
-    symbols: dict[str, int]
-
-
 def link(objects: Iterable[bytes]) -> Linked:
-    """One blob from relocatable ELF objects; identical objects are linked once.
+    """One blob (whole pages, to be mapped at a page boundary) from relocatable ELF objects; identical ones are linked
+    once.
 
     InternalError: a section that is written to, an unresolved symbol, a relocation that is not
     PC-relative into the same object, two definitions of one symbol, mixed machines.

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from whet.errors import InternalError
 from whet.ir.region import Region
-from whet.targets.base import Implementation, Params, Tactic
+from whet.targets.base import Candidate, Implementation, Linked, Params, Tactic, enumerate_candidates, refusals
 from whet.targets.cpu import TACTICS
 from whet.targets.cpu.compile import to_object
 from whet.targets.cpu.driver import to_driver_object
 from whet.targets.cpu.isa import Isa, host
-from whet.targets.cpu.link import Linked, link
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A tactic with its parameters, and what the cost model expects of it in seconds."""
-
-    tactic: str
-    params: Params
-    cost: float
+from whet.targets.cpu.link import link
 
 
 @dataclass(frozen=True)
@@ -33,6 +26,9 @@ class CpuTarget:
 
     isa: Isa
     threads: int
+
+    name = "cpu"
+    aligned = branches = fallback = False
 
     @staticmethod
     def of_host(threads: int) -> CpuTarget:
@@ -45,20 +41,11 @@ class CpuTarget:
 
     def accepts(self, region: Region) -> str:
         """"" if some tactic implements the region, else every tactic's reason why not."""
-        reasons = []
-        for t in self.tactics(region.kind):
-            why = t.applies(region, self.isa)
-            if not why:
-                return ""
-            reasons.append(f"{t.name}: {why}")
-        return "; ".join(reasons) or f"no tactic for {region.kind}"
+        return refusals(self.tactics(region.kind), region, self.isa)
 
     def candidates(self, region: Region) -> list[Candidate]:
         """Everything that could implement the region, the most promising first."""
-        found = [Candidate(t.name, p, t.cost(region, p, self.isa, self.threads))
-                 for t in self.tactics(region.kind) if not t.applies(region, self.isa)
-                 for p in t.space(region, self.isa, self.threads)]
-        return sorted(found, key=lambda c: c.cost)
+        return enumerate_candidates(self.tactics(region.kind), region, self.isa, self.threads)
 
     def implement(self, region: Region, tactic: str, params: Params) -> Implementation:
         """The chosen tactic's code for the region."""
@@ -70,11 +57,23 @@ class CpuTarget:
 
     def compile(self, implementation: Implementation) -> dict[str, bytes]:
         """Object code by kernel symbol."""
-        return {s.kernel.symbol: to_object(s.kernel.code, self.isa) for s in implementation.steps}
+        return {s.kernel.symbol: self.assemble(s.kernel.code) for s in implementation.steps}
+
+    def assemble(self, code: str) -> bytes:
+        """Object code of one kernel's LLVM IR."""
+        return to_object(code, self.isa)
 
     def link(self, objects: Mapping[str, bytes]) -> Linked:
         """One blob of the kernels and the driver, with its entries."""
         return link([*(objects[k] for k in sorted(objects)), to_driver_object(self.isa)])
+
+    def fields(self) -> dict[str, Any]:
+        """What a plan says of the target."""
+        return {"arch": self.isa.arch, "isa": self.isa.name, "features": sorted(self.isa.features)}
+
+    def recorded(self) -> dict[str, Any]:
+        """The instruction set as JSON, for `recompile`."""
+        return {"isa": {**dataclasses.asdict(self.isa), "features": sorted(self.isa.features)}}
 
     def device_key(self) -> str:
         """Names what timings depend on: the CPU, what it may use, and the kernels' own source."""

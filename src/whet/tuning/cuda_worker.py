@@ -1,0 +1,45 @@
+"""The child process that compiles and times candidates for a GPU: `python -m whet.tuning.cuda_worker`.
+
+Many of them enumerate and compile at once (those of libraries may open the GPU); one of them times. See `worker` for
+the protocol: a kernel that hangs or reads what is not there takes this process down, not the build.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from whet.ir.region import Region
+from whet.targets.base import Candidate, Params
+from whet.targets.cuda.target import CudaTarget
+from whet.tuning import store
+from whet.tuning.worker import serve
+
+
+class CudaWorker:
+    """What the parent asks for."""
+
+    def __init__(self) -> None:
+        self.bench: Any = None
+
+    def candidates(self, target: CudaTarget, region: Region) -> list[Candidate]:
+        """Everything that could implement the region."""
+        return target.candidates(region)
+
+    def compile(self, target: CudaTarget, region: Region, tactic: str, params: Params) -> dict[str, bytes]:
+        """A candidate's objects, by symbol."""
+        made = target.implement(region, tactic, params)
+        return {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps}
+
+    def assemble(self, target: CudaTarget, code: str) -> bytes:
+        """The object of one kernel, from the disk if it was made before."""
+        raw = store.get(target, code)
+        if raw is None:
+            raw = target.assemble(code)
+            store.put(target, code, raw)
+        return raw
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRITON_CACHE_DIR", str(store.triton_folder()))
+    serve(CudaWorker())

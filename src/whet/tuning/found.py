@@ -1,0 +1,62 @@
+"""What tuning finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from whet.ir.region import Region
+from whet.targets.base import Candidate, Params, Target
+from whet.tuning.cache import Entry, TimingCache, Trial
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a region, and how that was found: `measured`, `in place`, `cache` or `model`."""
+
+    tactic: str
+    params: Params
+    how: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the tuner is doing: for progress bars."""
+
+    done: int
+    total: int
+    region: str
+    best: float | None = None
+
+
+@dataclass
+class Tuned:
+    """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what could
+    not be tuned."""
+
+    choices: dict[str, Choice] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:
+    """Where the cache has a region's trials."""
+    return cache.key(target.device_key(), target.threads, timing_key)
+
+
+def winner(entry: Entry) -> Choice | None:
+    """The choice that a cache's entry stands for."""
+    t = entry.trials[0]
+    return Choice(t.tactic, t.params, "cache", t.seconds) if t.seconds is not None else None
+
+
+def ident(c: Candidate | Trial) -> tuple[str, str]:
+    """Names a candidate among those of its region."""
+    return c.tactic, repr(sorted(c.params.items()))
+
+
+def describe(region: Region) -> str:
+    """A region for people: its kind and the shapes of its first operands."""
+    shapes = " ".join("x".join(map(str, t.shape)) or "scalar" for t in region.inputs[:2])
+    return f"{region.kind} {shapes}"
