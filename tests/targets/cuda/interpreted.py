@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from targets.cuda import interpreter_fixes
 from whet.ir.region import Region
 from whet.ir.symbolic import evaluate
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
@@ -16,7 +17,7 @@ from whet.targets.cuda.compile import function, recipe_of
 def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env: Mapping[str, int] | None = None
         ) -> list[np.ndarray]:
     """[output, *extra outputs] as dense arrays. `arrays`: of the inputs' logical shapes; they are laid out by the
-    region's strides. Outputs begin poisoned (0xA5), the workspace too; what lies around every buffer must not change."""
+    region's strides. Outputs begin poisoned (0xA5), the workspace too; what lies around a buffer must not change."""
     env = dict(env or {})
     ins = [_laid_out(t, a, env) for t, a in zip(region.inputs, arrays, strict=True)]
     outs = [_laid_out(t, None, env) for t in (region.output, *region.extra_outputs)]
@@ -63,7 +64,8 @@ def interpret(recipe: object, values: Sequence[int], tiles: int) -> None:
                 kind = np.uint64 if t.startswith("*") else np.int64 if t == "i64" else np.int32
                 args.append(tl.tensor(interpreter.TensorHandle(np.array([v], kind), ty), ty))
             run_ = _Executor(fn.rewrite(), fn.arg_names, (tiles,))
-            run_(*args)
+            with interpreter_fixes.fixed():
+                run_(*args)
     finally:
         triton.knobs.runtime.interpret = before
 
@@ -144,8 +146,8 @@ def _laid_out(t, a, env) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-un
     shape, strides, n, first = _reach(t, env)
     flat = np.frombuffer(np.full(n * t.dtype.size, 0xA5, np.uint8).tobytes(), t.dtype.np).copy()
     if a is not None and n:
-        view = np.lib.stride_tricks.as_strided(flat[first:], shape, [s * flat.itemsize for s in strides])
-        view[...] = np.asarray(a).reshape(shape)
+        view = np.lib.stride_tricks.as_strided(_bits(flat)[first:], shape, [s * flat.itemsize for s in strides])
+        view[...] = _bits(np.ascontiguousarray(a)).reshape(shape)
     return _guarded(flat)
 
 
@@ -153,5 +155,10 @@ def _dense(t, inner, env) -> np.ndarray:  # type: ignore[no-untyped-def]
     shape, strides, n, first = _reach(t, env)
     if not n:
         return np.zeros(shape, t.dtype.np)
-    view = np.lib.stride_tricks.as_strided(inner[first:], shape, [s * inner.itemsize for s in strides])
-    return np.array(view, order="C")
+    view = np.lib.stride_tricks.as_strided(_bits(inner)[first:], shape, [s * inner.itemsize for s in strides])
+    return np.array(view, order="C").view(t.dtype.np)
+
+
+def _bits(a: np.ndarray) -> np.ndarray:
+    """Elements as unsigned integers, which strided views take of every type."""
+    return a.view(f"u{a.itemsize}")

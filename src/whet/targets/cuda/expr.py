@@ -140,7 +140,7 @@ def apply(s: Source, t: Apply, args: Sequence[str], dtypes: Sequence[DType], imm
         case "not":
             return s.name_of(f"({x} == 0)")
         case "bitnot":
-            return s.name_of(f"~{x}")
+            return s.name_of(f"{x} ^ {constant(-1 if d.is_signed else (1 << 8 * d.size) - 1, d)}")
         case "abs":
             return s.name_of(f"tl.abs({x})") if d.is_signed else x
         case "neg":
@@ -155,6 +155,8 @@ def apply(s: Source, t: Apply, args: Sequence[str], dtypes: Sequence[DType], imm
         case "quantize":
             return _quantize(s, x, args[1], args[2], dtypes[2])
         case "dequantize":
+            if d.is_storage:
+                return s.name_of(f"{narrow.decode(s, x, d)} * {args[1]}")
             wide = "int64" if d is DType.I32 else "int32"
             return s.name_of(f"({x}.to(tl.{wide}) - {args[2]}.to(tl.{wide})).to(tl.float32) * {args[1]}")
     if d.is_float:
@@ -341,7 +343,10 @@ def _saturate(s: Source, x: str, zero: int, to: DType) -> str:
 
 
 def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
-    """clamp(rint(x / scale) + zero) to the range of zero's type; NaN becomes the lowest code."""
+    """clamp(rint(x / scale) + zero) to the range of zero's type, NaN becomes the lowest code; to 8-bit floats x / scale
+    rounded to them, saturating."""
+    if to.is_storage:
+        return cast(s, s.name_of(division(x, scale)), DType.F32, to)
     info = np.iinfo(to.np)
     y = s.name_of(f"libdevice.rint({division(x, scale)})")
     z = s.name_of(f"{zero}.to(tl.float32)")

@@ -94,7 +94,7 @@ def _decode(s: Source, x: str, f: Format) -> str:
     bits = s.name_of(f"{bits} | (({x} >> {f.sign}) << 31)" if f.sign == 7 else
                      f"{bits} | ((({x} >> {f.sign}) & 1) << 31)")
     if f.unsigned_zero:
-        bits = f"tl.where({x} == {1 << f.sign}, {_NAN}, {bits})"
+        bits = f"tl.where({x} == {1 << f.sign}, {(_NAN | 1 << 31) - (1 << 32)}, {bits})"  # with its sign
     return _float(s, bits)
 
 
