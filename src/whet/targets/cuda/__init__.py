@@ -6,9 +6,10 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
-from whet.targets.cuda import convolution, movement
+from whet.targets.cuda import convolution, matmuls, movement
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **convolution.TACTICS,
+    **matmuls.TACTICS,
     **movement.TACTICS,
 }

@@ -1,0 +1,15 @@
+"""The tactics of matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from whet.targets.base import Tactic
+from whet.targets.cuda.cublaslt import CublasLt
+from whet.targets.cuda.matmul import MatmulTiles
+from whet.targets.cuda.matmul_rows import MatmulRows
+from whet.targets.cuda.matmul_splitk import MatmulSplitK
+
+TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "matmul": (CublasLt(), MatmulRows(), MatmulSplitK(), MatmulTiles()),
+}
