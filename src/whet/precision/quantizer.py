@@ -1,4 +1,4 @@
-"""Plans of one model with more or fewer of its layers in int8, and where that is faster."""
+"""Plans of one model with more or fewer of its layers in 8-bit codes (int8 or fp8), and where that is faster."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Quantizer:
     attention: bool = False
 
     @property
+    def codes_name(self) -> str:
+        """What layers are quantized to: `int8` or `fp8`."""
+        return "fp8" if self.activations is DType.F8E4M3FN else "int8"
+
+    @property
     def layers(self) -> list[Layer]:
         """The first profile's layers, in order."""
         return layers(self.graphs[0], self.attention)
@@ -69,7 +74,7 @@ class Quantizer:
              opt_level: int | None = None, evidence: Mapping[str, Any] | None = None) -> tuple[Plan, Inserted]:
         """The plan of what `quantized` gives."""
         copies, done = self.quantized(keep)
-        said = {"int8": {"layers": done.quantized, "kept": done.kept}, **(extra or {})}
+        said = {self.codes_name: {"layers": done.quantized, "kept": done.kept}, **(extra or {})}
         return self.build.plan(copies, compute, said, opt_level, evidence), done
 
     def real(self, compute: str = "", opt_level: int | None = None) -> Plan:
@@ -91,9 +96,10 @@ class Speed:
         before, after = self.real.get(layer), self.codes.get(layer)
         return None if before is None or after is None else before - after
 
-    def slower(self) -> dict[str, str]:
+    def slower(self, codes: str = "int8") -> dict[str, str]:
         """Layers that are no faster as codes, with the reason."""
-        return {name: f"int8 is not faster here: {1e6 * self.codes[name]:.1f} us, {1e6 * before:.1f} in floating point"
+        return {name: f"{codes} is not faster here: {1e6 * self.codes[name]:.1f} us, {1e6 * before:.1f} in floating "
+                f"point"
                 for name, before in self.real.items() if name in self.codes and self.codes[name] >= before}
 
 
@@ -118,21 +124,31 @@ def seconds_by_layer(plan: Plan) -> dict[str, float]:
     return out
 
 
+def missing(plan: Plan, quantized: Sequence[str], codes: str) -> dict[str, str]:
+    """The quantized layers that the target has no kernel of codes for (they run on the host), with the reason."""
+    there = {(l["name"].partition(" ")[2] or l["name"]): l["reason"] for l in plan.manifest.info["layers"]
+             if "launch" not in l and l.get("reason")}
+    return {name: f"no {codes} kernel: {there[name.partition('#')[0]]}" for name in quantized
+            if name.partition("#")[0] in there}
+
+
 def faster_only(quantizer: Quantizer, compute: str = "") -> tuple[dict[str, str], Speed, Plan]:
-    """(the layers that int8 does not speed up on this machine, with the reason; the times; the plan without int8).
+    """(the layers that codes do not speed up on this machine, with the reason; the times; the plan without codes).
 
     Compares what the tuner measured of each layer. Where mixing costs more in conversions than it saves, nothing is
-    kept; where everything in int8 is slower than nothing, everything is.
+    kept; where everything in codes is slower than nothing, everything is.
     """
     real = quantizer.real(compute)
     codes, done = quantizer.plan(compute=compute)
     times = speed(real, codes)
-    slower = times.slower()
-    if not slower:
-        return {}, times, real
+    name = quantizer.codes_name
+    absent = missing(codes, done.quantized, name)
+    slower = {**times.slower(name), **absent}
+    if not slower or not times.real:
+        return absent, times, real
     mixed, _ = quantizer.plan(lambda l: slower.get(l.name, ""), compute)
     of_mixed = sum(seconds_by_layer(mixed).values())
     best = min(times.whole_real, times.whole_codes, of_mixed)
     if best == times.whole_real:
-        return {name: slower.get(name, "the model is not faster in int8 here") for name in done.quantized}, times, real
-    return ({} if best == times.whole_codes else slower), times, real
+        return {l: slower.get(l, f"the model is not faster in {name} here") for l in done.quantized}, times, real
+    return (absent if best == times.whole_codes else slower), times, real

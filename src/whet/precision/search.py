@@ -1,9 +1,9 @@
 """The search: the fastest plan that loses no more than it may, layer by layer, with the evidence.
 
 Every candidate is a real plan, run over all evaluation samples and timed in turns with the fp32 plan. First whole
-models: fp32, bf16 where allowed, and every layer in int8 that int8 makes faster. If that loses too much, each layer
-is tried alone; layers are then taken in the order of time saved per error made, and the number that the budget allows
-is found by bisection. What was met on the way is the Pareto front.
+models: fp32, 16-bit floats or tf32 where allowed, and every layer in codes (int8 or fp8) that these make faster. If
+that loses too much, each layer is tried alone; layers are then taken in the order of time saved per error made, and
+the number that the budget allows is found by bisection. What was met on the way is the Pareto front.
 """
 
 from __future__ import annotations
@@ -64,10 +64,13 @@ class Found:
 
 
 class Search:
-    """One search. `compute`: the precision of what is not int8 (fp32 or bf16)."""
+    """One search. `compute`: the precision of what is not in codes (fp32, tf32, fp16 or bf16), and `wide`: the next to
+    be tried where that loses too much (fp32: none)."""
 
     def __init__(self, quantizer: Quantizer, evaluation: Evaluation, metric: str, max_drop: float, compute: str,
-                 feeds: Mapping[str, np.ndarray], progress: Progress = lambda what, done, total: None) -> None:
+                 feeds: Mapping[str, np.ndarray], progress: Progress = lambda what, done, total: None,
+                 wide: str = "fp32") -> None:
+        self.codes, self.wide = quantizer.codes_name, wide
         self.quantizer, self.evaluation, self.max_drop = quantizer, evaluation, max_drop
         self.compute, self.feeds, self.progress = compute, feeds, progress
         progress("running the fp32 plan over the evaluation data", 0, 0)
@@ -82,15 +85,18 @@ class Search:
         """Search. InputError where data, labels and metric do not fit each other."""
         slower, speed, real = faster_only(self.quantizer, self.compute)
         self.quantizer.fixed = {**self.quantizer.fixed, **slower}
-        if self.compute != "fp32":
-            self.measure(self.compute, real,
-                         Inserted(kept={l.name: "nothing is in int8 here" for l in self.quantizer.layers}))
-            if not self.acceptable(self.points[-1]):
-                self.compute = "fp32"  # what the other layers lose in it is lost already
+        for compute in dict.fromkeys((self.compute, self.wide, "fp32")):
+            first, self.compute = compute == self.compute, compute
+            if compute == "fp32":
+                break  # what the other layers lose in more is lost already
+            self.measure(compute, real if first else self.quantizer.real(compute),
+                         Inserted(kept={l.name: f"nothing is in {self.codes} here" for l in self.quantizer.layers}))
+            if self.acceptable(self.points[-1]):
+                break
         rows: list[told.Sensitivity] = []
         plan, done = self.quantizer.plan(compute=self.compute)
         if done.quantized:
-            self.measure("int8", plan, done)
+            self.measure(self.codes, plan, done)
             if not self.acceptable(self.points[-1]):
                 rows = self.sensitivity(done, speed)
                 self.bisect(rows)
@@ -116,7 +122,7 @@ class Search:
         return p.state == "held" or (p.state == "undecided" and p.loss <= self.max_drop)
 
     def sensitivity(self, done: Inserted, speed: Speed) -> list[told.Sensitivity]:
-        """Each layer alone in int8, all others in fp32: what it changes. Not tuned anew: only outputs matter."""
+        """Each layer alone in codes, all others in fp32: what it changes. Not tuned anew: only outputs matter."""
         rows = []
         kinds = {l.name: l.kind for l in self.quantizer.layers}
         for i, name in enumerate(done.quantized):
@@ -129,7 +135,7 @@ class Search:
             outputs = self.evaluation.outputs(plan)
             alone = self.evaluation.scores(self.metric, outputs, self.reference).value
             loss = self.metric.loss(self.scores.value, alone)
-            rows.append(told.Sensitivity(layer=name, kind=kinds[name], precision="int8", loss=float(loss),
+            rows.append(told.Sensitivity(layer=name, kind=kinds[name], precision=self.codes, loss=float(loss),
                                          divergence=relative_l2(outputs, self.reference), saved=speed.saved(name)))
         return sorted(rows, key=_worth, reverse=True)
 
@@ -144,10 +150,11 @@ class Search:
             def rest(l: Layer, taken: set[str] = taken, error: Mapping[str, float | None] = error) -> str:
                 if l.name in taken:
                     return ""
-                return f"int8 here alone changes the output by {error.get(l.name) or 0.0:.2g}: no room in the budget"
+                return (f"{self.codes} here alone changes the output by {error.get(l.name) or 0.0:.2g}: "
+                        "no room in the budget")
 
             plan, done = self.quantizer.plan(rest, self.compute)
-            if self.acceptable(self.measure(f"int8: {middle} of {len(rows)} layers", plan, done)):
+            if self.acceptable(self.measure(f"{self.codes}: {middle} of {len(rows)} layers", plan, done)):
                 low = middle
             else:
                 high = middle
@@ -169,13 +176,13 @@ def _worth(r: told.Sensitivity) -> float:
     return max(r.saved if r.saved is not None else 1e-6, 1e-9) / max(r.divergence or 0.0, 1e-9)
 
 
-def candidates(points: Sequence[Point], layer_count: int) -> tuple[told.Candidate, ...]:
-    """The points as the report has them."""
+def candidates(points: Sequence[Point], layer_count: int, codes: str = "int8") -> tuple[told.Candidate, ...]:
+    """The points as the report has them; `codes`: what their layers are quantized to."""
     out = []
     for p in points:
         interval = p.scores.interval()
         bound = 0.0 if p.verdict is None else _finite(p.verdict.upper)
-        counted = {"int8": len(p.quantized), p.compute: layer_count - len(p.quantized)}
+        counted = {codes: len(p.quantized), p.compute: layer_count - len(p.quantized)}
         out.append(told.Candidate(
             label=p.label, latency=p.timing, value=interval.value, value_low=_finite(interval.low),
             value_high=_finite(interval.high), loss=_finite(p.loss), bound=bound,
