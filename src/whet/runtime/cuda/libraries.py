@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
-import importlib.util
-import sys
-import sysconfig
 import threading
-import types
-from pathlib import Path
 from typing import Any
 
+from whet import abi_cudnn
 from whet.errors import MissingExtraError
 from whet.runtime.cuda.driver import INSTALL, Device
-
-_importing = threading.Lock()
 
 
 class Libraries:
@@ -73,40 +66,8 @@ def cublaslt_module() -> Any:
 
 
 def cudnn_module() -> Any:
-    """The compiled module of cuDNN's frontend (`pygraph`, `create_handle`...), with cuDNN loaded.
-
-    The package around it imports PyTorch where that is installed, so it is left out: graphs are run by
-    `graph._execute({uid: address}, workspace, handle)`. MissingExtraError if the frontend or cuDNN is not there.
-    """
-    with _importing:
-        if "cudnn._compiled_module" not in sys.modules:
-            spec = importlib.util.find_spec("cudnn")
-            if spec is None:
-                raise _missing("cuDNN", "nvidia-cudnn-frontend and nvidia-cudnn", "the frontend is not installed")
-            package = types.ModuleType("cudnn")
-            package.__path__ = list(spec.submodule_search_locations or ())
-            sys.modules["cudnn"] = package
-            try:
-                importlib.import_module("cudnn._compiled_module")
-            except ImportError as e:
-                raise _missing("cuDNN", "nvidia-cudnn-frontend and nvidia-cudnn", e) from e
-            finally:
-                if sys.modules.get("cudnn") is package:
-                    del sys.modules["cudnn"]
-        module = sys.modules["cudnn._compiled_module"]
-        if not hasattr(module, "whet_library"):
-            library = _cudnn_library()
-            module._set_dlhandle_cudnn(library._handle)  # type: ignore[attr-defined]
-            module.whet_library = library  # type: ignore[attr-defined]
-    return module
-
-
-def _cudnn_library() -> ctypes.CDLL:
-    site = Path(sysconfig.get_path("purelib")) / "nvidia" / "cudnn" / "lib"
-    for name in (*sorted(map(str, site.glob("libcudnn.so.*[0-9]"))), "libcudnn.so.9"):
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    raise _missing("cuDNN", "nvidia-cudnn-cu13", "libcudnn.so.9 is not there")
+    """`whet.abi_cudnn.module`: the frontend's compiled module. MissingExtraError."""
+    return abi_cudnn.module()
 
 
 def _missing(library: str, packages: str, why: object) -> MissingExtraError:
