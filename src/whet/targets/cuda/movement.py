@@ -1,4 +1,4 @@
-"""Movement: the tactics of the kinds that pick, place, pad and generate elements."""
+"""Movement: the tactics of the kinds that pick, place, pad, pool and generate elements."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from whet.targets.cuda.gather import Gather
 from whet.targets.cuda.generate import DimValues, Iota
 from whet.targets.cuda.moving import BitCast
 from whet.targets.cuda.pad import Pad
+from whet.targets.cuda.pool import Pool
+from whet.targets.cuda.scan import CumProd, CumSum
+from whet.targets.cuda.scatter import Scatter
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "bitcast": (BitCast(),),
+    "cumprod": (CumProd(),),
+    "cumsum": (CumSum(),),
     "dims": (DimValues(),),
     "gather": (Gather(),),
     "gather_elements": (Gather(),),
     "gather_nd": (Gather(),),
     "iota": (Iota(),),
     "pad": (Pad(),),
+    "pool": (Pool(),),
+    "scatter_elements": (Scatter(),),
+    "scatter_nd": (Scatter(),),
 }

@@ -15,6 +15,8 @@ from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, product
 from whet.targets.base import Implementation, In, Out, Params, Step
+from whet.targets.cuda import index
+from whet.targets.cuda.expr import cast, finish
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.tiles import OUT, Tile, is_flat, merged, number, optimum, tilings
@@ -105,6 +107,21 @@ def copy_tiling(region: Region, x: Tensor, out: Tensor) -> Params:
     """The tiling for `copy` where it is not what is tuned."""
     nest = merged(out.shape, {0: x.strides, OUT: out.strides})
     return {"tile": 1024, "flat": is_flat(region, nest.extents, 1024)}
+
+
+def put(s: Source, region: Region, tile: Tile, value: str, dtype: DType) -> None:
+    """Stores the anchor's value, of compute type `dtype`, by way of the epilogue. The tile's loops are the output's
+    dimensions."""
+    out = region.output
+    axes = tuple((0,) if r else (1,) for r in tile.row_wise)
+    if region.epilogue is not None:
+        block = index.Block(tuple(tile.index), axes, (tile.rows, tile.columns))
+        value = index.value_of(s, region, region.epilogue, block, value)
+    else:
+        value = finish(s, cast(s, value, dtype, out.dtype), out.dtype)
+    value = f"({value}).to(tl.uint8)" if out.dtype is DType.BOOL else value
+    s.line(f"tl.store({index.out_pointer(s, region)} + {tile.offset(out.strides)} + {tile.whole}, {value}, "
+           f"mask={tile.mask})")
 
 
 class BitCast(Movement):
