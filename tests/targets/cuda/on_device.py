@@ -96,6 +96,8 @@ def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env:
         for again in (False, True):
             for o in outs:
                 o.poison()
+            # A copy from ordinary host memory may still be on its way when its call returns.
+            d.check(d.api.cuCtxSynchronize(), "cuCtxSynchronize")
             d.check(d.api.cuGraphLaunch(graph, stream), "cuGraphLaunch")
             d.synchronize(stream)
             found = [o.read() for o in outs]
