@@ -23,11 +23,11 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Expr, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape, lower, upper
-from whet.targets.base import In, Int, Out
+from whet.targets.base import In, Out
 from whet.targets.cuda.expr import emit
 from whet.targets.cuda.kernel import Source
 
-_REACH = 2**31 - 1
+REACH = 2**31 - 1  # of int32
 
 
 @dataclass(frozen=True)
@@ -60,27 +60,34 @@ def optimum(region: Region, d: Dim) -> int:
     return int(evaluate(d, {k: v[1] for k, v in region.dims.items()}))
 
 
+def divides(n: int, d: Dim) -> bool:
+    """Whether the dimension is known to be a multiple of n."""
+    rest = d % n
+    return isinstance(rest, int) and rest == 0
+
+
 def is_wide(region: Region, t: Tensor) -> bool:
     """Whether an element of the tensor may lie 2^31 elements or more from the first."""
     r = ranges(region)
     reach = 0
     for d, stride in zip(t.shape, t.strides, strict=True):
         reach += max(0, upper(d, r) - 1) * max(abs(upper(stride, r)), abs(lower(stride, r)))
-    return reach > _REACH
+    return reach > REACH
 
 
 def pointer(s: Source, region: Region, k: int) -> str:
     """The parameter for region input k, made once."""
     t = region.inputs[k]
-    return _pointer(s, In(k), t)
+    return pointer_to(s, In(k), t)
 
 
 def out_pointer(s: Source, region: Region, k: int = 0) -> str:
     """The parameter for the region's output k, made once."""
-    return _pointer(s, Out(k), (region.output, *region.extra_outputs)[k])
+    return pointer_to(s, Out(k), (region.output, *region.extra_outputs)[k])
 
 
-def _pointer(s: Source, arg: In | Out, t: Tensor) -> str:
+def pointer_to(s: Source, arg: In | Out, t: Tensor) -> str:
+    """The parameter for an argument as elements of the tensor's type, made once."""
     for (name, kind, _), a in zip(s.params, s.args):
         if a == arg and kind == f"*{s.memory(t.dtype)}":
             return name
@@ -143,7 +150,11 @@ def store_tensor(s: Source, t: Tensor, pointer_: str, value: str, block: Block, 
     """`store` to a tensor that is not the region's."""
     mask = block.mask(range(len(block.masks)))
     value = f"({value}).to(tl.uint8)" if t.dtype is DType.BOOL else value
-    s.line(f"tl.store({pointer_} + {offsets(s, t, block.coords, wide)}, {value}{f', mask={mask}' if mask else ''})")
+    where = f"{pointer_} + {offsets(s, t, block.coords, wide)}"
+    if set(axes_of(t, block)) < {a for axes in block.axes for a in axes}:  # a dimension of 1 along a wider axis
+        value = s.name_of(value, "y")
+        where = f"tl.broadcast_to({where}, {value}.shape)"
+    s.line(f"tl.store({where}, {value}{f', mask={mask}' if mask else ''})")
 
 
 def value_of(s: Source, region: Region, e: Expr, block: Block, anchor: str = "",
@@ -222,7 +233,3 @@ def merged(shape: Shape, strides: Sequence[Shape]) -> tuple[list[Dim], list[list
             o.append(x[i])
     return extents, out
 
-
-def integer_args(s: Source) -> list[Dim]:
-    """The symbolic values that the kernel takes."""
-    return [a.value for a in s.args if isinstance(a, Int)]
