@@ -6,12 +6,13 @@
 from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
-from whet.targets.cuda import convolution, matmuls, movement
+from whet.targets.cuda import convolution, matmuls, movement, sequences
 from whet.targets.cuda.pointwise import Pointwise
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **convolution.TACTICS,
     **matmuls.TACTICS,
     **movement.TACTICS,
+    **sequences.TACTICS,
     "pointwise": (Pointwise(),),
 }

@@ -1,0 +1,11 @@
+"""Tactics of attention and of recurrences."""
+
+from collections.abc import Mapping, Sequence
+
+from whet.targets.base import Tactic
+from whet.targets.cuda.attention import Attention
+from whet.targets.cuda.attention_decode import AttentionDecode
+
+TACTICS: Mapping[str, Sequence[Tactic]] = {
+    "attention": (Attention(), AttentionDecode()),
+}
