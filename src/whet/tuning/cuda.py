@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -12,11 +13,18 @@ from whet.ir.region import Region
 from whet.targets.base import Candidate
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning import store
-from whet.tuning.cache import TimingCache
-from whet.tuning.found import Choice, Progress, Tuned, describe
-from whet.tuning.pool import Crew, WorkerDied
+from whet.tuning.agree import dissenters
+from whet.tuning.cache import Entry, TimingCache, Trial
+from whet.tuning.found import Choice, Progress, Tuned, describe, key_of
+from whet.tuning.pool import Crew, OutOfTimeError, WorkerDied
 
-COMPILE_TIMEOUT = 180.0
+# Candidates of each tactic measured per region at each --opt-level, and the seconds after which no more are begun.
+CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 16, 4: 32, 5: 1000}
+BUDGET = {1: 20.0, 2: 40.0, 3: 70.0, 4: 400.0, 5: float("inf")}
+SURE = 4  # the first of a region's candidates are measured however long that takes
+COMPILE_TIMEOUT, RUN_TIMEOUT = 180.0, 30.0
+PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close to the best they must be
+FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
 
 
@@ -26,8 +34,135 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
     if not regions:
         return
     with Crew(cores(), WORKER) as crew:
-        found = _candidates(regions, target, crew, progress)
-        _settle(found, target, crew, out, progress)
+        todo = _candidates(regions, target, crew, progress)
+        if CANDIDATES[opt_level] == 0 or not target.gpu.live:
+            _settle(todo, target, crew, out, progress)
+            if not target.gpu.live:
+                out.notes.append(f"nothing was tuned: the plan is for any {target.gpu.arch}, which was not there")
+            return
+        cache.check_writable()
+        try:
+            with Crew(1, WORKER, FATAL) as device:
+                _Measuring(target, cache, crew, device, opt_level, out, progress).run(todo)
+        finally:
+            cache.save()
+    store.prune()
+
+
+class _Measuring:
+    """Candidates that are compiled on all cores while one child times those that are ready."""
+
+    def __init__(self, target: CudaTarget, cache: TimingCache, crew: Crew, device: Crew, opt_level: int, out: Tuned,
+                 progress: Callable[[Progress], None]) -> None:
+        self.target, self.cache, self.crew, self.device = target, cache, crew, device
+        self.level, self.out, self.progress = opt_level, out, progress
+        self.until = time.monotonic() + BUDGET[opt_level]
+
+    def run(self, todo: Sequence[tuple[Region, list[Candidate]]]) -> None:
+        """Time, and choose."""
+        picked = [(r, pick(c, CANDIDATES[self.level])) for r, c in todo]
+        jobs: dict[tuple[int, int], Future[Any]] = {}
+        # The best few of every region first: what is left when the time is over is what promised least.
+        for rank in range(max(len(c) for _, c in picked)):
+            for i, (region, candidates) in enumerate(picked):
+                if rank < len(candidates):
+                    jobs[i, rank] = self._candidate(region, candidates[rank], rank)
+        total, done = len(jobs), 0
+        finals = []
+        for i, (region, candidates) in enumerate(picked):
+            trials, samples, objects = [], [], []
+            for k, c in enumerate(candidates):
+                trial, sample, made = self._outcome(c, jobs[i, k])
+                done += 1
+                self.progress(Progress(done, total, describe(region)))
+                if trial is not None:
+                    trials.append(trial)
+                    samples.append(sample)
+                    objects.append(made)
+            for k, why in dissenters(region, samples).items():
+                trials[k].seconds, trials[k].failed = None, why
+            finals.append((region, trials, self._last_round(region, trials, objects)))
+        for region, trials, last in finals:
+            self._decide(region, trials, last)
+
+    def _candidate(self, region: Region, c: Candidate, rank: int) -> Future[Any]:
+        """(objects, (seconds, sample)) of a candidate, to come."""
+        out: Future[Any] = Future()
+        compiled = self.crew.submit(COMPILE_TIMEOUT, "compile", self.target, region, c.tactic, c.params,
+                                    until=float("inf") if rank < SURE else self.until)
+
+        def then(job: Future[Any]) -> None:
+            if job.cancelled() or job.exception() is not None:
+                out.set_exception(job.exception() if not job.cancelled() else WorkerDied("ended"))
+                return
+            objects = job.result()
+            try:
+                timed = self.device.submit(RUN_TIMEOUT, "time", self.target, region, c.tactic, c.params, objects)
+            except RuntimeError as e:  # the crew is closed
+                out.set_exception(e)
+                return
+            timed.add_done_callback(lambda t: _forward(t, objects, out))
+
+        compiled.add_done_callback(then)
+        return out
+
+    def _outcome(self, c: Candidate, job: Future[Any]) -> tuple[Trial | None, Any, dict[str, bytes]]:
+        try:
+            objects, (seconds, sample) = job.result()
+        except OutOfTimeError:
+            return None, None, {}
+        except (RuntimeError, WorkerDied) as e:
+            return Trial(c.tactic, c.params, failed=str(e)), None, {}
+        return Trial(c.tactic, c.params, seconds=float(f"{seconds:.4g}")), sample, objects
+
+    def _last_round(self, region: Region, trials: list[Trial], objects: list[dict[str, bytes]]
+                    ) -> tuple[list[Trial], Future[Any]] | None:
+        """The best few, timed again in turns: a single time may have met the device in a good or bad moment."""
+        good = sorted((t.seconds, k) for k, t in enumerate(trials) if t.seconds is not None)
+        close = [k for s, k in good[:PLAYOFF] if s <= CLOSE * good[0][0] + 0.5e-6]
+        if good:
+            self.out.objects.update(objects[good[0][1]])
+        if len(close) < 2:
+            return None
+        several = [(trials[k].tactic, trials[k].params, objects[k]) for k in close]
+        for k in close:
+            self.out.objects.update(objects[k])
+        job = self.device.submit(RUN_TIMEOUT, "playoff", self.target, region, several)
+        return [trials[k] for k in close], job
+
+    def _decide(self, region: Region, trials: list[Trial], last: tuple[list[Trial], Future[Any]] | None) -> None:
+        if last is not None:
+            seconds, failed = result(last[1])
+            for t, s in zip(last[0], seconds or ()):
+                t.seconds = float(f"{s:.4g}")
+            if failed:
+                self.out.notes.append(f"{describe(region)}: the last round failed ({failed})")
+        trials.sort(key=lambda t: (t.seconds is None, t.seconds or 0.0))
+        if not trials or trials[0].seconds is None:
+            raise TuningError(f"every candidate for a {region.kind} failed", where=describe(region),
+                              why="; ".join(f"{t.tactic}: {t.failed}" for t in trials[:4]),
+                              do="report this model; --opt-level 0 skips measuring")
+        best = trials[0]
+        self.out.choices[region.signature()] = Choice(best.tactic, best.params, "measured", best.seconds)
+        self.cache.put(key_of(self.cache, self.target, region.timing_key()), Entry(region.kind, trials))
+
+
+def pick(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Of every tactic its first ones (its own best first), in turns: the cost model may be wrong about a family."""
+    of: dict[str, list[Candidate]] = {}
+    for c in candidates:
+        of.setdefault(c.tactic, []).append(c)
+    ranks = max(map(len, of.values()))
+    return [group[k] for k in range(min(count, ranks)) for group in of.values() if k < len(group)]
+
+
+def _forward(job: Future[Any], objects: dict[str, bytes], out: Future[Any]) -> None:
+    if job.cancelled():
+        out.set_exception(WorkerDied("ended"))
+    elif (e := job.exception()) is not None:
+        out.set_exception(e)
+    else:
+        out.set_result((objects, job.result()))
 
 
 def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes]:
@@ -38,7 +173,7 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
         with Crew(min(cores(), len(missing)), WORKER) as crew:
             jobs = {s: crew.submit(COMPILE_TIMEOUT, "assemble", target, c) for s, c in missing.items()}
             for symbol, job in jobs.items():
-                raw, failed = _result(job)
+                raw, failed = result(job)
                 if failed:
                     raise InternalError("a kernel does not compile", where=symbol, why=failed,
                                         do="report this model; another --opt-level may choose other kernels")
@@ -60,7 +195,7 @@ def _candidates(regions: Sequence[Region], target: CudaTarget, crew: Crew, progr
         found: list[tuple[list[Candidate], str]] = [(target.candidates(r), "") for r in regions]
     else:
         jobs = [crew.submit(COMPILE_TIMEOUT, "candidates", target, r) for r in regions]
-        found = [(given or [], failed) for given, failed in map(_result, jobs)]
+        found = [(given or [], failed) for given, failed in map(result, jobs)]
     for region, (candidates, failed) in zip(regions, found):
         if not candidates:
             raise TuningError(f"no tactic runs this {region.kind}", where=describe(region),
@@ -77,7 +212,7 @@ def _settle(todo: Sequence[tuple[Region, list[Candidate]]], target: CudaTarget, 
         jobs = [crew.submit(COMPILE_TIMEOUT, "compile", target, r, c[0].tactic, c[0].params) for r, c, _ in left]
         again = []
         for (region, candidates, reasons), job in zip(left, jobs):
-            objects, failed = _result(job)
+            objects, failed = result(job)
             first = candidates.pop(0)
             if not failed:
                 out.choices[region.signature()] = Choice(first.tactic, first.params, "model")
@@ -92,7 +227,7 @@ def _settle(todo: Sequence[tuple[Region, list[Candidate]]], target: CudaTarget, 
         left = again
 
 
-def _result(job: Future[Any]) -> tuple[Any, str]:
+def result(job: Future[Any]) -> tuple[Any, str]:
     """What a child answered, and how it failed if it did."""
     try:
         return job.result(), ""

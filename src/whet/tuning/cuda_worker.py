@@ -7,20 +7,42 @@ the protocol: a kernel that hangs or reads what is not there takes this process 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from whet.ir.region import Region
 from whet.targets.base import Candidate, Params
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning import store
+from whet.tuning.cuda_bench import CudaBench
 from whet.tuning.worker import serve
 
 
 class CudaWorker:
     """What the parent asks for."""
 
+    FATAL = ("LostDeviceError",)
+
     def __init__(self) -> None:
-        self.bench: Any = None
+        self.bench: CudaBench | None = None
+
+    def time(self, target: CudaTarget, region: Region, tactic: str, params: Params, objects: Mapping[str, bytes]
+             ) -> tuple[float, list[np.ndarray]]:
+        """A candidate's seconds, and pieces of its results."""
+        return self.opened(target).time(region, target.implement(region, tactic, params), objects)
+
+    def playoff(self, target: CudaTarget, region: Region,
+                several: Sequence[tuple[str, Params, Mapping[str, bytes]]]) -> list[float]:
+        """The seconds of candidates, taken in turns."""
+        made = [(target.implement(region, tactic, params), objects) for tactic, params, objects in several]
+        return self.opened(target).playoff(region, made)
+
+    def opened(self, target: CudaTarget) -> CudaBench:
+        """The bench on the target's GPU."""
+        if self.bench is None:
+            self.bench = CudaBench(target.index)
+        return self.bench
 
     def candidates(self, target: CudaTarget, region: Region) -> list[Candidate]:
         """Everything that could implement the region."""

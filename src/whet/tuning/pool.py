@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +18,10 @@ from whet.tuning import worker
 
 class WorkerDied(Exception):
     """The child crashed or was ended for taking too long; the message says which."""
+
+
+class OutOfTimeError(Exception):
+    """A request was not made: the time for it was over."""
 
 
 class Child:
@@ -74,6 +79,11 @@ class Child:
             self._start()
         return what if what.startswith("hung") else f"crashed (exit {code})"
 
+    def replace(self) -> None:
+        """End the process, and start another."""
+        self.process.kill()
+        self._restart("replaced")
+
     def close(self) -> None:
         """End the process."""
         self.closed = True
@@ -85,25 +95,35 @@ class Child:
 
 
 class Crew:
-    """Children that work on requests as they come, each one at a time. They start with the first request."""
+    """Children that work on requests as they come, each one at a time. They start with the first request.
 
-    def __init__(self, size: int, module: str) -> None:
-        self.size, self.module = size, module
+    fatal: names of errors after which a child ends by itself, and is replaced.
+    """
+
+    def __init__(self, size: int, module: str, fatal: Sequence[str] = ()) -> None:
+        self.size, self.module, self.fatal = size, module, tuple(fatal)
         self._pool = ThreadPoolExecutor(size, "whet-crew")
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._children: list[Child] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    def submit(self, timeout: float, *message: Any) -> Future[Any]:
-        """The reply to a request, to come. Its exception is WorkerDied, or RuntimeError with the child's error."""
-        return self._pool.submit(self._do, timeout, message)
+    def submit(self, timeout: float, *message: Any, until: float = float("inf")) -> Future[Any]:
+        """The reply to a request, to come. Its exception is WorkerDied, RuntimeError with the child's error, or
+        OutOfTimeError if `until` (of time.monotonic) was over before its turn came."""
+        return self._pool.submit(self._do, timeout, message, until)
 
-    def _do(self, timeout: float, message: tuple[Any, ...]) -> Any:
+    def _do(self, timeout: float, message: tuple[Any, ...], until: float) -> Any:
+        if time.monotonic() > until:
+            raise OutOfTimeError
         child = self._child()
         try:
             child.ask(*message)
             return child.reply(timeout)
+        except RuntimeError as e:
+            if str(e).startswith(self.fatal) and self.fatal:
+                child.replace()
+            raise
         finally:
             self._idle.put(child)
 

@@ -94,7 +94,8 @@ class Worker:
 
 
 def serve(worker: Any) -> None:
-    """Serve requests (method of `worker`, *args) until stdin ends."""
+    """Serve requests (method of `worker`, *args) until stdin ends, or until one failed in a way after which nothing
+    works in this process (its error's name is in the worker's FATAL)."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # stray prints must not enter the protocol
     requests = sys.stdin.buffer
@@ -107,6 +108,8 @@ def serve(worker: Any) -> None:
             send(replies, (True, getattr(worker, method)(*args)))
         except Exception as e:
             send(replies, (False, f"{type(e).__name__}: {e}"))
+            if type(e).__name__ in getattr(worker, "FATAL", ()):
+                return
 
 
 if __name__ == "__main__":

@@ -1,0 +1,283 @@
+"""Candidates on the GPU: run from a captured graph, with constants that the caches do not hold."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import evaluate
+from whet.runtime.cuda.code import Code, Kernel, Launchable
+from whet.runtime.cuda.driver import Device, DeviceMemory, Owned
+from whet.runtime.cuda.libraries import Libraries
+from whet.targets.base import Implementation, In, Int, Out, Packed, Work
+from whet.tuning.bench import random_array
+
+SPAN = 1.5e-3  # seconds that one graph should take
+LAUNCHES = (3, 160)  # of the region in one graph: at least, at most
+REPLAYS = 5
+GIVE_UP = 2.5  # a candidate whose first run takes this many times the best is not measured further
+FIRST = 12e-6  # seconds that a first run takes besides, at most
+POISON = 0xA5
+SAMPLE, PIECES = 1 << 18, 4  # bytes of a result that are compared, and in how many pieces
+GAP = 256
+
+
+@dataclass
+class Prepared:
+    """A candidate with all that it needs on the device: `runs` are its launches, for each copy of the constants."""
+
+    runs: list[list[tuple[Launchable, list[int], int]]]
+    memory: list[DeviceMemory]
+
+    def close(self) -> None:
+        for m in self.memory:
+            m.close()
+
+
+class Buffers:
+    """A region's operands and results on the device; operands are random."""
+
+    def __init__(self, device: Device, region: Region) -> None:
+        self.region = region
+        self.env = {n: opt for n, (_, opt, _) in region.dims.items()}
+        self.arrays = [random_array(t.dtype, self.reach(t), i) for i, t in enumerate(region.inputs)]
+        self.inputs = [upload(device, a) for a in self.arrays]
+        self.results = (region.output, *region.extra_outputs)
+        self.outputs = [device.allocate(self.reach(t) * t.dtype.size, "a result") for t in self.results]
+
+    def reach(self, t: Tensor) -> int:
+        """Elements from the tensor's lowest to its highest."""
+        shape = [int(evaluate(d, self.env)) for d in t.shape]
+        strides = [int(evaluate(d, self.env)) for d in t.strides]
+        return 1 + sum((d - 1) * abs(s) for d, s in zip(shape, strides)) if all(shape) else 0
+
+    def start(self, t: Tensor) -> int:
+        """Bytes from the lowest address of a tensor to its first element: not 0 where a stride is negative."""
+        sizes = [(int(evaluate(d, self.env)), int(evaluate(s, self.env))) for d, s in zip(t.shape, t.strides)]
+        return sum((d - 1) * -s for d, s in sizes if s < 0) * t.dtype.size
+
+    def logical(self, k: int) -> np.ndarray:
+        """Operand k as the array that packing takes."""
+        t = self.region.inputs[k]
+        shape = [int(evaluate(d, self.env)) for d in t.shape]
+        strides = [int(evaluate(s, self.env)) * t.dtype.size for s in t.strides]
+        first = self.arrays[k][self.start(t) // t.dtype.size:]
+        return np.lib.stride_tricks.as_strided(first, shape, strides, writeable=False)
+
+    def close(self) -> None:
+        for m in (*self.inputs, *self.outputs):
+            m.close()
+
+
+def upload(device: Device, a: np.ndarray) -> DeviceMemory:
+    """An array's bytes on the device."""
+    raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+    memory = device.allocate(raw.nbytes, "an operand")
+    if raw.nbytes:
+        with device.current():
+            device.check(device.api.cuMemcpyHtoD(memory.address, raw.ctypes.data, raw.nbytes), "cuMemcpyHtoD")
+    return memory
+
+
+class CudaBench:
+    """Times candidates, one after the other. The operands of the last region stay."""
+
+    def __init__(self, index: int) -> None:
+        self.device = Device.open(index)
+        self.libraries = Libraries(self.device)
+        self.stream = self.device.stream()
+        self.events = self.device.event(timing=True), self.device.event(timing=True)
+        self.buffers: Buffers | None = None
+        self.best: dict[str, float] = {}  # by region
+
+    def time(self, region: Region, made: Implementation, objects: Mapping[str, bytes]
+             ) -> tuple[float, list[np.ndarray]]:
+        """(seconds of a run, pieces of its results).
+
+        In a network every layer finds its weights evicted by the others' and its activations just written: so the
+        constants are there several times, more than twice what the second-level cache holds, the activations once.
+        """
+        prepared = self._prepare(region, made, objects)
+        try:
+            return self._time(region.signature(), prepared)
+        finally:
+            prepared.close()
+
+    def playoff(self, region: Region, several: Sequence[tuple[Implementation, Mapping[str, bytes]]]) -> list[float]:
+        """The candidates' median times, taken in turns: what disturbs one disturbs all."""
+        prepared = [self._prepare(region, *c) for c in several]
+        try:
+            graphs = []
+            for p in prepared:
+                once = self._capture(p.runs[:1])
+                n = self._count(min(self._replay(once) for _ in range(3)))
+                graphs.append((self._capture([p.runs[i % len(p.runs)] for i in range(n)]), n))
+            times: list[list[float]] = [[] for _ in graphs]
+            for _ in range(2 * REPLAYS + 1):
+                for found, (graph, n) in zip(times, graphs):
+                    found.append(self._replay(graph) / n)
+            return [statistics.median(t[1:]) for t in times]
+        finally:
+            for p in prepared:
+                p.close()
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _time(self, name: str, p: Prepared) -> tuple[float, list[np.ndarray]]:
+        assert self.buffers is not None
+        with self.device.current():
+            for m in self.buffers.outputs:
+                if m.size:
+                    self.device.check(self.device.api.cuMemsetD8(m.address, POISON, m.size), "cuMemsetD8")
+        once = self._capture(p.runs[:1])
+        self._replay(once)
+        sample = [piece for m, t in zip(self.buffers.outputs, self.buffers.results) for piece in self._pieces(m, t)]
+        first = min(self._replay(once) for _ in range(2))
+        best = self.best.get(name)
+        if best is not None and first > GIVE_UP * best + FIRST:
+            return first, sample
+        n = self._count(first)
+        graph = self._capture([p.runs[i % len(p.runs)] for i in range(n)])
+        self._replay(graph)
+        seconds = statistics.median(self._replay(graph) for _ in range(REPLAYS)) / n
+        self.best[name] = min(seconds, self.best.get(name, seconds))
+        return seconds, sample
+
+    @staticmethod
+    def _count(seconds: float) -> int:
+        return max(LAUNCHES[0], min(LAUNCHES[1], int(SPAN / max(seconds, 1e-6))))
+
+    def _prepare(self, region: Region, made: Implementation, objects: Mapping[str, bytes]) -> Prepared:
+        b = self.buffers
+        if b is None or b.region.signature() != region.signature():
+            if b is not None:
+                b.close()
+            self.buffers = None
+            self.buffers = b = Buffers(self.device, region)
+        memory: list[DeviceMemory] = []
+        try:
+            return self._with_memory(b, made, objects, memory)
+        except BaseException:
+            for m in memory:
+                m.close()
+            raise
+
+    def _with_memory(self, b: Buffers, made: Implementation, objects: Mapping[str, bytes],
+                     memory: list[DeviceMemory]) -> Prepared:
+        read = {a.index for s in made.steps for a in s.args if isinstance(a, In) and b.region.inputs[a.index].const}
+        packs = [np.ascontiguousarray(p.make(*(b.logical(i) for i in p.sources))) for p in made.packs]
+        parts = {("in", k): b.arrays[k] for k in sorted(read)} | {("pack", k): a for k, a in enumerate(packs)}
+        places, size = {}, 0
+        for key, a in parts.items():
+            places[key] = size
+            size += -(-a.nbytes // GAP) * GAP
+        copies = max(1, min(LAUNCHES[1], -(-2 * self.device.properties.l2_bytes // size))) if size else 1
+        constants = self._copies(parts, places, size, copies, memory)
+        work = self.device.allocate(int(evaluate(made.workspace, b.env)), "a workspace")
+        memory.append(work)
+        units: dict[str, Launchable] = {}
+        for s in made.steps:
+            if s.kernel.symbol not in units:
+                units[s.kernel.symbol] = Code(self.device, objects[s.kernel.symbol], self.libraries).unit(0)
+        steps = [(units[s.kernel.symbol], s.args, int(evaluate(s.tiles, b.env))) for s in made.steps]
+        hidden = [self._hidden(unit, tiles, memory) for unit, _, tiles in steps]
+
+        def value(a: Any, copy: int) -> int:
+            match a:
+                case In(k) if k in read:
+                    return constants + copy * size + places["in", k] + b.start(b.region.inputs[k])
+                case In(k):
+                    return b.inputs[k].address + b.start(b.region.inputs[k])
+                case Out(k):
+                    return b.outputs[k].address
+                case Packed(k):
+                    return constants + copy * size + places["pack", k]
+                case Work(offset):
+                    return work.address + int(evaluate(offset, b.env))
+                case Int(v):
+                    return int(evaluate(v, b.env))
+            raise TypeError(f"an argument {a!r}")
+
+        return Prepared([[(unit, [*(value(a, c) for a in args), *more], tiles)
+                          for (unit, args, tiles), more in zip(steps, hidden)] for c in range(copies)], memory)
+
+    def _copies(self, parts: Mapping[Any, np.ndarray], places: Mapping[Any, int], size: int, copies: int,
+                memory: list[DeviceMemory]) -> int:
+        """The address of the constants' first copy; the others follow, `size` bytes apart."""
+        d, api = self.device, self.device.api
+        whole = d.allocate(size * copies, "constants")
+        memory.append(whole)
+        with d.current():
+            for key, a in parts.items():
+                if a.nbytes:
+                    raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+                    d.check(api.cuMemcpyHtoD(whole.address + places[key], raw.ctypes.data, raw.nbytes), "cuMemcpyHtoD")
+            done = 1
+            while done < copies and size:
+                more = min(done, copies - done)
+                d.check(api.cuMemcpyDtoD(whole.address + done * size, whole.address, more * size), "cuMemcpyDtoD")
+                done += more
+        return whole.address
+
+    def _hidden(self, unit: Launchable, tiles: int, memory: list[DeviceMemory]) -> list[int]:
+        """Addresses of what a kernel wants besides its arguments."""
+        if not isinstance(unit, Kernel) or not any(unit.unit.hidden):
+            return []
+        out = []
+        for n in unit.hidden_bytes(tiles):
+            if n:
+                memory.append(self.device.allocate(n, "a kernel's scratch"))
+            out.append(memory[-1].address if n else 0)
+        return out
+
+    def _capture(self, runs: Sequence[Sequence[tuple[Launchable, list[int], int]]]) -> Owned:
+        """An executable graph of these launches, one after the other."""
+        d, api = self.device, self.device.api
+        with d.current():
+            mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+            d.check(api.cuStreamBeginCapture(self.stream, mode), "cuStreamBeginCapture")
+            try:
+                for run in runs:
+                    for unit, values, tiles in run:
+                        unit.launch(int(self.stream), values, tiles)
+            finally:
+                code, graph = api.cuStreamEndCapture(self.stream)
+            d.check((code,), "cuStreamEndCapture")
+            made = Owned(d, d.check(api.cuGraphInstantiate(graph, 0), "cuGraphInstantiate"))
+            d.check(api.cuGraphDestroy(graph), "cuGraphDestroy")
+        return made
+
+    def _replay(self, graph: Owned) -> float:
+        """Seconds that a graph takes on the device."""
+        d, api = self.device, self.device.api
+        begin, end = self.events
+        with d.current():
+            d.check(api.cuEventRecord(begin, self.stream), "cuEventRecord")
+            d.check(api.cuGraphLaunch(graph.handle, self.stream), "cuGraphLaunch")
+            d.check(api.cuEventRecord(end, self.stream), "cuEventRecord")
+            d.synchronize(self.stream)
+            return float(d.check(api.cuEventElapsedTime(begin, end), "cuEventElapsedTime")) * 1e-3
+
+    def _pieces(self, m: DeviceMemory, t: Tensor) -> list[np.ndarray]:
+        """Parts of a result, from its beginning to its end."""
+        size = m.size // t.dtype.size * t.dtype.size
+        if size <= SAMPLE:
+            spans = [(0, size)]
+        else:
+            length = SAMPLE // PIECES // t.dtype.size * t.dtype.size
+            last = (size - length) // t.dtype.size
+            spans = [(i * last // (PIECES - 1) * t.dtype.size, length) for i in range(PIECES)]
+        out = []
+        with self.device.current():
+            for at, length in spans:
+                raw = np.empty(length, np.uint8)
+                if length:
+                    self.device.check(self.device.api.cuMemcpyDtoH(raw.ctypes.data, m.address + at, length),
+                                      "cuMemcpyDtoH")
+                out.append(raw.view(t.dtype.np))
+        return out
