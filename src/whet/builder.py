@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from whet.ir.work import flops
 from whet.lowering import Outline, agree, complete, outline, room_for, to_host
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
+from whet.passes import precision
 from whet.plan import Plan, PlanData
 from whet.plan.data import NativeStep
 from whet.plan.manifest import Device
@@ -41,8 +44,10 @@ RECIPE = "recipe"  # the blob of a plan that recompile reads
 class Builder:
     """What all plans of one build share: the target, the caches, and what is said about the model.
 
-    compute:     the precision of products and activations that are not quantized: `fp32` or `bf16`.
+    compute:     the precision of products and activations that are not quantized, as `passes.run` has it.
     allowed:     the precisions that were asked for, and `note`, what became of them.
+    wide:        the precision of products that fp16 does not suit; `beyond`: the layers whose operand was seen to be
+                 too large for it. codes: the 8-bit codes that may be used, the preferred first.
     fp32_layers: layers whose products and results stay in fp32.
     """
 
@@ -50,7 +55,7 @@ class Builder:
     cache: TimingCache
     opt_level: int
     compute: str
-    allowed: set[str]
+    allowed: Collection[str]
     note: str = ""
     sha256: str = ""
     states: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +65,20 @@ class Builder:
     told: dict[str, Any] = field(default_factory=dict)  # goes into info["precision"] of every plan
     objects: dict[str, bytes] = field(default_factory=dict)  # compiled kernels, by symbol
     rebuild: str = ""  # the command line that makes this build again
+    wide: str = "fp32"
+    codes: Sequence[str] = ()
+    beyond: Collection[str] = ()
+
+    @property
+    def runs_here(self) -> bool:
+        """True if this machine can run the target's plans."""
+        return not isinstance(self.target, CudaTarget) or self.target.gpu.live
+
+    def here(self) -> Builder:
+        """A builder of plans that only have to run on this machine: this one, or one for the CPU."""
+        if self.runs_here:
+            return self
+        return dataclasses.replace(self, target=CpuTarget.of_host(len(os.sched_getaffinity(0))), objects={}, told={})
 
     def prepare(self, graphs: Sequence[Graph]) -> list[Graph]:
         """`passes.prepare` of each profile's graph."""
@@ -80,7 +99,9 @@ class Builder:
         kept = _Kept(self.fp32_layers)
         formed = []
         for i, graph in enumerate(graphs):
-            formed.append(passes.finish(graph, compute=compute, dump=self._dump(i, len(graphs)), keep=kept))
+            formed.append(passes.finish(graph, compute, self._dump(i, len(graphs)), keep=kept,
+                                        traits=precision.GPU if self.target.name == "cuda" else precision.CPU,
+                                        wide=self.wide, beyond=lambda n: not n.names.isdisjoint(self.beyond)))
             if self.target.fallback:
                 to_host(formed[i], self.target.accepts)
             reasons |= _reasons(formed[i])
@@ -135,7 +156,7 @@ class Builder:
             if libraries else 0
         counts = {"native": len(first.launches) - calls, "library": calls, "view": first.views,
                   **programs[0].host_steps}
-        used = "int8" if any(r.compute == "int8" for r, _ in jobs) else compute
+        used = _used({r.compute for r, _ in jobs}, compute)
         info = {
             "model": {"name": name, "sha256": self.sha256},
             "whet": whet.__version__,
@@ -163,6 +184,12 @@ class Builder:
             told["device"] = msgspec.convert({**told["device"], "uses": sorted({l for l in libraries if l}),
                                               "rebuild": self.rebuild}, Device)
         return told
+
+
+def _used(products: Collection[str], compute: str) -> str:
+    """The precision that a plan is called by: of its codes, or of its products where the model brings these."""
+    names = {"int8": "int8", "f8": "fp8", **({"f16": "fp16", "bf16": "bf16"} if compute == "fp32" else {})}
+    return next((name for product, name in names.items() if product in products), compute)
 
 
 class _Kept:

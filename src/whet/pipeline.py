@@ -15,9 +15,10 @@ from whet.ir.graph import Graph
 from whet.ir.symbolic import names
 from whet.plan import Plan
 from whet.precision.insert import is_quantized
+from whet.precision.names import NAMES, choose
 from whet.precision.quantizer import Quantizer
 from whet.precision.weight_only import compress
-from whet.quantizing import Quantization, quantize, searched
+from whet.quantizing import Quantization, checked, heed_overflow, quantize, searched
 from whet.targets.base import Target
 from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda import device
@@ -33,8 +34,7 @@ __all__ = ["PRECISIONS", "build", "regenerate"]
 Shapes = Mapping[str, Sequence[int]]
 Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
-PRECISIONS = ("fp32", "bf16", "int8")
-ELSEWHERE = ("fp16", "fp8")  # precisions of other targets, which may be asked for here: they are not used
+PRECISIONS = NAMES
 
 
 def build(
@@ -68,8 +68,9 @@ def build(
     model:          path, bytes or `onnx.ModelProto`; or a `torch.nn.Module` with `example_inputs`.
     target:         `cpu`; `cuda` (this machine's GPU; `cuda:1` for another one), `cuda:sm_90` (any GPU of a capability,
                     without one here: nothing is tuned then).
-    precision:      `fp32`, `bf16`, `best`, or a set of them; fp32 is always allowed.
-    force_precision: use the precision even where this CPU only emulates it.
+    precision:      `fp32`, `tf32`, `fp16`, `bf16`, `int8`, `fp8`, `best`, or a set of them; fp32 is always allowed.
+                    Those that the target lacks are named in the plan's note.
+    force_precision: use the precision even where this CPU only emulates it; an error where the target lacks it.
     fp32_layers:    layers (as `whet inspect` or the model calls them) that stay in fp32: their products and results.
     threads:        that the plan is tuned for; default: the cores this process may use.
     shapes:         {input: shape} fixes an input's dimensions.
@@ -81,8 +82,9 @@ def build(
     timing_cache:   file (read and added to) or object; default: the user's cache.
     opt_level:      0 (trust the cost model) to 5 (measure everything).
     dump:           folder for the graph after each pass.
-    calibration:    data for int8: a path, arrays by input name, batches (`precision.data.open_data` lists the forms),
-                    or a `Calibration` made before. Models that are quantized already (Q/DQ) need none.
+    calibration:    data for int8, fp8 and what fp16 cannot hold: a path, arrays by input name, batches
+                    (`precision.data.open_data` lists the forms), or a `Calibration` made before. Models that are
+                    quantized already (Q/DQ) need none.
     evaluation:     data, with labels where the metric needs them, that candidates are judged by.
     metric:         `top1`, `cosine`... (`measure.metrics`); without labels the outputs' `divergence` from fp32.
     max_drop:       what may be lost, in the metric's unit: the fastest plan within it is searched. What was found is
@@ -100,8 +102,8 @@ def build(
     Raises ModelError, InputError, UnsupportedError, TuningError, CacheError, AccuracyError, DeviceError.
     """
     asked = {precision} if isinstance(precision, str) else set(precision)
-    allowed = _precisions(asked)
     hardware = _target(target, isa, threads, hardware_compat)
+    chosen = choose(asked, hardware, force_precision)
     cache = timing_cache if isinstance(timing_cache, TimingCache) else TimingCache.open(timing_cache or default_path())
 
     progress("reading the model", 0, 0)
@@ -109,15 +111,9 @@ def build(
     graphs = [_load(source, shapes, dict(p), states or {}) for p in profiles or [{}]]
 
     progress("optimizing the graph", 0, 0)
-    # Emulated bf16 converts to fp32 and multiplies there: never faster, so it is not chosen by itself.
-    native = not isinstance(hardware, CpuTarget) or hardware.isa.bf16_dot
-    compute = "bf16" if "bf16" in allowed and (native or force_precision) else "fp32"
-    note = "" if native or "bf16" not in allowed else (
-        "bf16 is emulated in fp32 arithmetic, as --force-precision asked" if force_precision else
-        "bf16 was allowed but not used: this CPU has no bf16 products (--force-precision emulates them)")
-    builder = Builder(hardware, cache, opt_level, compute, allowed, note,
+    builder = Builder(hardware, cache, opt_level, chosen.compute, chosen.allowed, chosen.note,
                       model_hash(source) if source is not None else "", states or {},
-                      tuple(fp32_layers), Path(dump) if dump else None, progress)
+                      tuple(fp32_layers), Path(dump) if dump else None, progress, wide=chosen.wide, codes=chosen.codes)
     prepared = builder.prepare(graphs)
     o = _quantization(quantization, calibration, evaluation, metric, max_drop, force_precision)
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
@@ -125,22 +121,22 @@ def build(
                          do="give evaluation data (--eval DATA)")
     if weights is not None:
         _compress(builder, prepared, weights, weight_group, fp32_layers)
-    absent = sorted(allowed & set(ELSEWHERE))
-    if absent and force_precision:
-        raise UnsupportedError(f"no {' or '.join(absent)} products on the CPU", do="allow bf16, or do not force it")
-    if absent:
-        builder.note = _joined(builder.note, f"{' and '.join(absent)} was allowed but not used: whet's kernels for the "
-                               "CPU have no such products (bf16 and int8 they have)")
-    if "int8" in allowed and o.asked:
+    if chosen.codes and o.asked:
         return quantize(builder, prepared, o)
+    if chosen.compute == "fp16" and o.asked:
+        heed_overflow(builder, prepared[0], o)
     if o.max_drop is not None:
         return searched(builder, Quantizer(builder, prepared, {}), None, o)
-    if "int8" in asked and not is_quantized(prepared[0]):
-        raise InputError("int8 needs data to calibrate with", why="the model has no Q/DQ of its own",
+    unused = [c for c in chosen.codes if c == "fp8" or not is_quantized(prepared[0])]
+    needed = [c for c in unused if c in asked]
+    if needed:
+        raise InputError(f"{' and '.join(needed)} needs data to calibrate with",
+                         why="the model has no Q/DQ of its own",
                          do="give some hundreds of samples (--calib DATA), or a calibration cache")
-    if "int8" in allowed and not is_quantized(prepared[0]):
-        builder.note = _joined(builder.note, "int8 was allowed but not used: no data to calibrate with (--calib)")
-    return builder.plan(prepared)
+    if unused:
+        builder.note = _joined(builder.note, f"{' and '.join(unused)} was allowed but not used: no data to calibrate "
+                               "with (--calib)")
+    return checked(builder, prepared, o)
 
 
 def _compress(builder: Builder, prepared: Sequence[Graph], weights: str, group: int, keep: Iterable[str]) -> None:
@@ -174,16 +170,6 @@ def _load(source: Any, shapes: Shapes | None, profile: dict[str, Any], states: M
     if not empty or any(n in profile for n in (*empty, *states)):
         return graph
     return load_model(source, shapes=shapes, profiles=[{**profile, **empty}])
-
-
-def _precisions(asked: set[str]) -> set[str]:
-    if "best" in asked:
-        asked = asked - {"best"} | set(PRECISIONS)
-    unknown = asked - {*PRECISIONS, *ELSEWHERE}
-    if unknown:
-        raise UnsupportedError(f"no precision {', '.join(sorted(unknown))} on the CPU",
-                               why=f"this version has {', '.join(PRECISIONS)}", do="choose among these, or 'best'")
-    return asked | {"fp32"}
 
 
 def _target(target: str, isa: str, threads: int | None, compat: str) -> Target:

@@ -1,6 +1,6 @@
 """Quantizing a model: calibration, what prepares its weights, and the choice of layers.
 
-`pipeline.build` comes here with prepared graphs where int8 is allowed and there are data to calibrate with.
+`pipeline.build` comes here with prepared graphs where int8 or fp8 is allowed and there are data to calibrate with.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from whet.precision.data import Preprocess, open_data
 from whet.precision.equalize import equalize
 from whet.precision.insert import layers
 from whet.precision.insert_attention import coded_attention
-from whet.precision.overflow import overflow
-from whet.precision.quantizer import Quantizer, faster_only, seconds_by_layer
+from whet.precision.overflow import layers_beyond, overflow
+from whet.precision.quantizer import Quantizer, faster_only, missing, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
 from whet.precision.smooth import smooth
 from whet.precision.specs import batch_extent, specs
@@ -59,7 +59,7 @@ class Quantization:
     method:      `mse`, `entropy`, `minmax`, `percentile` or `percentile:99.9`.
     samples:     at most so many samples are calibrated with.
     preprocess:  of images.
-    activations: `u8` (asymmetric) or `i8` (symmetric).
+    activations: of int8: `u8` (asymmetric) or `i8` (symmetric); "": u8 on CPUs, i8 on GPUs, whose products are of that.
     prepare:     what is done to the weights before: `equalize` (channels between convolutions) and `smooth`
                  (SmoothQuant: normalizations before matmuls), which leave the float model as it is and calibrate twice;
                  `round` (adaptive rounding: slow); `bias` (the mean shift of rounding is taken off).
@@ -73,7 +73,7 @@ class Quantization:
     method: str = "mse"
     samples: int | None = None
     preprocess: Preprocess | None = None
-    activations: str = "u8"
+    activations: str = ""
     prepare: tuple[str, ...] = ()
     evaluation: Any = None
     labels: Any = None
@@ -89,21 +89,79 @@ class Quantization:
 
 
 def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
-    """The plan of prepared graphs with layers in int8.
+    """The plan of prepared graphs with layers in int8 or fp8.
 
     With evaluation data and a budget: the fastest plan within it (AccuracyError if there is none), attention in int8
-    too. Else: every convolution and product that int8 makes faster on this machine.
+    too. Else: every convolution and product that codes make faster on this machine.
     """
     ready = calibrated(builder, graphs, o)
+    note_overflow(builder, ready.graphs[0], ready.seen)
     quantizer = quantizer_of(builder, ready, o)
     if o.max_drop is not None:
-        offer_attention(builder, quantizer)  # long flat rows lose weight in codes: only where the loss is judged
+        if quantizer.activations is not DType.F8E4M3FN:
+            offer_attention(builder, quantizer)  # long flat rows lose weight in codes: only where the loss is judged
         return searched(builder, quantizer, ready.seen, o)
     if not o.every_layer and builder.opt_level > 0:
         slower, _, _ = faster_only(quantizer)
         quantizer.fixed = {**quantizer.fixed, **slower}
-    plan, _ = quantizer.plan(extra={"calibration": evidence(ready.seen, o, names_of(ready.graphs[0]))})
+    extra = {"calibration": evidence(ready.seen, o, names_of(ready.graphs[0]))}
+    plan, done = quantizer.plan(extra=extra)
+    absent = missing(plan, done.quantized, quantizer.codes_name)
+    if absent:
+        quantizer.fixed = {**quantizer.fixed, **absent}
+        plan, _ = quantizer.plan(extra=extra)
     return plan
+
+
+def heed_overflow(builder: Builder, graph: Graph, o: Quantization) -> None:
+    """Calibrate, so that what fp16 may not hold stays in a wider type."""
+    note_overflow(builder, graph, calibration_of(builder, graph, o, o.cache))
+
+
+def note_overflow(builder: Builder, graph: Graph, seen: Calibration) -> None:
+    """Let the layers that read what was seen to be too large for fp16, or nearly, keep a wider type."""
+    if builder.compute != "fp16":
+        return
+    kinds = {v.name: n.op for n in graph.nodes for v in n.outputs}
+    found = layers_beyond(seen, kinds)
+    if found:
+        builder.beyond = set(found)
+        builder.told["fp16"] = {"kept": found}
+
+
+def checked(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
+    """The plan of prepared graphs; where fp16 turns outputs for the evaluation data into NaN or infinity that fp32
+    gives as numbers, that of the next wider precision, with a note."""
+    if builder.compute != "fp16" or o.evaluation is None or not builder.runs_here:
+        return builder.plan(graphs)
+    plan = builder.plan([g.copy() for g in graphs])
+    run = Evaluation(open_data(o.evaluation, specs(graphs[0]), preprocess=o.preprocess, labels=o.labels), o.output)
+    broken = _broken(run.outputs(plan))
+    if not broken.any():
+        return plan
+    broken &= ~_broken(run.outputs(builder.plan([g.copy() for g in graphs], "fp32", opt_level=0)))
+    if not broken.any():
+        return plan
+    builder.compute = builder.wide
+    said = f"fp16 gives NaN or infinity for {int(broken.sum())} of {broken.size} samples: {builder.wide} is used"
+    builder.note = "; ".join(n for n in (builder.note, said) if n)
+    return builder.plan(graphs)
+
+
+def _broken(outputs: np.ndarray) -> np.ndarray:
+    """By sample, whether an output is NaN or infinite."""
+    flat = outputs.reshape(outputs.shape[0], -1)
+    return ~np.isfinite(flat).all(axis=1) if flat.dtype.kind == "f" else np.zeros(len(flat), np.bool_)
+
+
+def code_type(builder: Builder, graph: Graph, o: Quantization) -> DType:
+    """The codes of activations. Where both int8 and fp8 are allowed: fp8 for models of matrix products alone, whose
+    activations have outliers that fixed steps would clip or coarsen; int8 for convolutions."""
+    allowed = builder.codes or ("int8",)
+    convolutional = any(l.node.op == "conv" and not l.reason for l in layers(graph))
+    if "fp8" in allowed and not ("int8" in allowed and convolutional):
+        return DType.F8E4M3FN
+    return ACTIVATIONS[o.activations or ("i8" if builder.target.name == "cuda" else "u8")]
 
 
 def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Ready:
@@ -127,13 +185,15 @@ def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Re
         seen = calibration_of(builder, graphs[0], o, again, "+".join(("", *scaled)))
     codes: dict[str, np.ndarray] = {}
     if "round" in o.prepare:
-        codes = adaptive_codes(graphs[0], lambda g: load(builder.plan([g], "fp32", opt_level=0)),
+        if code_type(builder, graphs[0], o) is DType.F8E4M3FN:
+            raise InputError("adaptive rounding is of int8", do="leave out round, or ask for int8")
+        codes = adaptive_codes(graphs[0], lambda g: load(builder.here().plan([g], "fp32", opt_level=0)),
                                data_of(graphs[0], o),
                                progress=lambda n, of: builder.progress("rounding weights", n, of))
         done.append({"step": "round", "changed": len(codes)})
     moved: dict[str, np.ndarray] = {}
     if "bias" in o.prepare:
-        moved = shifts(graphs[0], means(seen), codes)
+        moved = shifts(graphs[0], means(seen), codes, code_type(builder, graphs[0], o))
         done.append({"step": "bias", "changed": len(moved)})
     if done:
         builder.told["prepared"] = done
@@ -180,7 +240,7 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
         return Calibration.load(cache, expect)
     data = data_of(graph, o)
     builder.progress("building the plan that calibration runs", 0, 0)
-    engine = load(builder.plan([given], "fp32", opt_level=0))
+    engine = load(builder.here().plan([given], "fp32", opt_level=0))
     seen = calibrate(engine, axes, data, layers=readers(graph), model=builder.sha256, graph=key,
                      progress=lambda done, total: builder.progress("calibrating", done, total or 0))
     if cache is not None:
@@ -208,21 +268,22 @@ def quantizer_of(builder: Builder, ready: Ready, o: Quantization) -> Quantizer:
 
     The model's inputs keep all that was seen: what pixels or features may be is no accident of the data.
     """
-    graphs, seen, kind = ready.graphs, ready.seen, ACTIVATIONS[o.activations]
+    graphs, seen, kind = ready.graphs, ready.seen, code_type(builder, ready.graphs[0], o)
     fixed = {l.name: "it was to stay in fp32" for l in layers(graphs[0])
              if {l.name, l.node.origin} & set(builder.fp32_layers)}
-    symmetric = kind is DType.I8
-    given = {v.name: seen.range(v.name, "minmax", symmetric) for v in graphs[0].inputs if v.name in seen.tensors}
-    ranges = {**seen.ranges(o.method, symmetric), **given}
+    how = kind is DType.I8, kind is DType.F8E4M3FN
+    given = {v.name: seen.range(v.name, "minmax", *how) for v in graphs[0].inputs if v.name in seen.tensors}
+    ranges = {**seen.ranges(o.method, *how), **given}
     return Quantizer(builder, graphs, ranges, kind, fixed, ready.codes, ready.shifts)
 
 
 def offer_attention(builder: Builder, quantizer: Quantizer) -> None:
-    """Make attention a layer as others are; that for which this CPU has no int8 kernel is fixed."""
+    """Make attention a layer as others are; that for which the target has no int8 kernel is fixed."""
     quantizer.attention = True
     missing = {l.name for g in quantizer.graphs for l in layers(g, attention=True)
                if l.node.op == "attention" and builder.target.accepts(coded_attention(g, l.node))}
-    quantizer.fixed = {**dict.fromkeys(missing, "no int8 attention kernel on this CPU"), **quantizer.fixed}
+    quantizer.fixed = {**dict.fromkeys(missing, "no int8 attention kernel on this " + (
+        "CPU" if builder.target.name == "cpu" else "GPU")), **quantizer.fixed}
 
 
 def evidence(seen: Calibration, o: Quantization, inputs: Collection[str]) -> dict[str, Any]:
@@ -248,7 +309,7 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
     if extent is not None:  # timed as the model is tuned
         feeds = {n: np.ascontiguousarray(a[:extent.best]) for n, a in feeds.items()}
     search = Search(quantizer, Evaluation(given, o.output), o.metric, o.max_drop, builder.compute, feeds,
-                    builder.progress)
+                    builder.progress, builder.wide)
     found = search.run()
     said = record(builder, quantizer, seen, o, found, int(given.samples or 0), feeds)
     best = found.chosen
@@ -293,12 +354,12 @@ def record(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o: 
         unit=found.metric.unit, max_drop=float(o.max_drop or 0.0), samples=samples, threads=builder.target.threads,
         shapes={n: tuple(a.shape) for n, a in feeds.items()}, device=this_device(),
         versions={"whet": __version__, "onnx": onnx.__version__, "numpy": np.__version__},
-        candidates=candidates(points, len(quantizer.layers)), reference=0,
+        candidates=candidates(points, len(quantizer.layers), quantizer.codes_name), reference=0,
         chosen=points.index(found.chosen) if found.chosen is not None else None,
         nearest=points.index(found.nearest) if found.nearest is not None else None, judgement=judgement,
         sensitivity=tuple(found.sensitivity),
         layers=tuple(told.Layer(layer=l.name, kind=l.kind, reason=best.kept.get(l.name, ""), seconds=took.get(l.name),
-                                precision="int8" if l.name in best.quantized else best.compute,
+                                precision=quantizer.codes_name if l.name in best.quantized else best.compute,
                                 saved=found.speed.saved(l.name) if l.name in best.quantized else None)
                      for l in quantizer.layers),
         kept=tuple(kept), coverage=coverage_of(seen, o, names_of(quantizer.graphs[0])))

@@ -28,6 +28,7 @@ def build(
     threads: options.Threads = None,
     bf16: options.Bf16 = False,
     int8: options.Int8 = False,
+    tf32: options.Tf32 = False,
     fp16: options.Fp16 = False,
     fp8: options.Fp8 = False,
     best: options.Best = False,
@@ -37,7 +38,7 @@ def build(
     calib_method: options.CalibMethod = "mse",
     calib_samples: options.CalibSamples = None,
     preprocess: options.Preprocessing = None,
-    activations: options.Activations = "u8",
+    activations: options.Activations = "",
     prepare: options.Prepare = None,
     evaluation: options.Eval = None,
     metric: options.Metric = "divergence",
@@ -84,7 +85,7 @@ def build(
     asked = precision.quantization(calib, calib_cache, calib_method, calib_samples, preprocess, activations,
                                    tuple(prepare or ()), evaluation, metric, max_drop, force_precision)
     with precision.reporting(report), build_progress() as progress:
-        plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8),
+        plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8, tf32),
                               force_precision=force_precision, threads=threads,
                               shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress,
@@ -227,8 +228,9 @@ def _ends(model: Path) -> tuple[list[str], list[str]]:
     return [v.name for v in graph.input if v.name not in weights], [o.name for o in graph.output]
 
 
-def _precision(bf16: bool, best: bool, int8: bool = False, fp16: bool = False, fp8: bool = False) -> set[str]:
-    asked = {"bf16": bf16, "int8": int8, "fp16": fp16, "fp8": fp8, "best": best}
+def _precision(bf16: bool, best: bool, int8: bool = False, fp16: bool = False, fp8: bool = False,
+               tf32: bool = False) -> set[str]:
+    asked = {"bf16": bf16, "int8": int8, "fp16": fp16, "fp8": fp8, "tf32": tf32, "best": best}
     return {"fp32", *(name for name, given in asked.items() if given)}
 
 

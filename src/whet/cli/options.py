@@ -10,16 +10,18 @@ from typer import Argument, Option
 Model = Annotated[Path, Argument(help="An ONNX model.", show_default=False)]
 ModelOrPlan = Annotated[Path, Argument(help="A plan, or an ONNX model (built first).", show_default=False)]
 Threads = Annotated[int | None, Option("--threads", min=1, max=1024, help="Threads. Default: all cores.")]
-Bf16 = Annotated[bool, Option("--bf16", help="Allow BF16 products, accumulated in fp32, where the CPU has them.")]
+Bf16 = Annotated[bool, Option("--bf16", help="Allow BF16 products, accumulated in fp32, where the target has them.")]
 ForcePrecision = Annotated[bool, Option("--force-precision", help="Use it even where this CPU only emulates it.")]
+Tf32 = Annotated[bool, Option("--tf32", help="Allow TF32 products on GPUs: fp32 in memory, 10 bits of fraction in "
+                                             "products.")]
 Best = Annotated[bool, Option("--best", help="Allow every precision that the target has.")]
 Int8 = Annotated[bool, Option("--int8", help="Allow INT8 for layers that it makes faster here: needs --calib, "
                                              "unless the model is quantized (Q/DQ).")]
 Fp16 = Annotated[bool, Option("--fp16", help="Allow FP16, where the target has it.")]
 Fp8 = Annotated[bool, Option("--fp8", help="Allow FP8, where the target has it.")]
 Calib = Annotated[str | None, Option(
-    "--calib", metavar="DATA", help="Samples to calibrate INT8 with: .npz, .npy, a folder of images or arrays, or "
-    "package.module:function.")]
+    "--calib", metavar="DATA", help="Samples to calibrate INT8 or FP8 with: .npz, .npy, a folder of images or arrays, "
+    "or package.module:function.")]
 CalibCache = Annotated[Path | None, Option(
     "--calib-cache", help="What calibration found, as readable JSON: read if it is there, else written.")]
 CalibMethod = Annotated[str, Option(
@@ -27,7 +29,8 @@ CalibMethod = Annotated[str, Option(
 CalibSamples = Annotated[int | None, Option("--calib-samples", min=1, help="Calibrate with at most so many samples.")]
 Preprocessing = Annotated[str | None, Option(
     "--preprocess", metavar="OPTIONS", help="Of images, as resize=256,crop=224,mean=0.485/0.456/0.406,std=...")]
-Activations = Annotated[str, Option("--activations", help="Codes of activations: u8 (asymmetric) or i8 (symmetric).")]
+Activations = Annotated[str, Option(
+    "--activations", help="INT8 codes of activations: u8 (asymmetric; default on CPUs) or i8 (symmetric; on GPUs).")]
 Prepare = Annotated[list[str] | None, Option(
     "--prepare", help="Prepare the weights: equalize (convolutions), smooth (SmoothQuant), round (adaptive rounding: "
     "slow), bias (correction). May be repeated.")]

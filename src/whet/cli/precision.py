@@ -23,7 +23,7 @@ def quantization(calib: str | None, cache: Path | None, method: str, samples: in
     from whet.precision.methods import parse_method
 
     parse_method(method)
-    if activations not in ACTIVATIONS:
+    if activations and activations not in ACTIVATIONS:
         raise InputError(f"--activations {activations}", why=f"there are {', '.join(ACTIVATIONS)}", do="choose one")
     if max_drop is not None and not max_drop > 0:
         raise InputError(f"--max-drop {max_drop:g}", why="a budget is a positive number", do="give 0.5, say")
@@ -56,12 +56,14 @@ def show(plan: Plan, folder: Path | None) -> int:
         out.print(f"Calibration: {escape(warning)}", style="yellow", soft_wrap=True)
     for step in told.get("prepared", ()):
         out.print(f"Prepared: {step['step']}, {step['changed']} places", soft_wrap=True)
-    codes = told.get("int8", {})
-    if codes:
-        done, kept = codes["layers"], codes["kept"]
-        out.print(f"INT8: {len(done)} of {len(done) + len(kept)} layers" + ("; not in INT8:" if kept else ""))
+    for codes in (c for c in ("int8", "fp8") if c in told):
+        done, kept = told[codes]["layers"], told[codes]["kept"]
+        title = codes.upper()
+        out.print(f"{title}: {len(done)} of {len(done) + len(kept)} layers" + (f"; not in {title}:" if kept else ""))
         for name, why in kept.items():
             out.print(f"  {escape(name)}: {escape(why)}", soft_wrap=True)
+    for name, why in told.get("fp16", {}).get("kept", {}).items():
+        out.print(f"Not in FP16: {escape(name)}: {escape(why)}", soft_wrap=True)
     rows = [r for r in told.get("weights", ()) if not r["reason"]]
     if rows:
         before, after = sum(r["before"] for r in rows), sum(r["after"] for r in rows)

@@ -23,7 +23,7 @@ def command(
     calib: options.Calib = None,
     method: Annotated[str, Option("--method", help="How ranges are chosen: entropy, minmax, mse, percentile or "
                                                    "percentile:99.9.")] = "mse",
-    activations: options.Activations = "u8",
+    activations: options.Activations = "",
     prepare: options.Prepare = None,
     samples: options.CalibSamples = None,
     preprocess: options.Preprocessing = None,

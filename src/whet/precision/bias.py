@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node
 from whet.precision.insert import Layer, layers, weight_codes
 from whet.precision.stats import at_input
@@ -31,10 +32,10 @@ def shift(node: Node, codes: np.ndarray, scale: np.ndarray, mean: np.ndarray) ->
 
 
 def shifts(graph: Graph, means: Mapping[str, np.ndarray],
-           codes: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+           codes: Mapping[str, np.ndarray] | None = None, dtype: DType = DType.I8) -> dict[str, np.ndarray]:
     """[O] for each layer of a prepared graph whose input's channel means are known (`stats.means`), by layer.
 
-    codes: weights that were rounded otherwise than `weight_codes` does, by layer.
+    codes: weights that were rounded otherwise than `weight_codes` does, by layer. dtype: of activations' codes.
     """
     out = {}
     for l in layers(graph):
@@ -44,7 +45,7 @@ def shifts(graph: Graph, means: Mapping[str, np.ndarray],
         mean = at_input(n.input(0), means, 1 if n.op == "conv" else n.input(0).rank - 1)
         if mean is None or w is None:
             continue
-        nearest, scale = weight_codes(w, 0 if n.op == "conv" else 1)
+        nearest, scale = weight_codes(w, 0 if n.op == "conv" else 1, DType.I8 if dtype is DType.U8 else dtype)
         out[l.name] = shift(n, (codes or {}).get(l.name, nearest), scale, mean)
     return out
 

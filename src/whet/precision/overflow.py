@@ -45,6 +45,16 @@ def overflow(c: Calibration, kinds: Mapping[str, str] | None = None, dtype: str 
     return sorted(found, key=lambda r: (order.index(r.verdict), -r.largest))
 
 
+def layers_beyond(c: Calibration, kinds: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The layers that fp16 does not suit, as the model calls them, with the reason: what they read was seen to be too
+    large for it, or so large that other data may be."""
+    found: dict[str, str] = {}
+    for r in overflow(c, kinds):
+        if r.verdict != "subnormal":
+            found |= {name.partition("#")[0]: r.reason for name in r.layer.split(", ") if name}
+    return found
+
+
 def _risk(name: str, t: Tensor, kind: str, dtype: str, most: float, margin: float) -> Risk | None:
     o = t.seen
     largest, count = o.largest, o.count - o.zeros
