@@ -8,10 +8,12 @@ from whet.targets.base import Tactic
 from whet.targets.cuda.gather import Gather
 from whet.targets.cuda.generate import DimValues, Iota
 from whet.targets.cuda.moving import BitCast
+from whet.targets.cuda.nms import Nms
 from whet.targets.cuda.pad import Pad
 from whet.targets.cuda.pool import Pool
 from whet.targets.cuda.scan import CumProd, CumSum
 from whet.targets.cuda.scatter import Scatter
+from whet.targets.cuda.topk import TopK
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "bitcast": (BitCast(),),
@@ -22,8 +24,10 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "gather_elements": (Gather(),),
     "gather_nd": (Gather(),),
     "iota": (Iota(),),
+    "nms": (Nms(),),
     "pad": (Pad(),),
     "pool": (Pool(),),
     "scatter_elements": (Scatter(),),
     "scatter_nd": (Scatter(),),
+    "topk": (TopK(),),
 }
