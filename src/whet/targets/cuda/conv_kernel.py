@@ -185,7 +185,9 @@ class Kernel:
                 s.line(f"i = part * {n // b.split} + j")
             a, mask = self._flat() if b.flat else self._taps()
             pad = int(self.region.attrs.get("pad_value", 0)) if self.region.compute == "int8" else 0
-            s.line(f"a = tl.load({a}{f', mask={mask}, other={pad}' if mask else ''})")
+            s.line(f"a = tl.load({a}{f', mask={mask}, other=0' if mask else ''})")
+            if mask and pad:
+                s.line(f"a = tl.where({mask}, a, tl.full((), {pad}, a.dtype))")
             self._weights(n)
             self._dot()
 

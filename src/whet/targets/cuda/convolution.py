@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from whet.targets.base import Tactic
 from whet.targets.cuda.conv import ConvImplicit, ConvMatmul
+from whet.targets.cuda.cudnn import CudnnConv
 from whet.targets.cuda.matmul import MatmulTiles
 
 TACTICS: dict[str, tuple[Tactic, ...]] = {
-    "conv": (ConvImplicit(), ConvMatmul(MatmulTiles())),
+    "conv": (ConvImplicit(), ConvMatmul(MatmulTiles()), CudnnConv()),
 }
