@@ -34,7 +34,7 @@ from whet.precision.calibrate import calibrate
 from whet.precision.coverage import coverage, lines
 from whet.precision.data import Preprocess, open_data
 from whet.precision.equalize import equalize
-from whet.precision.insert import layers
+from whet.precision.insert import layers, taps
 from whet.precision.insert_attention import coded_attention
 from whet.precision.overflow import layers_beyond, overflow
 from whet.precision.quantizer import Quantizer, faster_only, missing, seconds_by_layer
@@ -231,8 +231,8 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
     over the data. CacheError for a cache of another model or of other preprocessing.
     """
     key = graph_key(graph) + after
-    given, axes = tapped(graph)
-    expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(axes))
+    expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(taps(graph)))
+    given, axes = tapped(graph, shortcuts=builder.target.name == "cuda")
     if isinstance(o.calibration, Calibration) and not after:
         o.calibration.check(expect)
         return o.calibration
@@ -274,7 +274,8 @@ def quantizer_of(builder: Builder, ready: Ready, o: Quantization) -> Quantizer:
     how = kind is DType.I8, kind is DType.F8E4M3FN
     given = {v.name: seen.range(v.name, "minmax", *how) for v in graphs[0].inputs if v.name in seen.tensors}
     ranges = {**seen.ranges(o.method, *how), **given}
-    return Quantizer(builder, graphs, ranges, kind, fixed, ready.codes, ready.shifts)
+    return Quantizer(builder, graphs, ranges, kind, fixed, ready.codes, ready.shifts,
+                     shortcuts=builder.target.name == "cuda")
 
 
 def offer_attention(builder: Builder, quantizer: Quantizer) -> None:

@@ -10,7 +10,8 @@ from whet.ir.dtypes import DType
 from whet.ir.interpreter import interpret
 from whet.measure.accuracy import relative_l2
 from whet.passes import precision
-from whet.precision.insert import insert, layers
+from whet.precision.insert import insert, layers, shortcut_sums
+from whet.precision.methods import Range
 
 F8 = DType.F8E4M3FN
 
@@ -46,6 +47,29 @@ def test_between_convolutions_lie_codes_alone():
     convs = [r for r in regions(g) if r.kind == "conv"]
     assert [r.output.dtype for r in convs[:2]] == [F8, F8]
     assert ops(g)["pointwise"] == 1  # the input is quantized; all else is in epilogues
+
+
+@pytest.mark.parametrize("kind", [F8, DType.I8])
+def test_a_shortcut_that_is_a_convolution_is_stored_as_codes_too(kind):
+    g = built(residual)
+    sums = shortcut_sums(g)
+    assert len(sums) == 1
+    feeds = feeds_of(g, 1)
+    known = ranges(g.copy())
+    watched = g.copy()
+    watched.outputs, watched.output_names = [next(iter(shortcut_sums(watched)))], ["s"]
+    seen = interpret(watched, feeds)["s"]
+    known[next(iter(sums)).name] = Range(float(seen.min()), float(seen.max()))
+    real = interpret(g.copy(), feeds)["y0"]
+    insert(g, known, activations=kind, shortcuts=True)
+    said = interpret(g.copy(), feeds)["y0"]
+    assert relative_l2(said, real) < 0.15
+    g = passes.finish(g, "fp16", verify=True, traits=precision.GPU)
+    convs = [r for r in regions(g) if r.kind == "conv"]
+    assert [r.output.dtype for r in convs] == [kind, kind, kind, DType.F16]  # the last feeds the mean
+    assert any(t.dtype is kind for t in convs[-1].inputs[2:])
+    assert ops(g)["pointwise"] == 1
+    assert relative_l2(interpret(g, feeds)["y0"], said) < 0.4 * relative_l2(said, real)
 
 
 def test_a_max_pool_and_a_concat_move_codes():

@@ -193,14 +193,17 @@ class _Former:
         return self.ending_in_codes(anchor, members[:best])
 
     def ending_in_codes(self, anchor: Node, members: list[Node]) -> list[Node]:
-        """The members up to the last codes, where all that read the real numbers behind them can read the codes."""
+        """The members up to the last codes, where all that read the real numbers behind them can read the codes: kinds
+        that take these, and later epilogues, which then compute the numbers themselves."""
         at = max((i for i, n in enumerate(members) if makes_codes(n)), default=-1)
         if at < 0 or at == len(members) - 1 or members[-1].output in self.outputs:
             return members
         head = members[:at + 1]
         readers = self.uses.get(members[-1].output, [])
-        fits = all(r.op in BYTES for r in readers) and self._closed([anchor, *head], {id(anchor), *map(id, head)})
-        return head if fits else members
+        real = all(m.op == "cast" or (m.op in ("mul", "sub") and scalar(m.input(1)) is not None)
+                   for m in members[at + 1:])
+        fits = all(r.op in BYTES or (real and r.op in POINTWISE and id(r) in self.claimed) for r in readers)
+        return head if fits and self._closed([anchor, *head], {id(anchor), *map(id, head)}) else members
 
     def absorb(self, g: Group) -> None:
         """Take into an epilogue what computes its other operands, where nobody else reads that."""

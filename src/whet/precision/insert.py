@@ -128,15 +128,33 @@ def passes_on(n: Node | None) -> bool:
     return n.op in TRANSPARENT or n.op == "concat" or (n.op == "pool" and n.attrs["kind"] == "max")
 
 
-def taps(graph: Graph) -> dict[str, Value]:
+def taps(graph: Graph, shortcuts: bool = False) -> dict[str, Value]:
     """The values that calibration has to observe, by name: where the operands of layers come from, and what attention
-    reads."""
+    reads; and `shortcut_sums`, if asked for."""
     group = groups(graph)
     wanted = {group[l.node.input(0)] for l in layers(graph) if not l.reason and l.node.input(0) in group}
     found = {v.name: v for v, g in group.items()
              if g in wanted and not v.is_const and v.dtype is DType.F32 and not passes_on(v.producer)}
     read = [v for n in graph.nodes if n.op == "attention" for v in n.inputs[:3] if v is not None]
+    read += list(shortcut_sums(graph)) if shortcuts else []
     return found | {v.name: v for v in read if not v.is_const and v.dtype is DType.F32}
+
+
+def shortcut_sums(graph: Graph) -> dict[Value, tuple[Layer, Layer]]:
+    """The results of convolutions that are only added to those of another one behind them (the shortcuts of residual
+    blocks that change the shape), with the two layers: as codes they take half of what fp16 takes in memory."""
+    made = {l.node.output: (i, l) for i, l in enumerate(layers(graph)) if l.node.op == "conv" and not l.reason}
+    uses, outside = graph.uses(), graph.read_outside()
+    found = {}
+    for n in graph.nodes:
+        ends = [made.get(v) for v in n.inputs if v is not None] if n.op == "add" else []
+        if len(ends) != 2 or ends[0] is None or ends[1] is None or ends[0] is ends[1]:
+            continue
+        (_, first), (_, last) = sorted((e for e in ends if e is not None), key=lambda e: e[0])
+        v = first.node.output
+        if all(len(uses[x.node.output]) == 1 and x.node.output not in outside for x in (first, last)):
+            found[v] = first, last
+    return found
 
 
 # -- insertion -----------------------------------------------------------------------------------------------
@@ -144,7 +162,7 @@ def taps(graph: Graph) -> dict[str, Value]:
 
 def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], str] = lambda layer: "",
            activations: DType = DType.U8, codes: Mapping[str, np.ndarray] | None = None,
-           attention: bool = False) -> Inserted:
+           attention: bool = False, shortcuts: bool = False) -> Inserted:
     """Quantize the graph's layers in place.
 
     ranges:      of the values that `taps` names.
@@ -152,7 +170,9 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
     activations: U8 (asymmetric) or I8 (symmetric), per tensor; F8E4M3FN (weights then, too).
     codes:       by layer, weights rounded by somebody else: i8 codes of `weight_codes`' scales.
     attention:   attention is quantized, too (its q, k and v, symmetric), where there is a kernel for it.
+    shortcuts:   `shortcut_sums` whose range is known are stored as codes, too.
     """
+    sums = shortcut_sums(graph) if shortcuts else {}
     group = groups(graph)
     members: dict[Value, list[Value]] = {}
     for v, g in group.items():
@@ -206,6 +226,14 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
                     n.inputs = [d if x is v and (i == 0 or id(n) not in theirs) else x for i, x in enumerate(n.inputs)]
         for l in readers:
             _weights(graph, l, (codes or {}).get(l.name), DType.I8 if activations is DType.U8 else activations)
+    for v, ends in sums.items():
+        if v.name in ranges and all(l.name in out.quantized for l in ends):
+            scale, zero = qparams(ranges[v.name], activations, symmetric=activations is DType.I8)
+            params = graph.const(np.float32(scale)), graph.const(np.asarray(zero, activations.np))
+            q = graph.add("quantize", [v, *params], origin=ends[0].node.origin)
+            d = graph.add("dequantize", [q, *params], origin=ends[0].node.origin)
+            for n in uses[v]:
+                n.inputs = [d if x is v else x for x in n.inputs]
     for n in attentions:
         quantize_attention(graph, n, ranges)
     graph.sort()

@@ -38,7 +38,7 @@ class Quantizer:
 
     ranges: of the values that `taps` names. fixed: layers that stay as they are, with the reason. codes: weights
     rounded by somebody else (`insert`). shifts: what biases are corrected by, by layer (`bias.shifts`). attention: it
-    is a layer, too.
+    is a layer, too. shortcuts: as `insert` has them.
     """
 
     build: Builds
@@ -49,6 +49,7 @@ class Quantizer:
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
     shifts: Mapping[str, np.ndarray] = field(default_factory=dict)
     attention: bool = False
+    shortcuts: bool = False
 
     @property
     def codes_name(self) -> str:
@@ -64,7 +65,7 @@ class Quantizer:
         """Copies of the graphs with every layer quantized but those that `keep` gives a reason for; what was done."""
         copies = [g.copy() for g in self.graphs]
         done = [insert(g, self.ranges, lambda l: self.fixed.get(l.name, "") or keep(l), self.activations, self.codes,
-                       self.attention)
+                       self.attention, self.shortcuts)
                 for g in copies]
         for g in copies:
             correct(g, {n: self.shifts[n] for n in done[0].quantized if n in self.shifts})

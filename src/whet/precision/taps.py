@@ -7,14 +7,14 @@ from whet.passes.layout import SPATIAL, to_last
 from whet.precision.insert import taps
 
 
-def tapped(graph: Graph) -> tuple[Graph, dict[str, int]]:
+def tapped(graph: Graph, shortcuts: bool = False) -> tuple[Graph, dict[str, int]]:
     """(a copy of a prepared graph that gives the values of `taps` by name, the axis of channels of each).
 
     What spatial operators make and read is given channels last, as it will lie in memory, so that nothing is
     transposed for it: channels are the last axis there as they are elsewhere.
     """
     out = graph.copy()
-    wanted = taps(out)
+    wanted = taps(out, shortcuts)
     given = {id(v) for v in out.inputs}
     spatial = {id(v) for n in out.nodes if n.op in SPATIAL for v in (*n.inputs[:1], *n.outputs)}
     names: list[str] = []
