@@ -139,7 +139,7 @@ class Builder:
                 if s not in ready:
                     ready[s] = self.target.implement(r, c.tactic, c.params)
             implemented = [ready[s] for s in signatures]
-            program, native, assembled = complete(o, implemented, weights, len(steps))
+            program, native, assembled = complete(o, implemented, weights, len(steps), self.target.branches)
             programs.append(program)
             jobs += mine
             made += implemented

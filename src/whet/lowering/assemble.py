@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Value
 from whet.ir.symbolic import Dim, lower, to_json, upper
+from whet.lowering.hazards import accesses, order, steps_after
 from whet.lowering.memory import ALIGN, Lifetime, plan_memory, plan_symbolic
 from whet.lowering.storage import Buffer, Launch, Storage
 from whet.plan.data import (
@@ -34,12 +35,15 @@ MOST_STATIC = 8 << 30  # bytes of address space that a profile's maximum may res
 @dataclass
 class Assembly:
     """What the launches become. `arena` (bytes) is symbolic where it is planned when sizes are known; `arena_sum` is
-    what the temporaries would take without sharing."""
+    what the temporaries would take without sharing. `after`: see `plan.program.Segment`. `places`: of each launch's
+    inputs and outputs."""
 
     steps: list[NativeStep] = field(default_factory=list)
     arena: Dim = 0
     arena_sum: int = 0
     scratch_bytes: int = 0
+    after: list[list[int]] | None = None
+    places: list[tuple[list[Place], list[Place]]] = field(default_factory=list)
 
 
 class Weights:
@@ -64,14 +68,16 @@ class Weights:
 
 
 def assemble(launches: Sequence[Launch], implementations: Sequence[Implementation],
-             dims: Mapping[str, tuple[int, int, int]], weights: Weights) -> Assembly:
-    """Place temporaries and constants, and write every kernel's arguments. `dims` is the profile."""
-    return _Assembler(launches, implementations, dims, weights).run()
+             dims: Mapping[str, tuple[int, int, int]], weights: Weights, branches: bool = False) -> Assembly:
+    """Place temporaries and constants, and write every kernel's arguments. `dims` is the profile. `branches`: launches
+    that do not need each other may run at the same time, so they get memory of their own; `after` says what waits."""
+    return _Assembler(launches, implementations, dims, weights, branches).run()
 
 
 class _Assembler:
     def __init__(self, launches: Sequence[Launch], implementations: Sequence[Implementation],
-                 dims: Mapping[str, tuple[int, int, int]], weights: Weights) -> None:
+                 dims: Mapping[str, tuple[int, int, int]], weights: Weights, branches: bool) -> None:
+        self.branches = branches
         self.launches, self.implementations, self.weights = launches, implementations, weights
         self.ranges = {n: (lo, hi) for n, (lo, _, hi) in dims.items()}
         self.out = Assembly()
@@ -82,6 +88,8 @@ class _Assembler:
         self._plan()
         for i, (launch, made) in enumerate(zip(self.launches, self.implementations)):
             self._native(i, launch, made)
+        if self.branches and isinstance(self.out.arena, int):
+            self.out.after = self._after()
         return self.out
 
     # -- memory ------------------------------------------------------------------------------------
@@ -101,7 +109,8 @@ class _Assembler:
         items = [Lifetime(max(0, upper(size, self.ranges)), first, last) for size, (first, last) in
                  zip(sizes, [*(tuple(spans[b]) for b in owners), *((i, i) for i, _ in works)])]
         offsets: Sequence[Dim]
-        offsets, self.out.arena = plan_memory(items)
+        apart = self._apart(owners, merged, [i for i, _ in works]) if self.branches else None
+        offsets, self.out.arena = plan_memory(items, apart)
         if self.out.arena > MOST_STATIC:
             offsets, self.out.arena = plan_symbolic(sizes, items)
         self.out.arena_sum = sum(-(-it.size // ALIGN) * ALIGN for it in items) + sum(
@@ -110,6 +119,29 @@ class _Assembler:
         for b, owner in merged.items():
             self.place[b] = self.place[owner]
         self.work = {i: off for (i, _), off in zip(works, offsets[len(owners):])}
+
+    def _apart(self, owners: Sequence[Buffer], merged: Mapping[Buffer, Buffer], works: Sequence[int]
+               ) -> Callable[[int, int], bool]:
+        """Whether all launches that use one temporary (by its number) come before all that use another, whatever runs
+        side by side."""
+        _, before = order(accesses(self.launches, self.ranges))
+        number = {b: k for k, b in enumerate(owners)}
+        users = [0] * len(owners) + [1 << i for i in works]
+        common = [-1] * len(owners) + [before[i] for i in works]  # what comes before all of its users
+        for i, launch in enumerate(self.launches):
+            for s in (*launch.inputs, *launch.outputs):
+                if s.buffer.kind == "temp":
+                    k = number[merged.get(s.buffer, s.buffer)]
+                    users[k] |= 1 << i
+                    common[k] &= before[i]
+        return lambda a, b: not users[a] & ~common[b] or not users[b] & ~common[a]
+
+    def _after(self) -> list[list[int]]:
+        place = {b: p for b, p in self.place.items() if isinstance(p, int)}
+        work = {i: (off, max(0, upper(self.implementations[i].workspace, self.ranges)))
+                for i, off in self.work.items() if isinstance(off, int)}
+        waits, _ = order(accesses(self.launches, self.ranges, place, work))
+        return steps_after(waits, [len(m.steps) for m in self.implementations])
 
     def _in_place(self, spans: Mapping[Buffer, Sequence[int]]) -> dict[Buffer, Buffer]:
         """Pointwise results that may overwrite an operand (same bytes at the same place, and the operand is not read
@@ -152,6 +184,7 @@ class _Assembler:
                     return IntArg(to_json(value))
             raise InternalError(f"unknown kernel argument {a!r}", where=launch.origin)
 
+        self.out.places.append(([self._at(s) for s in launch.inputs], [self._at(s) for s in launch.outputs]))
         for step in made.steps:
             self.out.scratch_bytes = max(self.out.scratch_bytes, step.kernel.scratch_bytes)
             self.out.steps.append(NativeStep(step.kernel.symbol, tuple(arg(a) for a in step.args), to_json(step.tiles),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from whet.ir.symbolic import Dim, Sym, ceildiv
@@ -20,21 +20,25 @@ class Lifetime:
     last: int
 
 
-def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
+def plan_memory(items: Sequence[Lifetime], apart: Callable[[int, int], bool] | None = None) -> tuple[list[int], int]:
     """Byte offsets (64-byte aligned) in one arena so that no two temporaries alive at once overlap,
     and the arena's size.
 
     Greedy by size: the largest first, each into the tightest gap among those it lives with. It is
     within a few per cent of the lower bound on real networks (Pisarchyk and Lee, "Efficient Memory
     Management for Deep Neural Net Inference", 2020).
+
+    apart: whether two of them are never alive at once, where lifetimes do not tell it: steps may run side by side.
     """
     offsets = [0] * len(items)
     placed = _Placed(max((it.last for it in items), default=0) + 1)
     total = 0
+    done: list[int] = []
     for i in sorted(range(len(items)), key=lambda j: (-items[j].size, items[j].first, j)):
         me = items[i]
         size = -(-me.size // ALIGN) * ALIGN
-        others = sorted([(offsets[j], offsets[j] + -(-items[j].size // ALIGN) * ALIGN) for j in placed.with_(me)])
+        others = sorted([(offsets[j], offsets[j] + -(-items[j].size // ALIGN) * ALIGN)
+                         for j in (placed.with_(me) if apart is None else [j for j in done if not apart(i, j)])])
         best, best_gap, end = None, None, 0
         for lo, hi in others:
             gap = lo - end
@@ -44,6 +48,7 @@ def plan_memory(items: Sequence[Lifetime]) -> tuple[list[int], int]:
         offsets[i] = end if best is None else best
         total = max(total, offsets[i] + size)
         placed.add(i, me)
+        done.append(i)
     return offsets, total
 
 

@@ -82,16 +82,17 @@ def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, pr
     return out
 
 
-def complete(o: Outline, implementations: Sequence[Implementation], weights: Weights, first: int
-             ) -> tuple[Program, list[NativeStep], list[Assembly]]:
-    """The program, its native steps (numbered from `first` in the plan) and each segment's assembly."""
+def complete(o: Outline, implementations: Sequence[Implementation], weights: Weights, first: int,
+             branches: bool = False) -> tuple[Program, list[NativeStep], list[Assembly]]:
+    """The program, its native steps (numbered from `first` in the plan) and each segment's assembly. `branches`: see
+    `assemble`."""
     segments: list[Segment] = []
     steps: list[NativeStep] = []
     bodies: list[Assembly] = []
     left = iter(implementations)
     for s in o.stretches:
         launches = s.schedule.launches
-        body = assemble(launches, [next(left) for _ in launches], s.graph.dims, weights)
+        body = assemble(launches, [next(left) for _ in launches], s.graph.dims, weights, branches)
         output_names = s.graph.output_names or [v.name for v in s.graph.outputs]
         inputs = [spec(v) for v in s.graph.inputs]
         outputs = [spec(v, n) for v, n in zip(s.graph.outputs, output_names)]
@@ -99,7 +100,7 @@ def complete(o: Outline, implementations: Sequence[Implementation], weights: Wei
         used = {n for t in (*inputs, *outputs) for d in t.shape for n in dims.names(d)} | dims.names(arena)
         used |= {n for step in body.steps for d in (step.tiles, *map(_number, step.args)) for n in dims.names(d)}
         segments.append(Segment(inputs, outputs, sorted(used), arena, [n.label for n in body.steps],
-                                first + len(steps), len(body.steps)))
+                                first + len(steps), len(body.steps), body.after))
         steps += body.steps
         bodies.append(body)
     return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents, o.states), steps, bodies
