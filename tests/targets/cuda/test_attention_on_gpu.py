@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("triton")
 from attention_regions import BF16, F16, F32, I8, arrays_of, check, region, strided
-from targets.cuda.on_device import gpu, needs_cuda, run
 
+from targets.cuda.on_device import gpu, needs_cuda, run
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import symbol

@@ -16,6 +16,18 @@ from whet.targets.cuda.kernel import Recipe
 _LIBRARIES = {"cublaslt": "whet.targets.cuda.cublaslt", "cudnn": "whet.targets.cuda.cudnn"}
 
 
+# Whether kernels for sm_90 and up are made to begin while the one before them ends (programmatic dependent launch).
+#
+# Each then waits (`griddepcontrol.wait`) before anything else, until the grid before it is complete and what it wrote
+# can be seen, and lets the next one begin. Only launch latency and the start of programs overlap: so the order is the
+# stream's own. By induction, when a kernel passes its wait, all before it are complete: the last of them waited too
+# before it did anything. That holds for what is read after it was written, and for what is written after others read
+# it. A library's kernel neither waits nor is launched early (its launch has not the attribute): it begins when the one
+# before it is complete, and the one behind it, where it does not let it begin early, waits for its end.
+DEPENDENT = False
+_ORDER = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()"
+
+
 class _Kind(msgspec.Struct):
     type: str
 
@@ -44,6 +56,14 @@ def to_object(code: str, number: int) -> bytes:
     return _compiled(recipe_of(code), number)
 
 
+def _waiting(r: Recipe) -> Recipe:
+    """The kernel with its wait at the top. Interpreted kernels are without: they run one after the other."""
+    lines = r.text.splitlines()
+    head = max(i for i, line in enumerate(lines) if line.startswith(f"def {r.name}("))
+    lines[head + 1:head + 1] = [f"    {line}" for line in _ORDER]
+    return msgspec.structs.replace(r, text="\n".join([*lines, ""]))
+
+
 def _compiled(r: Recipe, number: int) -> bytes:
     try:
         import triton
@@ -52,13 +72,15 @@ def _compiled(r: Recipe, number: int) -> bytes:
     except ImportError as e:
         raise MissingExtraError("kernels for GPUs are compiled by Triton, which is not installed", why=str(e),
                                 do='pip install "whet[cuda]"') from e
-    fn = function(r)
+    dependent = bool(r.options.get("launch_pdl", DEPENDENT)) and number >= 90
+    fn = function(_waiting(r) if dependent else r)
     source = ASTSource(fn=fn, signature=dict(zip(fn.arg_names, r.types, strict=True)),
                        attrs={(i,): [["tt.divisibility", 16]] for i in r.aligned})
     made = triton.compile(source, target=GPUTarget("cuda", number, 32),
-                          options={"num_warps": r.warps, "num_stages": r.stages, **r.options})
+                          options={"num_warps": r.warps, "num_stages": r.stages, **r.options,
+                                   "launch_pdl": dependent})
     m = made.metadata
     letters = "".join("p" if t.startswith("*") else "l" if t == "i64" else "i" for t in r.types)
     unit = abi_cuda.Cubin(m.name, letters, m.num_warps, m.shared, [m.global_scratch_size, m.profile_scratch_size],
-                          m.num_ctas, bool(m.launch_pdl))
+                          m.num_ctas, dependent)
     return abi_cuda.pack(unit, made.asm["cubin"])
