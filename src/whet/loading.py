@@ -12,14 +12,14 @@ from whet.runtime import load as run_load
 
 
 def load(plan: str | os.PathLike[str] | Plan, *, threads: int | None = None, require_key: Any = None,
-         recompile: bool = False) -> Engine:
-    """An engine from a plan or a plan file; see `whet.runtime.load` for `threads` and `require_key`.
+         recompile: bool = False, device: int | None = None) -> Engine:
+    """An engine from a plan or a plan file; see `whet.runtime.load` for `threads`, `require_key` and `device`.
 
     recompile: ignore the machine code in the plan, and generate it anew from the regions and tactics that the
                plan records. Needs llvmlite. The signature, if one is required, is checked on the plan as it is.
     """
     if not recompile:
-        return run_load(plan, threads=threads, require_key=require_key)
+        return run_load(plan, threads=threads, require_key=require_key, device=device)
     from whet.pipeline import regenerate
 
     opened = plan if isinstance(plan, Plan) else Plan.open(Path(plan))
@@ -27,4 +27,4 @@ def load(plan: str | os.PathLike[str] | Plan, *, threads: int | None = None, req
         from whet.plan import signing
 
         signing.verify(opened.contents.root, opened.contents.trailer.signature, require_key)
-    return run_load(regenerate(opened), threads=threads)
+    return run_load(regenerate(opened), threads=threads, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,16 @@ class Io:
     shape: tuple[int, ...]
     nbytes: int
     index: int
+
+
+class Block(Protocol):
+    """A stretch of memory, wherever it is."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
 
 
 class Tables:
@@ -60,7 +70,7 @@ class Binding:
 
     def __init__(self, tables: Tables, env: Mapping[str, int], *, code: int, weights: int, arena: Memory,
                  scratch: int, threads: int) -> None:
-        c, segment = tables.contents, tables.segment
+        segment = tables.segment
         values = np.array([*(evaluate(e, env) for e in tables.expressions), 0], np.int64)
         self.inputs = [io(t, env, i) for i, t in enumerate(segment.inputs)]
         self.outputs = [io(t, env, len(self.inputs) + i) for i, t in enumerate(segment.outputs)]
@@ -79,7 +89,7 @@ class Binding:
         run, counters, steps, slots, patches, self.io, self.times = words
         self.address, self._run = self.memory.address, run
 
-        self._bind_slots(tables, slots, values, weights, arena, c)
+        bind_slots(tables, slots, values, weights, arena)
         offsets = tables.args["value"][tables.io_slots] + values[tables.arg_expr[tables.io_slots]]
         limits = np.array([tables.capacities.get(t.index, t.nbytes) for t in both] or [0], np.int64)
         if np.any(offsets < 0):
@@ -110,19 +120,20 @@ class Binding:
         """Let the driver note when each step ends."""
         self._run[abi.RUN_TIMES // 8] = _address(self.times) if on else 0
 
-    @staticmethod
-    def _bind_slots(tables: Tables, slots: np.ndarray, values: np.ndarray, weights: int, arena: Memory,
-                    c: Contents) -> None:
-        numbers = tables.args["value"] + values[tables.arg_expr]
-        kinds = tables.args["kind"]
-        numbers = np.where(kinds == layout.ARG_ARENA, np.minimum(numbers, arena.size), numbers)  # as for the inputs
-        for kind, size in ((layout.ARG_ARENA, arena.size), (layout.ARG_WEIGHT, c.sections[layout.WEIGHTS][1])):
-            mine = numbers[kinds == kind]
-            if np.any((mine < 0) | (mine > size)):
-                raise outside("an address outside the plan's memory")
-        bases = np.zeros(5, np.int64)
-        bases[layout.ARG_ARENA], bases[layout.ARG_WEIGHT] = arena.address, weights
-        slots[:] = numbers + bases[kinds]
+def bind_slots(tables: Tables, slots: np.ndarray, values: np.ndarray, weights: int, arena: Block) -> None:
+    """Fill the slots of all arguments: integers, and addresses in the arena and the weights (which begin at `weights`);
+    those of inputs and outputs are left. `values` are the tables' expressions."""
+    numbers = tables.args["value"] + values[tables.arg_expr]
+    kinds = tables.args["kind"]
+    numbers = np.where(kinds == layout.ARG_ARENA, np.minimum(numbers, arena.size), numbers)  # as for the inputs
+    for kind, size in ((layout.ARG_ARENA, arena.size),
+                       (layout.ARG_WEIGHT, tables.contents.sections[layout.WEIGHTS][1])):
+        mine = numbers[kinds == kind]
+        if np.any((mine < 0) | (mine > size)):
+            raise outside("an address outside the plan's memory")
+    bases = np.zeros(5, np.int64)
+    bases[layout.ARG_ARENA], bases[layout.ARG_WEIGHT] = arena.address, weights
+    slots[:] = numbers + bases[kinds]
 
 
 def _address(a: np.ndarray) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from whet.errors import InputError, PlanError
 from whet.plan import Plan, PlanData, fingerprint, layout, signing
 from whet.plan.manifest import HOST_TYPES, np_dtype
+from whet.plan.program import Tensor
 from whet.runtime.binding import Binding, evaluate
 from whet.runtime.feeds import Borrowed, address_of, borrow, borrow_object, borrow_output
 from whet.runtime.memory import Memory
@@ -31,25 +32,38 @@ KEPT_BINDINGS = 8  # shapes that a context remembers
 
 
 def load(plan: str | os.PathLike[str] | Plan, *, threads: int | None = None,
-         require_key: signing.Key | None = None) -> Engine:
+         require_key: signing.Key | None = None, device: int | None = None) -> Engine:
     """An engine from a plan or a plan file.
 
     threads:     at most those the plan was built for; default: as many of them as this process has cores.
     require_key: an Ed25519 public key (PEM text, 64 hexadecimal digits, 32 bytes, or a file with one of
                  these): refuse any plan that its private half has not signed.
+    device:      of a plan for GPUs, the number of the GPU to run on (default: 0).
 
     PlanFormatError, PlanVersionError: a file that cannot be used. FingerprintError: code for another machine.
-    SignatureError: not signed by `require_key`. InputError: a number of threads that cannot be.
+    SignatureError: not signed by `require_key`. InputError: a number of threads that cannot be, a device for a plan for
+    CPUs. DeviceError, MissingExtraError: no GPU, driver or library that the plan needs, or not enough memory there.
     """
     opened = plan if isinstance(plan, Plan) else Plan.open(Path(plan))
     if require_key is not None:
         signing.verify(opened.contents.root, opened.contents.trailer.signature, require_key)
-    return Engine(opened, threads)
+    return _engine(opened, threads, device)
 
 
-def load_data(data: PlanData, threads: int | None = None) -> Engine:
+def load_data(data: PlanData, threads: int | None = None, device: int | None = None) -> Engine:
     """An engine straight from what the pipeline made, without a hash: to time candidates."""
-    return Engine(Plan.from_data(data, hashed=False), threads)
+    return _engine(Plan.from_data(data, hashed=False), threads, device)
+
+
+def _engine(plan: Plan, threads: int | None, device: int | None) -> Engine:
+    if plan.manifest.target.device is not None:
+        from whet.runtime.cuda.engine import CudaEngine
+
+        return CudaEngine(plan, threads, device or 0)
+    if device is not None:
+        raise InputError(f"device={device}", why="the plan is for CPUs",
+                         do="leave it out, or build the plan with target='cuda'")
+    return Engine(plan, threads)
 
 
 class Engine:
@@ -63,12 +77,16 @@ class Engine:
         if not 1 <= threads <= built:
             raise InputError(f"threads={threads}", why=f"the plan was built for {built}",
                              do=f"give 1 to {built}, or build the plan with threads={threads}")
+        self._prepare(plan)
+        self._pool = Pool(plan, threads)
+
+    def _prepare(self, plan: Plan) -> None:
+        """What engines have on any device."""
         self.plan = plan
         named = {name for p in plan.manifest.programs for b in p.blocks for _, name in b.constants}
         constants = {name: plan.weight(name) for name in sorted(named)}
         self._programs = [Loaded(plan, p, constants) for p in plan.manifest.programs]
         self._sizes = sorted({n for p in plan.manifest.programs for n in p.contents})  # inputs with ranges of elements
-        self._pool = Pool(plan, threads)
         self._idle: list[Context] = []
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self._closed = False
@@ -81,25 +99,35 @@ class Engine:
         Any number of threads may call at once; each takes a context of its own. See `Context.run`.
         """
         if self._programs[0].states:
-            raise InputError("the plan keeps states from run to run",
-                             why=f"they are {sorted(self._programs[0].states)}",
-                             do="make a context, and run that: ctx = engine.context(); ctx.run(feeds)")
-        try:
-            ctx = self._idle.pop()
-        except IndexError:
-            ctx = self.context()
+            raise self._has_states()
+        ctx = self._take()
         try:
             return ctx.run(feeds, out)
         finally:
             self._idle.append(ctx)
 
+    def _has_states(self) -> InputError:
+        return InputError("the plan keeps states from run to run",
+                          why=f"they are {sorted(self._programs[0].states)}",
+                          do="make a context, and run that: ctx = engine.context(); ctx.run(feeds)")
+
+    def _take(self) -> Context:
+        """A context that nobody uses, to be put back into `_idle`."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.context()
+
     def context(self) -> Context:
         """A stream of work of its own: activations, and the shapes that it is bound to."""
         if self._closed:
             raise ValueError("the engine is closed")
-        ctx = Context(self)
+        ctx = self._new_context()
         self._contexts.add(ctx)
         return ctx
+
+    def _new_context(self) -> Context:
+        return Context(self)
 
     @property
     def inputs(self) -> dict[str, tuple[str, tuple[int | str, ...]]]:
@@ -138,11 +166,14 @@ class Engine:
 
     def close(self) -> None:
         """End the contexts (waiting for runs in progress) and the threads."""
+        self._end_contexts()
+        self._pool.close()
+
+    def _end_contexts(self) -> None:
         self._closed = True
         self._idle.clear()
         for ctx in list(self._contexts):
             ctx.close()
-        self._pool.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -338,7 +369,7 @@ class Context:
             results = dict(zip((t.name for t in specs.outputs), made, strict=True))
             if self._states.inputs:
                 self._states.keep(loaded, results, env)
-            return {n: _into(out[n], y, n, spans) if n in out else y for n, y in results.items()}
+            return {n: into(out[n], y, n, spans) if n in out else y for n, y in results.items()}
         b = self._bind(which, 0, env)
         if not self._states.inputs:
             self._current = b
@@ -350,7 +381,7 @@ class Context:
             if t.name in out:
                 results[t.name] = out[t.name]
                 y = borrow_output(out[t.name], t.dtype, t.shape, f"the output {t.name!r}")
-                _no_overlap(spans, y.address, t.nbytes, t.name)
+                no_overlap(spans, y.address, t.nbytes, t.name)
                 keep.append(y)
                 b.io[t.index] = y.address
             else:
@@ -402,6 +433,11 @@ class Context:
 
     def _borrow(self, feeds: Feeds) -> list[Borrowed | None]:
         """What the caller gives, in the plan's order; None for states."""
+        self._check_names(feeds)
+        return [None if t.name in self._states.inputs else borrow_one(t, feeds[t.name])
+                for t in self.engine._programs[0].program.inputs]
+
+    def _check_names(self, feeds: Feeds) -> None:
         specs, states = self.engine._programs[0].program.inputs, self._states.inputs
         names = {t.name for t in specs} - states
         if feeds.keys() != names:
@@ -410,9 +446,6 @@ class Context:
                              *([f"not an input: {', '.join(extra)}"] if extra else [])])
             raise InputError("these are not the plan's inputs", why=why,
                              do=f"give {accepts(self.engine._programs[0])}")
-        return [None if t.name in states else borrow(feeds[t.name], np_dtype(t.dtype), f"the input {t.name!r}")
-                if t.dtype not in HOST_TYPES else borrow_object(feeds[t.name], t.dtype, f"the input {t.name!r}")
-                for t in specs]
 
     def _environment(self, borrowed: list[Borrowed | None]) -> tuple[int, dict[str, int]]:
         """The first profile that takes these shapes, and the dimensions that they tell."""
@@ -445,7 +478,7 @@ class Context:
         if not isinstance(tables.segment.arena, int):  # its size depends on data
             size = evaluate(tables.segment.arena, env)
             if size > engine.memory_limit:
-                raise PlanError(f"the activations would take {size >> 20} MiB for {_named(tables.segment.dims, env)}",
+                raise PlanError(f"the activations would take {size >> 20} MiB for {named(tables.segment.dims, env)}",
                                 why=f"the limit is {engine.memory_limit >> 20} MiB",
                                 do="give smaller inputs, or set engine.memory_limit")
             if size > arena.size:
@@ -458,21 +491,30 @@ class Context:
         return b
 
 
-def _into(out: Any, y: Any, name: str, spans: list[tuple[int, int, str]]) -> Any:
+def borrow_one(t: Tensor, x: Any) -> Borrowed:
+    """What the caller gives for an input, in the host's memory."""
+    if t.dtype in HOST_TYPES:
+        return borrow_object(x, t.dtype, f"the input {t.name!r}")
+    return borrow(x, np_dtype(t.dtype), f"the input {t.name!r}")
+
+
+def into(out: Any, y: Any, name: str, spans: list[tuple[int, int, str]]) -> Any:
     """The result copied into what the caller gave for it."""
     if not isinstance(y, np.ndarray) or y.dtype.kind == "O":
         raise InputError(f"the output {name!r} is no tensor that can be written to memory", do="leave it out of `out`")
     place = borrow_output(out, y.dtype, y.shape, f"the output {name!r}")
-    _no_overlap(spans, place.address, y.nbytes, name)
+    no_overlap(spans, place.address, y.nbytes, name)
     ctypes.memmove(place.address, y.ctypes.data, y.nbytes)
     return out
 
 
-def _named(names: Sequence[str], env: Mapping[str, int]) -> str:
+def named(names: Sequence[str], env: Mapping[str, int]) -> str:
+    """`batch = 4, length = 7`."""
     return ", ".join(f"{n} = {env[n]}" for n in names)
 
 
-def _no_overlap(spans: list[tuple[int, int, str]], start: int, size: int, name: str) -> None:
+def no_overlap(spans: list[tuple[int, int, str]], start: int, size: int, name: str) -> None:
+    """InputError if an output shares memory with one of the spans (start, end, name), to which it is added."""
     for a, z, other in spans:
         if start < z and a < start + size:
             raise InputError(f"the output {name!r} overlaps {other!r} in memory",

@@ -15,11 +15,13 @@ from whet.errors import InputError
 
 @dataclass(frozen=True)
 class Pointer:
-    """A dense row-major tensor at an address that the caller keeps alive. `dtype` as in the plan."""
+    """A dense row-major tensor at an address that the caller keeps alive. `dtype` as in the plan; `device` is the
+    number of the GPU whose memory it is, None for the host's."""
 
     address: int
     shape: tuple[int, ...]
     dtype: str | np.dtype
+    device: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,10 @@ def borrow(x: Any, dtype: np.dtype, what: str) -> Borrowed:
     scalars, and `Pointer`. InputError for anything else and for another element type; `what` names the tensor.
     """
     if isinstance(x, Pointer):
-        _same_type(np.dtype(x.dtype) if not isinstance(x.dtype, str) else _named(x.dtype, what), dtype, what)
-        return Borrowed(x.address, tuple(x.shape), None, dtype)
+        if x.device is not None:
+            raise InputError(f"{what} is not in the CPU's memory", why=f"the pointer is of GPU {x.device}",
+                             do="copy it to the CPU first")
+        return at_pointer(x, dtype, what)
     if not isinstance(x, np.ndarray):
         if hasattr(x, "__dlpack__") and not isinstance(x, np.generic):
             return _dlpack(x, dtype, what)
@@ -88,6 +92,12 @@ def borrow(x: Any, dtype: np.dtype, what: str) -> Borrowed:
         if not x.flags.aligned:
             x = x.copy()
     return Borrowed(address_of(x), x.shape, x, dtype)
+
+
+def at_pointer(x: Pointer, dtype: np.dtype, what: str) -> Borrowed:
+    """What a pointer points to. InputError for another element type."""
+    _same_type(np.dtype(x.dtype) if not isinstance(x.dtype, str) else _named(x.dtype, what), dtype, what)
+    return Borrowed(x.address, tuple(x.shape), None, dtype)
 
 
 def borrow_object(x: Any, kind: str, what: str) -> Borrowed:
@@ -168,7 +178,9 @@ def _same_type(got: np.dtype, want: np.dtype, what: str) -> None:
 # from_dlpack has no bfloat16 and refuses some read-only tensors.
 
 
-class _DLTensor(ctypes.Structure):
+class DLTensor(ctypes.Structure):
+    """`DLTensor` of dlpack.h."""
+
     _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
                 ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
                 ("lanes", ctypes.c_uint16), ("shape", ctypes.POINTER(ctypes.c_int64)),
@@ -192,8 +204,22 @@ def _dlpack(x: Any, dtype: np.dtype, what: str) -> Borrowed:
     except (BufferError, RuntimeError, TypeError, ValueError) as e:
         raise InputError(f"{what} cannot be read through DLPack", why=str(e),
                          do="detach it, or convert it to NumPy") from e
-    # The capsule is never renamed, so its own destructor gives the tensor back when `owner` goes.
-    t = _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    address, shape, steps = in_capsule(capsule, dtype, what)
+    if steps is None:
+        return Borrowed(address, shape, (x, capsule), dtype)
+    strides = tuple(s * dtype.itemsize for s in steps)
+    low = sum(s * (n - 1) for s, n in zip(strides, shape) if s < 0)
+    high = sum(s * (n - 1) for s, n in zip(strides, shape) if s > 0) + dtype.itemsize
+    raw = (ctypes.c_char * (high - low)).from_address(address + low)
+    copied = np.ndarray(shape, dtype, memoryview(raw), -low, strides).copy()
+    return Borrowed(address_of(copied), shape, copied, dtype)
+
+
+def in_capsule(capsule: Any, dtype: np.dtype, what: str) -> tuple[int, tuple[int, ...], tuple[int, ...] | None]:
+    """Address, shape and, unless it is dense, strides in elements of the tensor in a DLPack capsule, which must live as
+    long as they are used. InputError for another element type."""
+    # The capsule is never renamed, so its own destructor gives the tensor back when it goes.
+    t = DLTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     kind = _KINDS.get(t.code, f"code {t.code} ")
     name = "bool" if kind == "bool" else f"{kind}{t.bits}"
     got = "bfloat16" if name == "bfloat16" else name
@@ -201,14 +227,8 @@ def _dlpack(x: Any, dtype: np.dtype, what: str) -> Borrowed:
         raise InputError(f"{what} has the type {got}", why=f"the plan takes {dtype}", do=f"convert it to {dtype}")
     shape = tuple(t.shape[i] for i in range(t.ndim))
     address = (t.data or 0) + t.byte_offset
-    if not t.strides or dense(shape, [t.strides[i] for i in range(t.ndim)]):
-        return Borrowed(address, shape, (x, capsule), dtype)
-    strides = tuple(t.strides[i] * dtype.itemsize for i in range(t.ndim))
-    low = sum(s * (n - 1) for s, n in zip(strides, shape) if s < 0)
-    high = sum(s * (n - 1) for s, n in zip(strides, shape) if s > 0) + dtype.itemsize
-    raw = (ctypes.c_char * (high - low)).from_address(address + low)
-    copied = np.ndarray(shape, dtype, raw, -low, strides).copy()
-    return Borrowed(address_of(copied), shape, copied, dtype)
+    strides = tuple(t.strides[i] for i in range(t.ndim)) if t.strides else None
+    return address, shape, None if strides is None or dense(shape, strides) else strides
 
 
 def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:

@@ -60,10 +60,7 @@ class States:
         """The state that is the input `t` of a run with these dimensions. Those that nothing tells are its least, or
         the greatest of a buffer whose rows are replaced."""
         state, dtype = loaded.states[t.name], np_dtype(t.dtype)
-        for d in t.shape:
-            for n in dims.names(d) - env.keys():
-                env[n] = loaded.program.dims[n][2 if state.in_place and not state.length else 0]
-        shape = tuple(evaluate(d, env) for d in t.shape)
+        shape = self.lent_shape(loaded, t, env)
         if not state.in_place:
             value = self._values.get(t.name)
             return borrow(np.zeros(shape, dtype) if value is None else value, dtype, t.name)
@@ -71,6 +68,14 @@ class States:
             self._values[t.name] = np.zeros(state.capacity, dtype)
         buffer = self._values[t.name]
         return Borrowed(buffer.ctypes.data, shape, buffer, dtype)
+
+    def lent_shape(self, loaded: Loaded, t: Tensor, env: dict[str, int]) -> tuple[int, ...]:
+        """The shape of the state that is the input `t`; dimensions that nothing tells are added to `env`."""
+        state = loaded.states[t.name]
+        for d in t.shape:
+            for n in dims.names(d) - env.keys():
+                env[n] = loaded.program.dims[n][2 if state.in_place and not state.length else 0]
+        return tuple(evaluate(d, env) for d in t.shape)
 
     def keep(self, loaded: Loaded, results: dict[str, Any], env: Mapping[str, int]) -> None:
         """After a run: take its states out of the results."""

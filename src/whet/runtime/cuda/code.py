@@ -53,6 +53,14 @@ class Code:
                 found = self._units.setdefault(offset, made)
         return found
 
+    def close(self) -> None:
+        """Unload it. Nothing may be launched any more."""
+        units, self._units = self._units, {}
+        for unit in units.values():
+            if isinstance(unit, Kernel):
+                unit.close()
+        self.libraries.close()
+
     def _prepare(self, unit: abi_cuda.Unit, payload: memoryview) -> Launchable:
         with self.device.current():
             if isinstance(unit, abi_cuda.Cubin):
@@ -89,33 +97,43 @@ class Kernel:
         device.check(d.cuFuncLoad(self._function), f"loading {unit.name}")  # not lazily: never in a capture
         self._attributes = self._launch_attributes()
 
+    def close(self) -> None:
+        """Unload it."""
+        self._module.close()
+
     def hidden_bytes(self, tiles: int) -> list[int]:
         """Bytes behind each of Triton's own parameters for a launch on that many tiles; addresses of them follow the
         step's arguments, unless all are 0."""
         return [size * tiles * self.unit.ctas for size in self.unit.hidden]
 
     def launch(self, stream: int, values: Sequence[int], tiles: int) -> None:
-        d, unit = self.device.api, self.unit
-        if tiles == 0:
-            return
+        unit = self.unit
         n, hidden = len(unit.args), len(unit.hidden)
         if len(values) not in (n, n + hidden) or (len(values) == n and any(unit.hidden)):
             raise InternalError(f"the kernel {unit.name} takes {n} arguments", why=f"it was given {len(values)}")
         slots = np.zeros(n + hidden, np.int64)
         slots[: len(values)] = values
         places = np.arange(n + hidden, dtype=np.int64) * 8 + slots.ctypes.data
-        if not self._attributes:
-            code = d.cuLaunchKernel(self._function, tiles, 1, 1, 32 * unit.warps, 1, 1, unit.shared, stream,
-                                    places.ctypes.data, 0)[0]
-            if code:
-                self.device.fail(code, f"launching {unit.name} on {tiles} tiles")
+        self.start(stream, places.ctypes.data, tiles)
+
+    def start(self, stream: Any, parameters: int, tiles: int, early: bool = True) -> None:
+        """Launch with the addresses of the parameters' values (Triton's own included) in a table at `parameters`; all
+        are read before this returns. `early`: the kernel may begin while what runs before it on the stream ends, if it
+        knows how to wait."""
+        if tiles == 0:
             return
-        config = d.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = tiles * unit.ctas, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = 32 * unit.warps, 1, 1
-        config.sharedMemBytes, config.hStream = unit.shared, d.CUstream(stream)
-        config.attrs, config.numAttrs = self._attributes, len(self._attributes)
-        code = d.cuLaunchKernelEx(config, self._function, places.ctypes.data, 0)[0]
+        d, unit = self.device.api, self.unit
+        attributes = self._attributes if early else self._attributes[unit.dependent:]
+        if not attributes:
+            code = d.cuLaunchKernel(self._function, tiles, 1, 1, 32 * unit.warps, 1, 1, unit.shared, stream, parameters,
+                                    0)[0]
+        else:
+            config = d.CUlaunchConfig()
+            config.gridDimX, config.gridDimY, config.gridDimZ = tiles * unit.ctas, 1, 1
+            config.blockDimX, config.blockDimY, config.blockDimZ = 32 * unit.warps, 1, 1
+            config.sharedMemBytes, config.hStream = unit.shared, d.CUstream(int(stream))
+            config.attrs, config.numAttrs = attributes, len(attributes)
+            code = d.cuLaunchKernelEx(config, self._function, parameters, 0)[0]
         if code:
             self.device.fail(code, f"launching {unit.name} on {tiles} tiles")
 

@@ -28,6 +28,7 @@ _MEMORY, _NO_DEVICE, _NOT_INITIALIZED, _GONE = 2, 100, 3, 4
 _DRIVER = frozenset({34, 222, 803, 804})  # stub library, unsupported PTX version, mismatch, compatibility not there
 _devices: dict[int, Device] = {}
 _guard = threading.Lock()
+_thread = threading.local()
 
 
 def api() -> Any:
@@ -61,6 +62,12 @@ def device_count() -> int:
     return n
 
 
+def cuda_version(driver: Any) -> str:
+    """`13.0`: the newest CUDA that the driver knows."""
+    n = _value(driver, driver.cuDriverGetVersion(), "cuDriverGetVersion")
+    return f"{n // 1000}.{n % 1000 // 10}"
+
+
 def driver_version() -> str:
     """`580.65.06`, as the kernel's module tells it; "" where it does not."""
     with contextlib.suppress(OSError):
@@ -72,7 +79,8 @@ def driver_version() -> str:
 
 @dataclass(frozen=True)
 class Properties:
-    """What a GPU is. `bandwidth` in bytes a second, by its memory's clock and width; `shared_bytes` of one program."""
+    """What a GPU is. `bandwidth` in bytes a second, by its memory's clock and width; `shared_bytes` of one program;
+    `driver` is its version (`580.65.06`, or ""), `cuda` the newest CUDA that it knows (`13.0`)."""
 
     name: str
     capability: tuple[int, int]
@@ -82,6 +90,7 @@ class Properties:
     memory_bytes: int
     bandwidth: float
     driver: str
+    cuda: str
 
     @property
     def arch(self) -> str:
@@ -132,7 +141,7 @@ class Device:
             (attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")),
             attribute("MULTIPROCESSOR_COUNT"), attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
             attribute("L2_CACHE_SIZE"), int(_value(d, d.cuDeviceTotalMem(self.handle), "cuDeviceTotalMem")),
-            2e3 * clock * width / 8, driver_version())
+            2e3 * clock * width / 8, driver_version(), cuda_version(d))
 
     # -- calls ---------------------------------------------------------------------------------------
 
@@ -209,10 +218,11 @@ class Device:
         with self.current():
             return self.check(self.api.cuStreamCreate(1), "cuStreamCreate")  # CU_STREAM_NON_BLOCKING
 
-    def event(self, timing: bool = False) -> Any:
-        """An event; `timing`: one that tells times."""
+    def event(self, timing: bool = False, blocking: bool = False) -> Any:
+        """An event; `timing`: one that tells times; `blocking`: who waits for it sleeps instead of spinning."""
         with self.current():
-            return self.check(self.api.cuEventCreate(0 if timing else 2), "cuEventCreate")  # 2: no timing
+            flags = (0 if timing else 2) | (1 if blocking else 0)  # CUevent_flags
+            return self.check(self.api.cuEventCreate(flags), "cuEventCreate")
 
     def synchronize(self, stream: Any) -> None:
         """Wait until a stream has done all that it was given."""
@@ -238,8 +248,8 @@ class Device:
 class _Held:
     """A resource that goes with the object, in the process that made it."""
 
-    def __init__(self, device: Device, release: str, handle: Any) -> None:
-        self.close = weakref.finalize(self, _release, device, release, handle)
+    def __init__(self, device: Device, how: str, handle: Any) -> None:
+        self.close = weakref.finalize(self, release, device, how, handle)
         self.close.atexit = False  # the end of the process frees all of it
 
 
@@ -272,11 +282,29 @@ _RELEASE = {"CUstream": "cuStreamDestroy", "CUevent": "cuEventDestroy", "CUgraph
             "CUgraphExec": "cuGraphExecDestroy", "CUmodule": "cuModuleUnload"}
 
 
-def _release(device: Device, how: str, handle: Any) -> None:
+def release(device: Device, how: str, *handle: Any) -> None:
+    """Give a resource back by that call. While this thread captures a graph, where the garbage collector may come, that
+    would break the capture: it is put off."""
     if os.getpid() != device._pid:
         return  # a forked child has no context
+    put_off = getattr(_thread, "put_off", None)
+    if put_off is not None:
+        put_off.append((device, how, *handle))
+        return
     with contextlib.suppress(DeviceError), device.current():
-        getattr(device.api, how)(handle)  # of a lost device nothing can be freed
+        getattr(device.api, how)(*handle)  # of a lost device nothing can be freed
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """Within this the calling thread gives nothing back."""
+    _thread.put_off = []
+    try:
+        yield
+    finally:
+        put_off, _thread.put_off = _thread.put_off, None
+        for what in put_off:
+            release(*what)
 
 
 def _text(driver: Any, code: Any) -> tuple[str, str]:

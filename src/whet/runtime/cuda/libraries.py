@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from whet import abi_cudnn
@@ -42,16 +43,26 @@ class Libraries:
                     self._cudnn = module.create_handle()
             return self._cudnn
 
+    def close(self) -> None:
+        """Give the handles back."""
+        with self.lock, contextlib.suppress(Exception), self.device.current():  # of a lost device nothing can be
+            if self._cublaslt:
+                cublaslt_module().destroy(self._cublaslt)
+            if self._cudnn:
+                cudnn_module().destroy_handle(self._cudnn)
+            self._cublaslt = self._cudnn = 0
 
-def versions() -> dict[str, str]:
-    """Of the libraries that can be opened here: `{"cublas": "13.1.0", "cudnn": "9.19.0"}`."""
+
+def versions(names: Sequence[str] = ("cublas", "cudnn")) -> dict[str, str]:
+    """Of those libraries that can be opened here: `{"cublas": "13.1.0", "cudnn": "9.19.0"}`."""
     found = {}
-    with contextlib.suppress(MissingExtraError):
-        n = int(cublaslt_module().get_version())  # 130100 for 13.1.0; 120805 for 12.8.5
-        found["cublas"] = f"{n // 10000}.{n // 100 % 100}.{n % 100}"
-    with contextlib.suppress(MissingExtraError):
-        n = int(cudnn_module().backend_version())  # 91900 for 9.19.0
-        found["cudnn"] = f"{n // 10000}.{n // 100 % 100}.{n % 100}"
+    for name in names:
+        with contextlib.suppress(MissingExtraError):
+            if name == "cublas":
+                n = int(cublaslt_module().get_version())  # 130100 for 13.1.0
+            else:
+                n = int(cudnn_module().backend_version())  # 91900 for 9.19.0
+            found[name] = f"{n // 10000}.{n // 100 % 100}.{n % 100}"
     return found
 
 

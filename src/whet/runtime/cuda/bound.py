@@ -1,0 +1,244 @@
+"""A segment bound to one set of dimensions on a GPU: its launches, and the graphs that were captured of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from whet.plan import layout
+from whet.runtime.binding import Io, Tables, bind_slots, evaluate, io, outside
+from whet.runtime.cuda import lanes
+from whet.runtime.cuda.code import Code, Kernel, Launchable
+from whet.runtime.cuda.driver import Device, DeviceMemory, Owned, capturing
+
+KEPT_GRAPHS = 8  # of one set of dimensions, by addresses of inputs and outputs
+ALIGN = 256  # of inputs, outputs and hidden scratch
+Allocate = Callable[[int, str], DeviceMemory]
+
+
+class Streams:
+    """The streams that a context's graphs are captured on; the first is where it runs."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._owned = [Owned(device, device.stream())]
+        self._events: list[Owned] = []
+        self.first = self._owned[0].handle
+
+    def lane(self, k: int) -> Any:
+        """Stream k."""
+        while len(self._owned) <= k:
+            self._owned.append(Owned(self.device, self.device.stream()))
+        return self._owned[k].handle
+
+    def event(self, k: int) -> Any:
+        """Event k, for captures."""
+        while len(self._events) <= k:
+            self._events.append(Owned(self.device, self.device.event()))
+        return self._events[k].handle
+
+    def close(self) -> None:
+        """Give them back."""
+        for x in (*self._owned, *self._events):
+            x.close()
+
+
+class Bound:
+    """The launches of a segment for one set of dimensions.
+
+    `inputs`, `outputs` say what lies at the addresses that `graph` and `launch` take, in this order. `offsets` are
+    the places of each in a buffer that holds all of them: the inputs' part is `input_bytes` long, the rest is the
+    outputs'. The caller holds the context's lock, and the device's context is current.
+    """
+
+    def __init__(self, tables: Tables, env: Mapping[str, int], code: Code, weights: DeviceMemory, arena: DeviceMemory,
+                 allocate: Allocate) -> None:
+        self.device = code.device
+        values = np.array([*(evaluate(e, env) for e in tables.expressions), 0], np.int64)
+        self.inputs = [io(t, env, i) for i, t in enumerate(tables.segment.inputs)]
+        self.outputs = [io(t, env, len(self.inputs) + i) for i, t in enumerate(tables.segment.outputs)]
+        self.offsets, self.input_bytes, self.io_bytes = _offsets(self.inputs, self.outputs)
+        self.labels = tables.segment.labels
+        self._arena = arena
+        self._units = [code.unit(int(e)) for e in tables.steps["entry"].tolist()]
+        tiles = tables.steps["value"] + values[tables.step_expr]
+        if np.any((tiles < 0) | (tiles > layout.MAX_TILES)):
+            raise outside("a step with too many tiles")
+        self._tiles: list[int] = tiles.tolist()
+        self._slots = np.zeros(len(tables.args), np.int64)
+        bind_slots(tables, self._slots, values, weights.address, arena)
+        self._bind_io(tables, values)
+        self._firsts = tables.first_arg.tolist()
+        self._counts = tables.steps["n_args"].tolist()
+        self._hidden = self._hidden_scratch(allocate)
+        self._launches = self._prepare()
+        self.places = lanes.schedule(getattr(tables.segment, "after", None), len(self._units))
+        self._graphs: OrderedDict[tuple[int, ...], Owned] = OrderedDict()
+        self.runs = 0  # without a graph
+        self.placed: dict[int, Any] = {}  # by slot: what staging keeps for these shapes
+
+    @property
+    def steps(self) -> int:
+        """Launches of one run."""
+        return len(self._units)
+
+    def launch(self, streams: Streams, addresses: Sequence[int], stream: Any = None) -> None:
+        """Launch all steps one after the other on one stream (default: the context's)."""
+        self._patch(addresses)
+        s = streams.first if stream is None else stream
+        for go in self._launches:
+            go(s, True)
+
+    def each(self, addresses: Sequence[int], stream: Any) -> Sequence[Callable[[], None]]:
+        """A function for each step, that launches it on the stream."""
+        self._patch(addresses)
+        return [lambda go=go: go(stream, True) for go in self._launches]  # type: ignore[misc]
+
+    def graph(self, streams: Streams, addresses: tuple[int, ...]) -> Any:
+        """The graph for these addresses: a remembered one, or a new one."""
+        found = self._graphs.get(addresses)
+        if found is None:
+            found = self._graphs[addresses] = self.capture(streams, addresses)
+            if len(self._graphs) > KEPT_GRAPHS:
+                self._graphs.popitem(last=False)
+        else:
+            self._graphs.move_to_end(addresses)
+        return found.handle
+
+    def has_graph(self, addresses: tuple[int, ...]) -> bool:
+        """True if a graph for these addresses is remembered."""
+        return addresses in self._graphs
+
+    def capture(self, streams: Streams, addresses: Sequence[int]) -> Owned:
+        """A new graph, not remembered."""
+        self._patch(addresses)
+        d, api = self.device, self.device.api
+        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        with capturing():
+            d.check(api.cuStreamBeginCapture(streams.first, mode), "cuStreamBeginCapture")
+            try:
+                self._fork_and_join(streams)
+            except BaseException:
+                code, graph = api.cuStreamEndCapture(streams.first)
+                if not code and int(graph):
+                    api.cuGraphDestroy(graph)
+                raise
+            graph = d.check(api.cuStreamEndCapture(streams.first), "cuStreamEndCapture")
+            try:
+                made = Owned(d, d.check(api.cuGraphInstantiate(graph, 0), "cuGraphInstantiate"))
+            finally:
+                api.cuGraphDestroy(graph)
+        d.check(api.cuGraphUpload(made.handle, streams.first), "cuGraphUpload")
+        return made
+
+    def close(self) -> None:
+        """Give the graphs and scratch back."""
+        for g in self._graphs.values():
+            g.close()
+        self._graphs.clear()
+        if self._hidden is not None:
+            self._hidden[0].close()
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _bind_io(self, tables: Tables, values: np.ndarray) -> None:
+        offsets = tables.args["value"][tables.io_slots] + values[tables.arg_expr[tables.io_slots]]
+        both = self.inputs + self.outputs
+        limits = np.array([tables.capacities.get(t.index, t.nbytes) for t in both] or [0], np.int64)
+        if np.any(offsets < 0):
+            raise outside("an address outside an input or output")
+        self._io_offsets = np.minimum(offsets, limits[tables.io_index])  # a view of no elements may begin behind them
+        self._io_slots, self._io_index = tables.io_slots, tables.io_index
+
+    def _patch(self, addresses: Sequence[int]) -> None:
+        if len(self._io_slots):
+            self._slots[self._io_slots] = np.array(addresses, np.int64)[self._io_index] + self._io_offsets
+
+    def _hidden_scratch(self, allocate: Allocate) -> tuple[DeviceMemory, list[list[int]]] | None:
+        """Memory behind Triton's own parameters, a piece for each step, since steps may overlap; and its places."""
+        wanted = [u.hidden_bytes(n) if isinstance(u, Kernel) else [] for u, n in zip(self._units, self._tiles)]
+        if not any(map(any, wanted)):
+            return None
+        places, at = [], 0
+        for sizes in wanted:
+            mine = []
+            for size in sizes:
+                mine.append(at if size else -1)
+                at += -(-size // ALIGN) * ALIGN
+            places.append(mine)
+        return allocate(at, "the kernels' scratch"), places
+
+    def _prepare(self) -> list[Callable[[Any, bool], None]]:
+        """A function for each step: (stream, whether it may begin early)."""
+        out: list[Callable[[Any, bool], None]] = []
+        for i, (unit, tiles) in enumerate(zip(self._units, self._tiles)):
+            first = self._firsts[i]
+            part = self._slots[first : first + self._counts[i]]
+            if isinstance(unit, Kernel):
+                own: list[int] = [0] * len(unit.unit.hidden)
+                if self._hidden is not None:
+                    memory, places = self._hidden
+                    own = [memory.address + p if p >= 0 else 0 for p in places[i]]
+                out.append(_kernel(unit, part, own, tiles))
+            else:
+                out.append(_library(unit, part, tiles))
+        return out
+
+    def _fork_and_join(self, streams: Streams) -> None:
+        api, check, places = self.device.api, self.device.check, self.places
+        begun = {0}
+        start = streams.event(0)
+        if any(p.lane for p in places):
+            check(api.cuEventRecord(start, streams.first), "cuEventRecord")
+        marks: dict[int, Any] = {}
+
+        def mark(step: int) -> None:
+            marks[step] = streams.event(1 + len(marks))
+            check(api.cuEventRecord(marks[step], streams.lane(places[step].lane)), "cuEventRecord")
+
+        last = set(lanes.ends(places))
+        for i, (go, p) in enumerate(zip(self._launches, places)):
+            stream = streams.lane(p.lane)
+            if p.lane not in begun:
+                begun.add(p.lane)
+                check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
+            for k in p.waits:
+                check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
+            go(stream, not p.waits)
+            if p.noted or i in last:
+                mark(i)
+        for i in last:
+            check(api.cuStreamWaitEvent(streams.first, marks[i], 0), "cuStreamWaitEvent")
+
+
+def _kernel(unit: Kernel, part: np.ndarray, hidden: Sequence[int], tiles: int) -> Callable[[Any, bool], None]:
+    """The launch of a kernel, whose parameters are read where they lie."""
+    own = np.array(hidden, np.int64)
+    pointers = np.concatenate([part.ctypes.data + 8 * np.arange(len(part), dtype=np.int64),
+                               own.ctypes.data + 8 * np.arange(len(own), dtype=np.int64)]).astype(np.int64)
+    start, at = unit.start, pointers.ctypes.data
+
+    def go(stream: Any, early: bool, keep: Any = (own, pointers, part)) -> None:
+        start(stream, at, tiles, early)
+
+    return go
+
+
+def _library(unit: Launchable, part: np.ndarray, tiles: int) -> Callable[[Any, bool], None]:
+    def go(stream: Any, early: bool) -> None:
+        unit.launch(int(stream), part.tolist(), tiles)
+
+    return go
+
+
+def _offsets(inputs: Sequence[Io], outputs: Sequence[Io]) -> tuple[list[int], int, int]:
+    offsets, at, inputs_end = [], 0, 0
+    for t in (*inputs, *outputs):
+        if t.index == len(inputs):
+            inputs_end = at
+        offsets.append(at)
+        at += -(-t.nbytes // ALIGN) * ALIGN
+    return offsets, inputs_end if outputs else at, at

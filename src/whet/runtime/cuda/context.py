@@ -1,0 +1,566 @@
+"""Contexts on GPUs: one CUDA graph per set of shapes, replayed; host arrays pass through page-locked memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet.errors import InputError, LostDeviceError, PlanError
+from whet.plan.manifest import HOST_TYPES, np_dtype
+from whet.runtime.binding import evaluate
+from whet.runtime.cuda import steptimes
+from whet.runtime.cuda.arrays import DeviceArray, OnDevice, borrow_device, on_device
+from whet.runtime.cuda.bound import Bound, Streams
+from whet.runtime.cuda.driver import DeviceMemory
+from whet.runtime.cuda.pipeline import Pipeline
+from whet.runtime.cuda.staging import Placed, Slot, copy, transfer
+from whet.runtime.cuda.states import DeviceStates
+from whet.runtime.engine import KEPT_BINDINGS, Context, Feeds, StepTime, borrow_one, into, named, no_overlap
+from whet.runtime.feeds import Borrowed, borrow, borrow_output
+from whet.runtime.program import Times
+from whet.runtime.states import States
+
+if TYPE_CHECKING:
+    from whet.runtime.cuda.engine import CudaEngine
+
+Given = list[Borrowed | None]
+POINTER_ALIGN = 16  # of what kernels take for inputs and outputs
+KEPT_KEYS = 16  # addresses that were seen once
+
+
+class CudaContext(Context):
+    """One stream of work on a GPU. Calls from several threads take turns."""
+
+    def __init__(self, engine: CudaEngine) -> None:
+        self.engine: CudaEngine = engine  # type: ignore[assignment]
+        self.device = d = engine.device
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._pipeline: Pipeline | None = None
+        self._closed = False
+        self._times: dict[tuple[int, int], tuple[list[str], np.ndarray]] | None = None  # type: ignore[assignment]
+        self._environments = OrderedDict()
+        self._bound: dict[tuple[int, int], OrderedDict[tuple[int, ...], Bound]] = {}
+        self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()  # addresses that a run had no graph for
+        self._hot: tuple[Bound, Placed, Any] | None = None  # of the last run on host arrays
+        with d.current():
+            self._streams = Streams(d)
+            self._memory = engine.allocate(engine.arena_bytes, "a context's activations")
+            self.slot = Slot(d, engine.allocate)
+            plain = engine._programs[0].plain
+            self._states: States = (DeviceStates(engine._programs, d, engine.allocate, self._streams.first) if plain
+                                    else States(engine._programs))
+            self._warm()
+
+    # -- running -------------------------------------------------------------------------------------
+
+    def run(self, feeds: Feeds, out: Feeds | None = None, *, device: bool = False, stream: Any = None
+            ) -> dict[str, Any]:
+        """Run once on `{input name: tensor}`, as `Context.run`, on tensors of the host or of this GPU (DLPack,
+        `__cuda_array_interface__`, `Pointer` with a device), which are used in place where they are contiguous.
+
+        device: give outputs as `DeviceArray`s, which `torch.from_dlpack` takes over, instead of NumPy arrays. Tensors
+                in `out` are written to wherever they are.
+        stream: run in the order of this CUDA stream (an address, or an object with `cuda_stream`, `ptr` or
+                `__cuda_stream__`), without waiting for the end if all outputs are on the device. Without it inputs by
+                DLPack are waited for, and the outputs are there when this returns.
+
+        InputError: as of `Context.run`, and for tensors of another GPU, host memory given as a device's, and device
+        tensors that are not contiguous. LostDeviceError: the GPU failed; the engine is closed then.
+        """
+        with self._lock:
+            hot = self._hot
+            if hot is None or out is not None or device or stream is not None:
+                return self._guarded(feeds, out, device, stream)
+            bound, placed, graph = hot
+            if len(feeds) != len(bound.inputs):
+                return self._guarded(feeds, out, device, stream)
+            for t, view in zip(bound.inputs, placed.inputs):
+                x = feeds.get(t.name)
+                if type(x) is not np.ndarray or x.shape != t.shape or x.dtype != t.dtype:
+                    return self._guarded(feeds, out, device, stream)
+                copy(view, x)
+            try:
+                with self.device.current():
+                    self._replay(placed, graph)
+            except LostDeviceError:
+                self._lose()
+                raise
+            return {t.name: y.copy() for t, y in zip(bound.outputs, placed.outputs)}
+
+    def submit(self, feeds: Feeds, out: Feeds | None = None) -> Future[dict[str, Any]]:
+        """Run in the background, after what has been submitted before; errors come out of the future. Copies of
+        one run overlap with what the others compute. The arrays are read until the future is done."""
+        with self._lock:
+            self._open_device()
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, "whet-context")
+                if self._programs_plain and not self._states.inputs:
+                    self._pipeline = Pipeline(self.device, self.engine.allocate)
+            if self._pipeline is None:
+                return self._executor.submit(self.run, feeds, out)
+            future: Future[dict[str, Any]] = Future()
+            self._executor.submit(self._pipeline.feed, self, feeds, out, future)
+            return future
+
+    def runner(self, inputs: Sequence[Any], outputs: Sequence[Any], stream: Any = None) -> Callable[[], None]:
+        """As of `Context`, on tensors of the host or this GPU. With a `stream` calls return when the run is in the
+        stream's order; the tensors must be on the device then."""
+        with self._lock, self.device.current():
+            self._open_device()
+            feeds = dict(zip(self.engine.inputs, inputs, strict=True))
+            out = dict(zip(self.engine.outputs, outputs, strict=True))
+            s = self._stream_of(stream)
+            borrowed = self._borrow_all(feeds, s)
+            which, env = self._environment(borrowed)
+            if not self._programs_plain or self._states.inputs:
+                def walk() -> None:
+                    with self._lock:
+                        self._guarded_run(lambda: self._run_borrowed(borrowed, out, None, False, stream))
+
+                return walk
+            return self._bind_runner(self._bind_segment(which, 0, env), borrowed, out, s)
+
+    def _bind_runner(self, b: Bound, borrowed: Given, out: Feeds, stream: Any) -> Callable[[], None]:
+        slot = Slot(self.device, self.engine.allocate)
+        placed = slot.place(b)
+        addresses, reads, writes, keep = list(placed.addresses), [], [], []
+        for t, x, view in zip(b.inputs, borrowed, placed.inputs):
+            assert x is not None
+            if isinstance(x, OnDevice) and x.address % POINTER_ALIGN == 0:
+                addresses[t.index] = x.address
+                keep.append(x)
+            else:
+                reads.append((view, x.value, (placed.addresses[t.index], view.ctypes.data, t.nbytes)))
+        for t, view in zip(b.outputs, placed.outputs):
+            y = out[t.name]
+            what = f"the output {t.name!r}"
+            if on_device(y):
+                place = borrow_device(y, t.dtype, self.device, int(stream), what)
+                _same_shape(place, t.shape, what)
+                if place.address % POINTER_ALIGN:
+                    raise InputError(f"{what} begins at {place.address:#x}", why="it must be a multiple of 16",
+                                     do="give a fresh tensor")
+                addresses[t.index] = place.address
+                keep.append(place)
+            else:
+                place_ = borrow_output(y, t.dtype, t.shape, what)
+                writes.append((place_.value, view, (view.ctypes.data, placed.addresses[t.index], t.nbytes)))
+        own = int(stream) == int(self._streams.first)
+        if (reads or writes) and not own:
+            raise InputError("arrays of the host cannot be used in the order of a stream", do="leave stream out")
+        graph = b.capture(self._streams, addresses)
+        d, handle, lock, first = self.device, graph.handle, self._lock, self._streams.first
+        launch, push, pop, wait = d.api.cuGraphLaunch, d.api.cuCtxPushCurrent, d.api.cuCtxPopCurrent, \
+            d.api.cuStreamSynchronize
+
+        def go(keep: object = (keep, graph, slot, b, self)) -> None:
+            with lock:
+                self._open_device()
+                push(d.context)
+                try:
+                    for view, x, move in reads:
+                        copy(view, x)
+                        transfer(d, move, True, first)
+                    if own:
+                        code = launch(handle, first)[0]
+                    else:
+                        self._order(stream)
+                        code = launch(handle, stream)[0]
+                        self._ordered(stream)
+                    for _, _, move in writes:
+                        transfer(d, move, False, first)
+                    if own and not code:
+                        code = wait(first)[0]
+                    if code:
+                        d.fail(code, "a run")
+                except LostDeviceError:
+                    self._lose()
+                    raise
+                finally:
+                    pop()
+                for y, view, _ in writes:
+                    copy(y, view)
+
+        return go
+
+    def state(self, name: str) -> np.ndarray | None:
+        """A copy of the state that is fed as input `name`; None before the first run."""
+        with self._lock:
+            with self.device.current():
+                self.device.synchronize(self._streams.first)
+            return self._states.read(name)
+
+    def timed(self, feeds: Feeds) -> tuple[dict[str, Any], list[StepTime]]:
+        """Run once, launch by launch, and tell how long each step took by the GPU's own clock, and each host step.
+
+        What a loop's body does is counted once for all its iterations."""
+        with self._lock:
+            self._times = {}
+            host: Times = {}
+            try:
+                results = self._guarded_run(lambda: self._run_borrowed(self._borrow(feeds), None, host, False, None))
+                native = self._times
+            finally:
+                self._times = None
+            out = [StepTime(l, s) for labels, seconds in native.values() for l, s in zip(labels, seconds.tolist())]
+            return results, [*out, *(StepTime(label, s) for label, s in host.values())]
+
+    def close(self) -> None:
+        """Give the memory back, after the run in progress. The context cannot be used any more."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        if self._pipeline is not None:
+            self._pipeline.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed, self._hot = True, None
+            for kept in self._bound.values():
+                for b in kept.values():
+                    b.close()
+            self._bound.clear()
+            self.slot.close()
+            if isinstance(self._states, DeviceStates):
+                self._states.close()
+            self._memory.close()
+            self._streams.close()
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    @property
+    def _programs_plain(self) -> bool:
+        return self.engine._programs[0].plain
+
+    def _open_device(self) -> None:
+        self.device.alive()
+        if self._closed:
+            raise ValueError("the context is closed")
+
+    def _lose(self) -> None:
+        """The device was lost: this context and the engine are of no more use. What they hold cannot be freed."""
+        self._closed, self._hot = True, None
+        self.engine._closed = True
+
+    def _guarded(self, feeds: Feeds, out: Feeds | None, device: bool, stream: Any) -> dict[str, Any]:
+        def go() -> dict[str, Any]:
+            with self.device.current():
+                borrowed = self._borrow_all(feeds, self._stream_of(stream))
+            return self._run_borrowed(borrowed, out, None, device, stream)
+
+        return self._guarded_run(go)
+
+    def _guarded_run(self, go: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        self._open_device()
+        try:
+            return go()
+        except LostDeviceError:
+            self._lose()
+            raise
+        except MemoryError as e:
+            raise PlanError("there is no memory for this run", why=str(e) or "an array of it is too large",
+                            do="give smaller inputs, or build the plan with a smaller profile") from None
+
+    def _borrow(self, feeds: Feeds) -> Given:
+        with self.device.current():
+            return self._borrow_all(feeds, self._streams.first)
+
+    def _borrow_all(self, feeds: Feeds, stream: Any) -> Given:
+        """What the caller gives, in the plan's order; None for states."""
+        self._check_names(feeds)
+        specs, states, sizes = self.engine._programs[0].program.inputs, self._states.inputs, self.engine._sizes
+        out: Given = []
+        for t in specs:
+            x = feeds.get(t.name)
+            if t.name in states:
+                out.append(None)
+            elif t.dtype not in HOST_TYPES and on_device(x):
+                got = borrow_device(x, np_dtype(t.dtype), self.device, int(stream), f"the input {t.name!r}")
+                if t.name in sizes or not self._programs_plain:  # the host reads it
+                    self.device.synchronize(stream)
+                    out.append(borrow(got.value, np_dtype(t.dtype), f"the input {t.name!r}"))
+                else:
+                    out.append(got)
+            else:
+                out.append(borrow_one(t, x))
+        return out
+
+    def _stream_of(self, stream: Any) -> Any:
+        """The stream that the caller means, as the driver's handle; the context's own for None."""
+        if stream is None:
+            return self._streams.first
+        for name in ("cuda_stream", "ptr"):
+            stream = getattr(stream, name, stream)
+        told = getattr(stream, "__cuda_stream__", None)
+        if told is not None:
+            stream = (told() if callable(told) else told)[1]
+        try:
+            return self.device.api.CUstream(int(stream))
+        except (TypeError, ValueError) as e:
+            raise InputError(f"stream={stream!r:.60}", why="that is no CUDA stream", do="give its address") from e
+
+    def _order(self, stream: Any) -> None:
+        """What comes next on a caller's stream waits for the context's."""
+        api, check = self.device.api, self.device.check
+        check(api.cuEventRecord(self.slot.done.handle, self._streams.first), "cuEventRecord")
+        check(api.cuStreamWaitEvent(stream, self.slot.done.handle, 0), "cuStreamWaitEvent")
+
+    def _ordered(self, stream: Any) -> None:
+        """The context's stream waits for what a caller's has got."""
+        api, check = self.device.api, self.device.check
+        check(api.cuEventRecord(self.slot.done.handle, stream), "cuEventRecord")
+        check(api.cuStreamWaitEvent(self._streams.first, self.slot.done.handle, 0), "cuStreamWaitEvent")
+
+    def _replay(self, placed: Placed, graph: Any) -> None:
+        """Inputs up, the graph, outputs down, and wait."""
+        d, stream = self.device, self._streams.first
+        if self._closed:
+            self._open_device()
+        self.slot.wait()
+        transfer(d, placed.upload, True, stream)
+        code = d.api.cuGraphLaunch(graph, stream)[0]
+        if code:
+            d.fail(code, "a run")
+        transfer(d, placed.download, False, stream)
+        code = d.api.cuStreamSynchronize(stream)[0]
+        if code:
+            d.fail(code, "a run")
+
+    def _run_borrowed(self, borrowed: Given, out: Feeds | None, times: Times | None, device: bool, stream: Any
+                      ) -> dict[str, Any]:
+        out = out or {}
+        if not out.keys() <= self.engine.outputs.keys():
+            raise InputError(f"out has {sorted(out.keys() - self.engine.outputs.keys())}",
+                             why=f"the plan's outputs are {list(self.engine.outputs)}", do="leave the others out")
+        which, env = self._environment(borrowed)
+        loaded = self.engine._programs[which]
+        with self.device.current():
+            given = [self._states.lend(loaded, t, env) if x is None else x
+                     for t, x in zip(loaded.program.inputs, borrowed)]
+            if loaded.plain:
+                return self._run_plain(which, env, given, out, device, self._stream_of(stream))
+            spans = [(x.address, x.address + x.nbytes, t.name)
+                     for t, x in zip(loaded.program.inputs, given) if x.address]
+
+            def native(segment: int, values: Sequence[Any], env: Mapping[str, int]) -> list[np.ndarray]:
+                return self._run_segment(which, segment, values, env)
+
+            made = loaded.run([x.value for x in given], env, native, times)
+        results = dict(zip((t.name for t in loaded.program.outputs), made, strict=True))
+        if self._states.inputs:
+            self._states.keep(loaded, results, env)
+        return {n: self._hand_over(out.get(n), y, n, spans, device) for n, y in results.items()}
+
+    def _run_plain(self, which: int, env: dict[str, int], given: Sequence[Borrowed], out: Feeds, device: bool,
+                   stream: Any) -> dict[str, Any]:
+        """One segment over the plan's own inputs and outputs."""
+        d, loaded, first = self.device, self.engine._programs[which], self._streams.first
+        b = self._bind_segment(which, 0, env)
+        placed = self.slot.place(b)
+        self.slot.wait()
+        home = list(placed.addresses)
+        wanted = list(home)  # where the caller has them
+        ups: list[tuple[int, int, int]] = []
+        spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(b.inputs, given) if x.address]
+        for t, x, view in zip(b.inputs, given, placed.inputs):
+            if t.name in self._states.inputs:
+                home[t.index] = wanted[t.index] = x.address
+            elif isinstance(x, OnDevice):
+                wanted[t.index] = x.address
+            elif t.nbytes:
+                copy(view, x.value)
+                ups.append((home[t.index], view.ctypes.data, t.nbytes))
+        if len(ups) == len(b.inputs) and placed.upload is not None:
+            ups = [placed.upload]
+        results: dict[str, Any] = {}
+        downs: list[tuple[Any, np.ndarray, tuple[int, int, int]]] = []
+        fetched: list[tuple[DeviceArray, tuple[int, int, int]]] = []
+        for t, view in zip(b.outputs, placed.outputs):
+            what = f"the output {t.name!r}"
+            if t.name in self._states.outputs:
+                assert isinstance(self._states, DeviceStates)
+                home[t.index] = wanted[t.index] = self._states.place(loaded, t.name, t.shape, t.dtype)
+            elif t.name in out and on_device(out[t.name]):
+                place = borrow_device(out[t.name], t.dtype, d, int(stream), what)
+                _same_shape(place, t.shape, what)
+                no_overlap(spans, place.address, t.nbytes, t.name)
+                results[t.name], wanted[t.index] = out[t.name], place.address
+            elif t.name in out:
+                host = borrow_output(out[t.name], t.dtype, t.shape, what)
+                no_overlap(spans, host.address, t.nbytes, t.name)
+                results[t.name] = out[t.name]
+                downs.append((host.value, view, (view.ctypes.data, home[t.index], t.nbytes)))
+            elif device:
+                results[t.name] = made = DeviceArray(d, t.shape, t.dtype, first)
+                fetched.append((made, (made.address, home[t.index], t.nbytes)))
+            else:
+                results[t.name] = fresh = np.empty(t.shape, t.dtype)
+                downs.append((fresh, view, (view.ctypes.data, home[t.index], t.nbytes)))
+        own = int(stream) == int(first)
+        if not own:
+            self._order(stream)
+        for move in ups:
+            transfer(d, move, True, stream)
+        self._go(b, home, wanted, stream)
+        for _, (to, source, size) in fetched:
+            self._copy_on_device(to, source, size, stream)
+        for _, _, move in downs:
+            if move[2]:
+                transfer(d, move, False, stream)
+        if not own:
+            self._ordered(stream)
+        if own or downs:
+            d.synchronize(stream)
+        else:
+            self.slot.busy = bool(ups)
+            self._mark_ready([a for a, _ in fetched], stream)
+        for y, view, _ in downs:
+            copy(y, view)
+        if self._states.inputs:
+            self._states.keep(loaded, results, env)
+        elif home == wanted and len(ups) <= 1 and self._times is None and b.has_graph(placed.addresses):
+            self._hot = (b, placed, b.graph(self._streams, placed.addresses))
+        return {t.name: results[t.name] for t in b.outputs if t.name in results}
+
+    def _go(self, b: Bound, home: list[int], wanted: list[int], stream: Any) -> None:
+        """Run on the tensors at `wanted`, with a graph where there is one or it pays; where addresses are seen for
+        the first time, through copies in the places at `home`."""
+        if self._times is not None:
+            seconds = steptimes.measure(self.device, b, wanted if _aligned(wanted) else home, stream)
+            self._note(b, seconds)
+            return
+        key, moved = tuple(wanted), home != wanted
+        if moved and not b.has_graph(key) and (key not in self._seen or not _aligned(wanted)):
+            self._seen[key] = None
+            if len(self._seen) > KEPT_KEYS:
+                self._seen.popitem(last=False)
+            n = len(b.inputs)
+            both = (*b.inputs, *b.outputs)
+            for t, to, source in list(zip(both, home, wanted))[:n]:
+                if to != source:
+                    self._copy_on_device(to, source, t.nbytes, stream)
+            self._go(b, home, home, stream)
+            for t, source, to in list(zip(both, home, wanted))[n:]:
+                if to != source:
+                    self._copy_on_device(to, source, t.nbytes, stream)
+            return
+        if b.runs == 0 and not b.has_graph(key):
+            b.runs += 1  # a capture costs some hundred microseconds: for shapes that come again
+            b.launch(self._streams, wanted, stream)
+            return
+        code = self.device.api.cuGraphLaunch(b.graph(self._streams, key), stream)[0]
+        if code:
+            self.device.fail(code, "a run")
+
+    def _run_segment(self, which: int, segment: int, values: Sequence[Any], env: Mapping[str, int]
+                     ) -> list[np.ndarray]:
+        """Run a segment on arrays of the program."""
+        b = self._bind_segment(which, segment, env)
+        placed = self.slot.place(b)
+        self.slot.wait()
+        for t, x, view in zip(b.inputs, values, placed.inputs):
+            given = borrow(x, t.dtype, t.name)
+            if given.shape != t.shape:
+                raise InputError(f"the value {t.name!r} has the shape {list(given.shape)}",
+                                 why=f"what reads it was built for {list(t.shape)}", do="check the inputs' values")
+            copy(view, given.value)
+        stream, home = self._streams.first, list(placed.addresses)
+        transfer(self.device, placed.upload, True, stream)
+        self._go(b, home, home, stream)
+        transfer(self.device, placed.download, False, stream)
+        self.device.synchronize(stream)
+        return [y.copy() for y in placed.outputs]
+
+    def _hand_over(self, out: Any, y: Any, name: str, spans: list[tuple[int, int, str]], device: bool) -> Any:
+        """A result of a program with host steps, to where the caller wants it."""
+        if (out is None and not device) or not isinstance(y, np.ndarray) or y.dtype.kind == "O":
+            return y if out is None else into(out, y, name, spans)
+        if out is not None and not on_device(out):
+            return into(out, y, name, spans)
+        d, stream = self.device, self._streams.first
+        what = f"the output {name!r}"
+        with d.current():
+            made = DeviceArray(d, y.shape, y.dtype, stream) if out is None else out
+            place = borrow_device(made, y.dtype, d, int(stream), what)
+            _same_shape(place, y.shape, what)
+            if y.nbytes:
+                d.check(d.api.cuMemcpyHtoDAsync(place.address, y.ctypes.data, y.nbytes, stream), "copying to the GPU")
+                d.synchronize(stream)
+        return made
+
+    def _copy_on_device(self, to: int, source: int, size: int, stream: Any) -> None:
+        if size:
+            self.device.check(self.device.api.cuMemcpyDtoDAsync(to, source, size, stream), "copying on the GPU")
+
+    def _mark_ready(self, arrays: Sequence[DeviceArray], stream: Any) -> None:
+        for a in arrays:
+            a.follow(stream)
+
+    def _note(self, b: Bound, seconds: np.ndarray) -> None:
+        assert self._times is not None
+        for key, kept in self._bound.items():
+            if any(x is b for x in kept.values()):
+                before = self._times.get(key)
+                self._times[key] = (b.labels, seconds if before is None else before[1] + seconds)
+
+    def _bind_segment(self, which: int, segment: int, env: Mapping[str, int]) -> Bound:
+        """The launches of a segment for these dimensions: remembered ones, or new ones."""
+        engine = self.engine
+        tables = engine._programs[which].tables[segment]
+        kept = self._bound.setdefault((which, segment), OrderedDict())
+        key = tuple(env[n] for n in tables.segment.dims)
+        b = kept.get(key)
+        if b is not None:
+            kept.move_to_end(key)
+            return b
+        self._room(evaluate(tables.segment.arena, env), tables.segment.dims, env)
+        b = Bound(tables, env, engine._code, engine._weights, self._memory, engine.allocate)
+        kept = self._bound.setdefault((which, segment), kept)
+        kept[key] = b
+        if len(kept) > KEPT_BINDINGS:
+            kept.popitem(last=False)[1].close()
+        return b
+
+    def _room(self, size: int, names: Sequence[str], env: Mapping[str, int]) -> None:
+        """Make the activations' memory that large."""
+        if size <= self._memory.size:
+            return
+        engine = self.engine
+        if size > engine.memory_limit:
+            raise PlanError(f"the activations would take {size >> 20} MiB for {named(names, env)}",
+                            why=f"the limit is {engine.memory_limit >> 20} MiB",
+                            do="give smaller inputs, or set engine.memory_limit")
+        self.device.synchronize(self._streams.first)
+        self._hot = None
+        for kept in self._bound.values():
+            for b in kept.values():
+                b.close()
+            kept.clear()
+        self._memory.close()
+        self._memory = DeviceMemory(self.device, 0, 0)  # in case there is no room for the new
+        self._memory = engine.allocate(size, "a context's activations")
+
+    def _warm(self) -> None:
+        """The graph of the first profile's optimum, on the context's own inputs and outputs."""
+        loaded = self.engine._programs[0]
+        if not loaded.plain or loaded.states:
+            return
+        env = {n: best for n, (_, best, _) in loaded.program.dims.items()}
+        if isinstance(loaded.program.segments[0].arena, int):
+            b = self._bind_segment(0, 0, env)
+            b.graph(self._streams, self.slot.place(b).addresses)
+
+
+def _aligned(addresses: Sequence[int]) -> bool:
+    return all(a % POINTER_ALIGN == 0 for a in addresses)
+
+
+def _same_shape(x: Borrowed, shape: tuple[int, ...], what: str) -> None:
+    if x.shape != shape:
+        raise InputError(f"{what} has the shape {list(shape)}", why=f"the tensor given for it has {list(x.shape)}",
+                         do="give a tensor of that shape")
