@@ -81,6 +81,7 @@ def upload(device: Device, a: np.ndarray) -> DeviceMemory:
     if raw.nbytes:
         with device.current():
             device.check(device.api.cuMemcpyHtoD(memory.address, raw.ctypes.data, raw.nbytes), "cuMemcpyHtoD")
+            device.check(device.api.cuCtxSynchronize(), "cuCtxSynchronize")  # other streams read it
     return memory
 
 
@@ -133,7 +134,7 @@ class CudaBench:
         with self.device.current():
             for m in self.buffers.outputs:
                 if m.size:
-                    self.device.check(self.device.api.cuMemsetD8(m.address, POISON, m.size), "cuMemsetD8")
+                    self.device.check(self.device.api.cuMemsetD8Async(m.address, POISON, m.size, self.stream), "poison")
         once = self._capture(p.runs[:1])
         self._replay(once)
         sample = [piece for m, t in zip(self.buffers.outputs, self.buffers.results) for piece in self._pieces(m, t)]
@@ -216,11 +217,13 @@ class CudaBench:
             for key, a in parts.items():
                 if a.nbytes:
                     raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-                    d.check(api.cuMemcpyHtoD(whole.address + places[key], raw.ctypes.data, raw.nbytes), "cuMemcpyHtoD")
+                    d.check(api.cuMemcpyHtoDAsync(whole.address + places[key], raw.ctypes.data, raw.nbytes,
+                                                  self.stream), "constants")
             done = 1
             while done < copies and size:
                 more = min(done, copies - done)
-                d.check(api.cuMemcpyDtoD(whole.address + done * size, whole.address, more * size), "cuMemcpyDtoD")
+                d.check(api.cuMemcpyDtoDAsync(whole.address + done * size, whole.address, more * size, self.stream),
+                        "constants")
                 done += more
         return whole.address
 
