@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cuda import convolution, matmuls, movement, sequences
 from whet.targets.cuda.pointwise import Pointwise
+from whet.targets.cuda.softmax import Softmax
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     **convolution.TACTICS,
@@ -15,4 +16,5 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **movement.TACTICS,
     **sequences.TACTICS,
     "pointwise": (Pointwise(),),
+    "softmax": (Softmax(),),
 }

@@ -1,0 +1,319 @@
+"""What reductions, softmax and normalizations share: a region's tensors over rows and columns, and a program's tile.
+
+Rows are the positions that are kept, columns those that are reduced or normalized over. A program holds a tile of
+`r` rows by `c` columns (powers of two); which of them runs along neighbouring threads is Triton's choice, by how the
+elements lie. Rows that fit into a tile are read once; longer ones are walked over chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from whet.ir.dtypes import DType
+from whet.ir.expr import Expr, Leaf, identity
+from whet.ir.region import Region, Tensor
+from whet.ir.symbolic import Dim, Shape, ceildiv, product, upper
+from whet.targets.base import In, Out, Params
+from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide, finish
+from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.index import (
+    REACH,
+    Block,
+    broadcast_strides,
+    divides,
+    is_wide,
+    load_tensor,
+    merged,
+    optimum,
+    pointer_to,
+    ranges,
+    store_tensor,
+    unravel,
+)
+from whet.targets.cuda.kernel import Source
+
+LAUNCH = 1.5e-6  # seconds that a small kernel takes
+RESIDENT = 1 << 14  # columns that a program holds in registers at most
+Key = tuple[str, int]  # x: read by operand 0; w: another operand; e: read by the epilogue; o: an output
+OUT: Key = ("o", 0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A region's tensors over loops: extents of rows and columns, and each tensor's strides along them."""
+
+    region: Region
+    rows: tuple[Dim, ...]
+    cols: tuple[Dim, ...]
+    views: Mapping[Key, Tensor]
+
+    @property
+    def count(self) -> Dim:
+        return product(self.rows)
+
+    @property
+    def length(self) -> Dim:
+        return product(self.cols)
+
+    @property
+    def longest(self) -> int:
+        """The greatest number of columns."""
+        return upper(self.length, ranges(self.region))
+
+    @property
+    def across(self) -> bool:
+        """Whether neighbouring elements of the operand are in different rows."""
+        x = next((v for (role, _), v in self.views.items() if role == "x"), self.views[OUT])
+        n = len(self.rows)
+        least = min((s for s in x.strides[n:] if isinstance(s, int) and s), default=0, key=abs)
+        return bool(n) and least != 1 and any(s == 1 for s in x.strides[:n])
+
+
+def prologue_of(region: Region, operand: int = 0) -> Expr:
+    """What makes an operand of the anchor: its prologue, or the input itself."""
+    return region.prologue.get(operand) or identity(operand, region.inputs[operand].dtype)
+
+
+def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
+            split: Mapping[int, tuple[int, int]] | None = None) -> Rows:
+    """The loops over the first operand; `cols` are the axes that are reduced or normalized over.
+
+    Anchor operands but the first have shapes that broadcast to its. split: axes that count as two, by the extents of
+    both; then `shape` is the operand's with them split, and `cols` are axes of that.
+    """
+    x = region.inputs[0]
+    rank = len(x.shape)
+    cols = set(cols)
+    strides: dict[Key, Shape] = {}
+    tensors: dict[Key, Tensor] = {}
+
+    def put(key: Key, t: Tensor, along: Shape) -> None:
+        tensors[key] = t
+        strides[key] = _split(along, split) if split else along
+
+    for k in prologue_of(region).leaves:
+        put(("x", k), region.inputs[k], broadcast_strides(region.inputs[k], x.shape))
+    for i in range(1, region.n_anchor):
+        t = region.inputs[i]
+        put(("w", i), t, broadcast_strides(t, x.shape) if not split else _per_channel(region, t))
+    for i, t in enumerate((region.output, *region.extra_outputs)):
+        put(("o", i), t, _through(t, region.output.shape, rank, cols))
+    for k in region.epilogue.leaves if region.epilogue is not None else ():
+        put(("e", k), region.inputs[k], _through(region.inputs[k], region.output.shape, rank, cols))
+
+    whole = shape or x.shape
+    keys = list(tensors)
+    lead = strides[keys[0]]  # the order of loops is that of the first tensor's memory
+
+    def loops(axes: Sequence[int]) -> tuple[list[Dim], list[list[Dim]]]:
+        order = sorted(axes, key=lambda a: -abs(optimum(region, lead[a])))
+        return merged(tuple(whole[a] for a in order), [tuple(strides[k][a] for a in order) for k in keys])
+
+    row_extents, row_strides = loops([a for a in range(len(whole)) if a not in cols])
+    col_extents, col_strides = loops([a for a in range(len(whole)) if a in cols])
+    views = {k: Tensor(tensors[k].dtype, (*row_extents, *col_extents), (*r, *c))
+             for k, r, c in zip(keys, row_strides, col_strides, strict=True)}
+    return Rows(region, tuple(row_extents), tuple(col_extents), views)
+
+
+def _through(t: Tensor, shape: Shape, rank: int, cols: set[int]) -> Shape:
+    """Strides of what broadcasts to the result, along the operand's dimensions: 0 along those that are gone."""
+    s = broadcast_strides(t, shape)
+    if len(shape) == rank:
+        return s
+    kept = iter(s)
+    return tuple(0 if i in cols else next(kept) for i in range(rank))
+
+
+def _split(along: Shape, split: Mapping[int, tuple[int, int]]) -> Shape:
+    out: list[Dim] = []
+    for a, s in enumerate(along):
+        out += [s * split[a][1], s] if a in split else [s]
+    return tuple(out)
+
+
+def _per_channel(region: Region, t: Tensor) -> Shape:
+    """A vector's strides along the operand's dimensions, of which the channels' is its own."""
+    rank = len(region.inputs[0].shape)
+    axis = rank - 1 if region.attrs.get("channels_last") else 1
+    return tuple(t.strides[0] if a == axis else 0 for a in range(rank))
+
+
+class Tile:
+    """A program's tile: the text that loads, computes and stores it."""
+
+    def __init__(self, name: str, nest: Rows, machine: Gpu, r: int, c: int) -> None:
+        self.s, self.nest, self.region, self.r, self.c = Source(name, machine.has_fp8), nest, nest.region, r, c
+        self.dtype = DType.U8 if self.region.anchor.dtype is DType.BOOL else self.region.anchor.dtype
+        self._row_coords: tuple[str, ...] = ()
+        self._row_mask = ""
+
+    @property
+    def kind(self) -> str:
+        """`tl.`'s name of what the anchor computes in."""
+        return compute_type(self.dtype)
+
+    @property
+    def double(self) -> bool:
+        return self.dtype is DType.F64
+
+    @property
+    def coarse(self) -> bool:
+        """Whether results have 16 bits, so that the GPU's approximations do."""
+        return self.region.output.dtype in (DType.F16, DType.BF16)
+
+    def number(self, x: float | int) -> str:
+        """A scalar in the compute type."""
+        return constant(x, DType.F32 if self.kind == "float32" else self.dtype)
+
+    def full(self, x: float | int, rows_only: bool = False) -> str:
+        """A tile of a number (or one column of them)."""
+        shape = f"({self.r}, {1 if rows_only else self.c})"
+        return self.s.name_of(f"{self.number(x)} + tl.zeros({shape}, tl.{self.kind})", "acc")
+
+    def begin(self, pid: str) -> None:
+        """Finds the rows of block `pid`."""
+        s, r, count = self.s, self.r, self.nest.count
+        if not self.nest.rows:
+            return
+        wide = ".to(tl.int64)" if upper(count, ranges(self.region)) + r > REACH else ""
+        row = s.name_of(f"({pid}{wide} * {r} + tl.arange(0, {r}))[:, None]", "row")
+        self._row_coords = tuple(unravel(s, row, self.nest.rows, "r"))
+        self._row_mask = "" if divides(r, count) else f"{row} < {s.integer(count)}"
+
+    def blocks(self) -> Dim:
+        """Blocks of rows that there are."""
+        return ceildiv(self.nest.count, self.r)
+
+    def block(self, start: str = "", end: str = "") -> Block:
+        """All rows, and the columns from `start` on ("": 0) that lie before `end` ("": the row's length)."""
+        s, n = self.s, self.nest.length
+        nr, nc = len(self.nest.rows), len(self.nest.cols)
+        if not nc:
+            return Block(self._row_coords, ((0,),) * nr, (self._row_mask,))
+        col = s.name_of(f"({start}{' + ' if start else ''}tl.arange(0, {self.c}))[None, :]", "col")
+        known = not end and ((divides(self.c, n) and (start or n == self.c)) or (isinstance(n, int) and n == self.c))
+        mask = "" if known else s.name_of(f"{col} < {end or s.integer(n)}", "inside")
+        coords = tuple(unravel(s, col, self.nest.cols, "c"))
+        return Block((*self._row_coords, *coords), ((0,),) * nr + ((1,),) * nc, (self._row_mask, mask))
+
+    def rows_block(self) -> Block:
+        """All rows, at the first column: where a reduction's results are."""
+        nr, nc = len(self.nest.rows), len(self.nest.cols)
+        return Block((*self._row_coords, *("0",) * nc), ((0,),) * nr + ((),) * nc, (self._row_mask,))
+
+    @contextmanager
+    def chunks(self, first: str = "", end: str = "") -> Iterator[Block]:
+        """A loop over the columns; the block of the chunk."""
+        s = self.s
+        with s.block(f"for start in range({first or 0}, {end or s.integer(self.nest.length)}, {self.c}):"):
+            yield self.block("start", end)
+
+    def value(self, block: Block, fill: float | int | None = None) -> str:
+        """Operand 0 after its prologue, in the compute type, as a whole tile; `fill` in columns outside."""
+        e = prologue_of(self.region)
+        v = emit_wide(self.s, e, lambda t: self._load("x", t, block))
+        v = self.s.name_of(f"tl.broadcast_to({self._cast(v, e.dtype)}, ({self.r}, {self.c}))", "x")
+        return v if fill is None else self.filled(v, block, fill)
+
+    def filled(self, v: str, block: Block, fill: float | int) -> str:
+        """The value, with `fill` in columns outside."""
+        mask = block.mask((1,))
+        return self.s.name_of(f"tl.where({mask}, {v}, {self.number(fill)})", "x") if mask else v
+
+    def operand(self, i: int, block: Block) -> str:
+        """Another operand of the anchor at a block, in the compute type."""
+        d = self.region.inputs[i].dtype
+        if i in self.region.prologue:
+            e = self.region.prologue[i]
+            return self._cast(emit_wide(self.s, e, lambda t: self._load("w", t, block)), e.dtype)
+        v = emit_wide(self.s, identity(i, d), lambda t: self._load("w", t, block))
+        return self._cast(v, d)
+
+    def _cast(self, v: str, have: DType) -> str:
+        if have is DType.BOOL and self.dtype is DType.U8:
+            return self.s.name_of(f"{v}.to(tl.uint8)")
+        want = DType.F32 if self.kind == "float32" else self.dtype
+        return cast(self.s, v, DType.F32 if compute_type(have) == "float32" else have, want)
+
+    def _load(self, role: str, t: Leaf, block: Block) -> str:
+        region_tensor = self.region.inputs[t.source]
+        view = self.nest.views[role, t.source]
+        p = pointer_to(self.s, In(t.source), region_tensor)
+        return load_tensor(self.s, view, p, block, is_wide(self.region, region_tensor))
+
+    def write(self, y: str, block: Block) -> None:
+        """Stores the anchor's result y (compute type) by way of the epilogue."""
+        s, region = self.s, self.region
+        if region.anchor.dtype is DType.BOOL:
+            y = s.name_of(f"({y} != 0)")
+        e = region.epilogue
+        if e is not None:
+            y = emit(s, e, lambda t: (finish(s, y, DType.F32 if self.kind == "float32" else region.anchor.dtype)
+                                      if t.source < 0 else self._load("e", t, block)))
+        else:
+            have = DType.F32 if self.kind == "float32" else region.anchor.dtype
+            y = finish(s, cast(s, y, have, region.output.dtype) if compute_type(have) != compute_type(
+                region.output.dtype) else y, region.output.dtype)
+        store_tensor(s, self.nest.views[OUT], pointer_to(s, Out(0), region.output), y, block,
+                     is_wide(region, region.output))
+
+
+def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[Params]:
+    """{"rows", "cols", "warps"} that promise the most first: whole rows in registers where they fit (`cols` >= the
+    longest), chunks of them else. `weight`: registers per element of a row, about."""
+    n = max(1, optimum(nest.region, nest.length))
+    count = max(1, optimum(nest.region, nest.count))
+    longest = max(1, nest.longest)
+    whole = pow2(longest)
+    sms = machine.multiprocessors or 108
+    found: dict[tuple[int, int, int], float] = {}
+    columns = {whole} if whole * weight <= RESIDENT and not (nest.across and whole > 512) else set()
+    if not columns or whole >= 4 * pow2(n) or nest.across:
+        columns |= {min(c, pow2(n)) for c in ((16, 32, 64, 128) if nest.across else (1024, 2048, 4096))}
+    for c in columns:
+        for r in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            if r > pow2(count) and r > 1:
+                continue
+            for w in (1, 2, 4, 8, 16):
+                each = r * c / (32 * w)  # elements of a thread
+                if not (1 <= each <= 64 / weight or (each < 1 and w == 1)):
+                    continue
+                if nest.across and 2 * r < min(32, count):  # neighbouring threads read neighbouring rows
+                    continue
+                programs = -(-count // r)
+                idle = max(0.0, min(8.0, sms / programs)) if programs < sms and r > 1 else 0.0
+                goal = 8 if c >= whole else 16
+                found[r, c, w] = idle + abs(_log2(each) - _log2(goal)) + 0.1 * abs(w - 4) + (0 if c >= whole else 0.5)
+    best = sorted(found, key=lambda f: found[f])[:most]
+    return [{"rows": r, "cols": c, "warps": w} for r, c, w in best]
+
+
+def pow2(n: int) -> int:
+    """The least power of two that is not less than n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _log2(x: float) -> float:
+    return math.log2(max(x, 1e-3))
+
+
+def moved(region: Region) -> float:
+    """Bytes that are read and written at the optimum shape."""
+    return float(sum(optimum(region, product(d for d, s in zip(t.shape, t.strides) if s != 0)) * t.dtype.size
+                     for t in (region.output, *region.extra_outputs, *region.inputs)))
+
+
+def seconds(region: Region, machine: Gpu, launches: int = 1, passes: float = 1.0) -> float:
+    """A kernel's time if memory bounds it."""
+    return LAUNCH * launches + passes * moved(region) / (machine.bandwidth or 1e12)
+
+
+def types_reason(region: Region) -> str:
+    """Why a kernel cannot read and write these types; "" if it can."""
+    if any(t.dtype.is_host for t in (region.output, region.anchor, *region.inputs)):
+        return "strings are not for kernels"
+    return ""
