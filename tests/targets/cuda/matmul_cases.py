@@ -98,3 +98,14 @@ def relu_of(source: int, dtype: DType) -> Expr:
 
 def times(leaf: int, dtype: DType, factor: float) -> Expr:
     return Expr((Leaf(leaf, dtype), cast((0,), F32), Imm(factor, F32), Apply("mul", (1, 2), F32)))
+
+
+def plain(r: Region) -> Region:
+    """The product alone, in the type of its sums."""
+    total = F32 if r.anchor.dtype in (F16, BF16) else r.anchor.dtype
+    whole = Tensor.dense(total, r.anchor.shape)
+    return replace(r, epilogue=None, output=whole, anchor=whole, inputs=r.inputs[:2])
+
+
+def gelu(dtype: DType, approximate: str) -> Expr:
+    return Expr((Leaf(ANCHOR, dtype), Apply("gelu", (0,), dtype, (("approximate", approximate),))))
