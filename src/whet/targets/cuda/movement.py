@@ -11,6 +11,7 @@ from whet.targets.cuda.moving import BitCast
 from whet.targets.cuda.nms import Nms
 from whet.targets.cuda.pad import Pad
 from whet.targets.cuda.pool import Pool
+from whet.targets.cuda.resize import Resize
 from whet.targets.cuda.scan import CumProd, CumSum
 from whet.targets.cuda.scatter import Scatter
 from whet.targets.cuda.topk import TopK
@@ -27,6 +28,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "nms": (Nms(),),
     "pad": (Pad(),),
     "pool": (Pool(),),
+    "resize": (Resize(),),
     "scatter_elements": (Scatter(),),
     "scatter_nd": (Scatter(),),
     "topk": (TopK(),),
