@@ -15,11 +15,12 @@ from whet.targets.base import Implementation, Tactic
 from whet.targets.cuda.compile import to_object
 from whet.targets.cuda.gpu import Gpu, typical
 from whet.targets.cuda.matmul import MatmulTiles
+from whet.targets.cuda.matmul_persistent import MatmulPersistent
 from whet.targets.cuda.matmul_rows import MatmulRows
 from whet.targets.cuda.matmul_splitk import MatmulSplitK
 
 SM80, SM90 = typical((8, 0)), typical((9, 0))
-TILES, SPLIT, ROWS = MatmulTiles(), MatmulSplitK(), MatmulRows()
+TILES, SPLIT, ROWS, PERSISTENT = MatmulTiles(), MatmulSplitK(), MatmulRows(), MatmulPersistent()
 DIMS = {"batch": (0, 8, 64)}
 
 CASES: dict[str, tuple[Tactic, Region]] = {
@@ -114,6 +115,56 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(tactic: Tactic) -> None
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
     np.testing.assert_array_equal(np.isposinf(got), np.isposinf(want))
     check(r, got[np.isfinite(want)], want[np.isfinite(want)])
+
+
+BLOCKS = {"bm": 64, "bn": 64, "bk": 64, "warps": 4, "stages": 3, "group": 8, "order": "", "blocks": True, "programs": 2}
+PERSISTENT_CASES: dict[str, tuple[Region, dict[str, Any]]] = {
+    "blocks": (linear(130, 128, 136, "relu", True), BLOCKS),
+    "blocks of packed weights": (linear(130, 120, 131, "relu", True), {**BLOCKS, "order": "nk"}),
+    "blocks of a transposed operand": (region((136, 128), (128, 136), swap="a"), BLOCKS),
+    "blocks of 8-bit floats": (scaled(130, 240, 136, F8), {**BLOCKS, "order": "nk", "bk": 128}),
+    "pointers": (linear(130, 120, 133, "relu", True), {**BLOCKS, "blocks": False}),
+    "symbolic rows in blocks": (region((batch(), 64), (64, 72), dims={"batch": (0, 8, 200)}), BLOCKS),
+}
+
+
+@pytest.mark.parametrize("name", PERSISTENT_CASES)
+def test_persistent_kernels_match_the_reference(name: str) -> None:
+    r, params = PERSISTENT_CASES[name]
+    for env in ({"batch": 150}, {"batch": 0}) if r.dims else ({},):
+        arrays = matmul_cases.random(r, 1, env)
+        made = PERSISTENT.implement(r, params, SM90, 1)
+        check(r, interpreted.run(r, made, arrays, env)[0], matmul_cases.expected(r, arrays, env))
+
+
+def test_blocks_are_loaded_by_the_memory_accelerator() -> None:
+    from whet import abi_cuda
+
+    (step,) = PERSISTENT.implement(*PERSISTENT_CASES["blocks"], SM90, 1).steps
+    unit, _ = abi_cuda.unpack(to_object(step.kernel.code, 90))
+    assert isinstance(unit, abi_cuda.Cubin)
+    assert unit.hidden[0] > 0  # where each program writes its descriptors
+
+
+def test_persistent_programs_are_for_many_tiles() -> None:
+    large = linear(4096, 768, 3072, "gelu")
+    assert PERSISTENT.applies(large, SM90) == ""
+    assert {q["blocks"] for q in PERSISTENT.space(large, SM90, 1)} == {True, False}
+    assert not any(q["blocks"] for q in PERSISTENT.space(large, SM80, 1))
+    assert PERSISTENT.applies(linear(128, 768, 768), SM90) == "too few tiles"
+
+
+@on_device.needs_cuda
+@pytest.mark.parametrize("name", PERSISTENT_CASES)
+def test_persistent_kernels_match_float64_on_the_device(name: str) -> None:
+    r, params = PERSISTENT_CASES[name]
+    machine = on_device.gpu()
+    if params["blocks"] and machine.capability < (9, 0):
+        pytest.skip("tensor descriptors need sm_90")
+    for env in ({"batch": 150}, {"batch": 0}) if r.dims else ({},):
+        arrays = matmul_cases.random(r, 1, env)
+        got = on_device.run(r, PERSISTENT.implement(r, params, machine, 1), arrays, env)[0]
+        check(r, got, matmul_cases.expected(r, arrays, env))
 
 
 def test_space_is_stable_and_serializable() -> None:
