@@ -33,7 +33,7 @@ from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import TimingCache
 from whet.tuning.found import Choice, Tuned
-from whet.tuning.tuner import compile_all, tune
+from whet.tuning.tuner import compile_all, refine, tune
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,6 +114,10 @@ class Builder:
         level = self.opt_level if opt_level is None else opt_level
         tuned = tune([l.region for o in outlines for l in o.launches], self.target, self.cache, level,
                      lambda p: self.progress(f"tuning {p.region}", p.done, p.total))
+        heaviest = max(outlines[0].stretches, key=lambda s: len(s.schedule.launches), default=None)
+        if heaviest is not None:
+            refine(heaviest.schedule.launches, heaviest.graph.dims, self.target, self.cache, level, tuned,
+                   lambda p: self.progress(f"tuning {p.region}", p.done, p.total))
         self.objects |= tuned.objects
         self.progress("compiling and writing the plan", 0, 0)
         return Plan.from_data(self._data(formed[0].name, outlines, weights, tuned, compute, extra or {}, reasons,
@@ -174,7 +178,8 @@ class Builder:
             programs=programs, steps=steps, weights=weights.arrays, code=linked.code, symbols=linked.symbols,
             scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.target.threads,
             info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
-            trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3), **found})
+            trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
+                     **({"notes": tuned.notes} if tuned.notes else {}), **found})
 
 
     def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:

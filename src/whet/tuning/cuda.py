@@ -10,9 +10,10 @@ from typing import Any
 
 from whet.errors import InternalError, TuningError
 from whet.ir.region import Region
+from whet.lowering.storage import Launch
 from whet.targets.base import Candidate
 from whet.targets.cuda.target import CudaTarget
-from whet.tuning import store
+from whet.tuning import in_place, store
 from whet.tuning.agree import dissenters
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, key_of
@@ -163,6 +164,19 @@ def _forward(job: Future[Any], objects: dict[str, bytes], out: Future[Any]) -> N
         out.set_exception(e)
     else:
         out.set_result((objects, job.result()))
+
+
+def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
+           cache: TimingCache, opt_level: int, out: Tuned, progress: Callable[[Progress], None]) -> None:
+    """Try the best few of the heaviest regions inside the whole segment (see `in_place`)."""
+    def ask(asked: in_place.Trials) -> dict[str, Any]:
+        with Crew(1, WORKER) as device:
+            found, failed = result(device.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target, asked))
+        if failed:
+            out.notes.append(f"candidates could not be tried in place: {failed}")
+        return found or {}
+
+    in_place.refine(launches, dims, target, cache, opt_level, out, progress, ask)
 
 
 def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes]:

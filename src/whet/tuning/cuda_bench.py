@@ -39,22 +39,13 @@ class Prepared:
             m.close()
 
 
-class Buffers:
-    """A region's operands and results on the device; operands are random."""
+class Operands:
+    """A region's operands, random, on the host."""
 
-    def __init__(self, device: Device, region: Region) -> None:
+    def __init__(self, region: Region) -> None:
         self.region = region
         self.env = {n: opt for n, (_, opt, _) in region.dims.items()}
-        self.arrays = [random_array(t.dtype, self.reach(t), i) for i, t in enumerate(region.inputs)]
-        self.inputs = [upload(device, a) for a in self.arrays]
-        self.results = (region.output, *region.extra_outputs)
-        self.outputs = [device.allocate(self.reach(t) * t.dtype.size, "a result") for t in self.results]
-
-    def reach(self, t: Tensor) -> int:
-        """Elements from the tensor's lowest to its highest."""
-        shape = [int(evaluate(d, self.env)) for d in t.shape]
-        strides = [int(evaluate(d, self.env)) for d in t.strides]
-        return 1 + sum((d - 1) * abs(s) for d, s in zip(shape, strides)) if all(shape) else 0
+        self.arrays = [random_array(t.dtype, reach(t, self.env), i) for i, t in enumerate(region.inputs)]
 
     def start(self, t: Tensor) -> int:
         """Bytes from the lowest address of a tensor to its first element: not 0 where a stride is negative."""
@@ -69,20 +60,26 @@ class Buffers:
         first = self.arrays[k][self.start(t) // t.dtype.size:]
         return np.lib.stride_tricks.as_strided(first, shape, strides, writeable=False)
 
+
+class Buffers(Operands):
+    """A region's operands and results on the device."""
+
+    def __init__(self, bench: CudaBench, region: Region) -> None:
+        super().__init__(region)
+        self.inputs = [bench.upload(a) for a in self.arrays]
+        self.results = (region.output, *region.extra_outputs)
+        self.outputs = [bench.device.allocate(reach(t, self.env) * t.dtype.size, "a result") for t in self.results]
+
     def close(self) -> None:
         for m in (*self.inputs, *self.outputs):
             m.close()
 
 
-def upload(device: Device, a: np.ndarray) -> DeviceMemory:
-    """An array's bytes on the device."""
-    raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-    memory = device.allocate(raw.nbytes, "an operand")
-    if raw.nbytes:
-        with device.current():
-            device.check(device.api.cuMemcpyHtoD(memory.address, raw.ctypes.data, raw.nbytes), "cuMemcpyHtoD")
-            device.check(device.api.cuCtxSynchronize(), "cuCtxSynchronize")  # other streams read it
-    return memory
+def reach(t: Tensor, env: Mapping[str, int]) -> int:
+    """Elements from a tensor's lowest to its highest."""
+    shape = [int(evaluate(d, env)) for d in t.shape]
+    strides = [int(evaluate(d, env)) for d in t.strides]
+    return 1 + sum((d - 1) * abs(s) for d, s in zip(shape, strides)) if all(shape) else 0
 
 
 class CudaBench:
@@ -115,37 +112,64 @@ class CudaBench:
         try:
             graphs = []
             for p in prepared:
-                once = self._capture(p.runs[:1])
-                n = self._count(min(self._replay(once) for _ in range(3)))
-                graphs.append((self._capture([p.runs[i % len(p.runs)] for i in range(n)]), n))
+                once = self.capture(p.runs[:1])
+                n = self._count(min(self.replay(once) for _ in range(3)))
+                graphs.append((self.capture([p.runs[i % len(p.runs)] for i in range(n)]), n))
             times: list[list[float]] = [[] for _ in graphs]
             for _ in range(2 * REPLAYS + 1):
                 for found, (graph, n) in zip(times, graphs):
-                    found.append(self._replay(graph) / n)
+                    found.append(self.replay(graph) / n)
             return [statistics.median(t[1:]) for t in times]
         finally:
             for p in prepared:
                 p.close()
 
+    # -- pieces --------------------------------------------------------------------------------------
+
+    def upload(self, a: np.ndarray) -> DeviceMemory:
+        """An array's bytes on the device, for this bench's launches."""
+        raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+        memory = self.device.allocate(raw.nbytes, "an operand")
+        self._write(memory.address, raw)
+        return memory
+
+    def _write(self, address: int, raw: np.ndarray) -> None:
+        if raw.nbytes:
+            with self.device.current():
+                self.device.check(self.device.api.cuMemcpyHtoDAsync(address, raw.ctypes.data, raw.nbytes, self.stream),
+                                  "an operand")
+
+    def fill(self, address: int, size: int, source: DeviceMemory) -> None:
+        """Repeat what lies in `source`."""
+        with self.device.current():
+            for at in range(0, size, source.size):
+                n = min(source.size, size - at)
+                self.device.check(self.device.api.cuMemcpyDtoDAsync(address + at, source.address, n, self.stream),
+                                  "an operand")
+
+    def clear(self, address: int, size: int, value: int = 0) -> None:
+        """Set bytes."""
+        if size:
+            with self.device.current():
+                self.device.check(self.device.api.cuMemsetD8Async(address, value, size, self.stream), "clearing")
+
     # -- inside --------------------------------------------------------------------------------------
 
     def _time(self, name: str, p: Prepared) -> tuple[float, list[np.ndarray]]:
         assert self.buffers is not None
-        with self.device.current():
-            for m in self.buffers.outputs:
-                if m.size:
-                    self.device.check(self.device.api.cuMemsetD8Async(m.address, POISON, m.size, self.stream), "poison")
-        once = self._capture(p.runs[:1])
-        self._replay(once)
+        for m in self.buffers.outputs:
+            self.clear(m.address, m.size, POISON)
+        once = self.capture(p.runs[:1])
+        self.replay(once)
         sample = [piece for m, t in zip(self.buffers.outputs, self.buffers.results) for piece in self._pieces(m, t)]
-        first = min(self._replay(once) for _ in range(2))
+        first = min(self.replay(once) for _ in range(2))
         best = self.best.get(name)
         if best is not None and first > GIVE_UP * best + FIRST:
             return first, sample
         n = self._count(first)
-        graph = self._capture([p.runs[i % len(p.runs)] for i in range(n)])
-        self._replay(graph)
-        seconds = statistics.median(self._replay(graph) for _ in range(REPLAYS)) / n
+        graph = self.capture([p.runs[i % len(p.runs)] for i in range(n)])
+        self.replay(graph)
+        seconds = statistics.median(self.replay(graph) for _ in range(REPLAYS)) / n
         self.best[name] = min(seconds, self.best.get(name, seconds))
         return seconds, sample
 
@@ -159,7 +183,7 @@ class CudaBench:
             if b is not None:
                 b.close()
             self.buffers = None
-            self.buffers = b = Buffers(self.device, region)
+            self.buffers = b = Buffers(self, region)
         memory: list[DeviceMemory] = []
         try:
             return self._with_memory(b, made, objects, memory)
@@ -186,7 +210,7 @@ class CudaBench:
             if s.kernel.symbol not in units:
                 units[s.kernel.symbol] = Code(self.device, objects[s.kernel.symbol], self.libraries).unit(0)
         steps = [(units[s.kernel.symbol], s.args, int(evaluate(s.tiles, b.env))) for s in made.steps]
-        hidden = [self._hidden(unit, tiles, memory) for unit, _, tiles in steps]
+        hidden = [self.hidden(unit, tiles, memory) for unit, _, tiles in steps]
 
         def value(a: Any, copy: int) -> int:
             match a:
@@ -210,24 +234,21 @@ class CudaBench:
     def _copies(self, parts: Mapping[Any, np.ndarray], places: Mapping[Any, int], size: int, copies: int,
                 memory: list[DeviceMemory]) -> int:
         """The address of the constants' first copy; the others follow, `size` bytes apart."""
-        d, api = self.device, self.device.api
+        d = self.device
         whole = d.allocate(size * copies, "constants")
         memory.append(whole)
-        with d.current():
-            for key, a in parts.items():
-                if a.nbytes:
-                    raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-                    d.check(api.cuMemcpyHtoDAsync(whole.address + places[key], raw.ctypes.data, raw.nbytes,
-                                                  self.stream), "constants")
-            done = 1
-            while done < copies and size:
-                more = min(done, copies - done)
-                d.check(api.cuMemcpyDtoDAsync(whole.address + done * size, whole.address, more * size, self.stream),
+        for key, a in parts.items():
+            self._write(whole.address + places[key], np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+        done = 1
+        while done < copies and size:
+            more = min(done, copies - done)
+            with d.current():
+                d.check(d.api.cuMemcpyDtoDAsync(whole.address + done * size, whole.address, more * size, self.stream),
                         "constants")
-                done += more
+            done += more
         return whole.address
 
-    def _hidden(self, unit: Launchable, tiles: int, memory: list[DeviceMemory]) -> list[int]:
+    def hidden(self, unit: Launchable, tiles: int, memory: list[DeviceMemory]) -> list[int]:
         """Addresses of what a kernel wants besides its arguments."""
         if not isinstance(unit, Kernel) or not any(unit.unit.hidden):
             return []
@@ -238,7 +259,7 @@ class CudaBench:
             out.append(memory[-1].address if n else 0)
         return out
 
-    def _capture(self, runs: Sequence[Sequence[tuple[Launchable, list[int], int]]]) -> Owned:
+    def capture(self, runs: Sequence[Sequence[tuple[Launchable, list[int], int]]]) -> Owned:
         """An executable graph of these launches, one after the other."""
         d, api = self.device, self.device.api
         with d.current():
@@ -255,7 +276,7 @@ class CudaBench:
             d.check(api.cuGraphDestroy(graph), "cuGraphDestroy")
         return made
 
-    def _replay(self, graph: Owned) -> float:
+    def replay(self, graph: Owned) -> float:
         """Seconds that a graph takes on the device."""
         d, api = self.device, self.device.api
         begin, end = self.events

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from whet.ir.region import Region
-from whet.targets.base import Candidate, Params
+from whet.targets.base import Candidate, Implementation, Params
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning import store
 from whet.tuning.cuda_bench import CudaBench
+from whet.tuning.cuda_segment import Segment
+from whet.tuning.in_place import Trials
 from whet.tuning.worker import serve
 
 
@@ -37,6 +39,18 @@ class CudaWorker:
         """The seconds of candidates, taken in turns."""
         made = [(target.implement(region, tactic, params), objects) for tactic, params, objects in several]
         return self.opened(target).playoff(region, made)
+
+    def in_place(self, target: CudaTarget, asked: Trials) -> dict[str, tuple[str, Params, float]]:
+        """The choices that are faster within their segment."""
+        def compiled(region: Region, tactic: str, params: Params) -> tuple[Implementation, dict[str, bytes]]:
+            made = target.implement(region, tactic, params)
+            return made, {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps}
+
+        segment = Segment(self.opened(target), asked, compiled)
+        try:
+            return segment.run()
+        finally:
+            segment.close()
 
     def opened(self, target: CudaTarget) -> CudaBench:
         """The bench on the target's GPU."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whet.errors import TuningError
 from whet.ir.region import Region
+from whet.lowering.storage import Launch
 from whet.targets.base import Candidate, Implementation, Target
 from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda.target import CudaTarget
@@ -56,6 +57,15 @@ def tune(regions: Sequence[Region], target: Target, cache: TimingCache, opt_leve
         out.choices.update((r.signature(), choice) for r in same[1:])
     out.seconds = time.monotonic() - start
     return out
+
+
+def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: Target, cache: TimingCache,
+           opt_level: int, out: Tuned, progress: Callable[[Progress], None] = lambda p: None) -> None:
+    """After `tune`: change choices of a segment's launches that are slower among the others than they were alone."""
+    if isinstance(target, CudaTarget):
+        start = time.monotonic()
+        cuda.refine(launches, dims, target, cache, opt_level, out, progress)
+        out.seconds += time.monotonic() - start
 
 
 def _choose(regions: Sequence[Region], target: Target, cache: TimingCache, opt_level: int, out: Tuned,

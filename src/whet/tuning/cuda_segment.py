@@ -1,0 +1,164 @@
+"""A whole segment on the GPU, with one region's candidate exchanged for another: what `in_place` asks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Region
+from whet.ir.symbolic import evaluate
+from whet.plan import dims
+from whet.plan.data import ArenaArg, InputArg, OutputArg, Place, WeightArg
+from whet.runtime.cuda.code import Code, Launchable
+from whet.runtime.cuda.driver import DeviceMemory
+from whet.targets.base import Implementation, In, Int, Out, Packed, Params, Work
+from whet.tuning.bench import random_array
+from whet.tuning.cuda_bench import CudaBench, Operands, reach
+from whet.tuning.in_place import Trials
+
+TURNS = 9
+GAIN = 0.998  # of the segment's time that a change must not exceed
+CHUNK = 1 << 20  # elements of random numbers, which are repeated
+Steps = list[tuple[Launchable, list[int], int]]
+Objects = Callable[[Region, str, Params], tuple[Implementation, Mapping[str, bytes]]]
+
+
+class Segment:
+    """Memory for a segment's values, and the launches of its current choices."""
+
+    def __init__(self, bench: CudaBench, asked: Trials, compiled: Objects) -> None:
+        self.bench, self.asked, self.compiled = bench, asked, compiled
+        self.memory: list[DeviceMemory] = []
+        self.spaces = self._spaces()
+        self.steps: dict[str, list[Steps]] = {}  # by region: of each of its launches
+
+    def run(self) -> dict[str, tuple[str, Params, float]]:
+        """The choices that are faster in place, with the segment's seconds then."""
+        a = self.asked
+        for s, (tactic, params) in a.choices.items():
+            self.steps[s] = self._prepared(s, tactic, params)
+        changed: dict[str, tuple[str, Params, float]] = {}
+        until = time.monotonic() + a.seconds
+        current = self._graph({})
+        self.bench.replay(current)
+        for s, others in a.others:
+            for tactic, params in others:
+                if time.monotonic() > until:
+                    return changed
+                kept = len(self.memory)
+                steps = self._prepared(s, tactic, params)
+                graph = self._graph({s: steps})
+                self.bench.replay(graph)
+                times = [(self.bench.replay(current), self.bench.replay(graph)) for _ in range(TURNS)]
+                before, after = (statistics.median(t) for t in zip(*times))
+                if after < GAIN * before:
+                    current, self.steps[s] = graph, steps
+                    changed[s] = (tactic, params, float(f"{after:.4g}"))
+                else:
+                    for m in self.memory[kept:]:
+                        m.close()
+                    del self.memory[kept:]
+        return changed
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for m in self.memory:
+            m.close()
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _graph(self, instead: Mapping[str, list[Steps]]) -> Any:
+        turn: dict[str, int] = {}
+        runs = []
+        for l in self.asked.launches:
+            k = turn[l.region] = turn.get(l.region, -1) + 1
+            runs.append(instead.get(l.region, self.steps.get(l.region, []))[k])
+        return self.bench.capture(runs)
+
+    def _spaces(self) -> dict[Any, int]:
+        """The address of each input, output, constant and of the arena; as large as what is read and written there."""
+        a = self.asked
+        sizes: dict[Any, int] = {"arena": a.arena}
+        kinds: dict[Any, DType] = {}
+        for l in a.launches:
+            r = a.regions[l.region]
+            for places, tensors in ((l.inputs, r.inputs), (l.outputs, (r.output, *r.extra_outputs))):
+                for p, t in zip(places, tensors):
+                    key, offset = self._key(p)
+                    size = offset + reach(t, a.env) * t.dtype.size
+                    sizes[key] = max(sizes.get(key, 0), size)
+                    kinds.setdefault(key, t.dtype)
+        random = {k: self.bench.upload(random_array(k, CHUNK, 0)) for k in set(kinds.values())}
+        self.memory += random.values()
+        found = {}
+        for key, size in sizes.items():
+            m = self.bench.device.allocate(size + 256, "a segment")
+            self.memory.append(m)
+            if key != "arena":
+                self.bench.fill(m.address, size, random[kinds[key]])
+            else:
+                self.bench.clear(m.address, size)
+            found[key] = m.address
+        return found
+
+    def _key(self, p: Place) -> tuple[Any, int]:
+        offset = dims.evaluate(p.offset, self.asked.env)
+        match p:
+            case ArenaArg():
+                return "arena", offset
+            case WeightArg(name):
+                return ("weight", name), offset
+            case InputArg(index):
+                return ("input", index), offset
+            case OutputArg(index):
+                return ("output", index), offset
+
+    def _prepared(self, signature: str, tactic: str, params: Params) -> list[Steps]:
+        """A candidate's launches at each place of its region, each with packed constants of its own."""
+        region, env = self.asked.regions[signature], self.asked.env
+        made, objects = self.compiled(region, tactic, params)
+        units = {symbol: Code(self.bench.device, raw, self.bench.libraries).unit(0) for symbol, raw in objects.items()}
+        packs = self._packs(region, made)
+        work = self.bench.device.allocate(int(evaluate(made.workspace, env)), "a workspace")
+        self.memory.append(work)
+        out = []
+        for l in (l for l in self.asked.launches if l.region == signature):
+            mine = [self.bench.upload(a) for a in packs]
+            self.memory += mine
+
+            def value(a: Any, l: Any = l, mine: Any = mine) -> int:
+                match a:
+                    case In(k):
+                        return self._address(l.inputs[k])
+                    case Out(k):
+                        return self._address(l.outputs[k])
+                    case Packed(k):
+                        return int(mine[k].address)
+                    case Work(offset):
+                        return work.address + int(evaluate(offset, env))
+                    case Int(v):
+                        return int(evaluate(v, env))
+                raise TypeError(f"an argument {a!r}")
+
+            steps: Steps = []
+            for step in made.steps:
+                unit, tiles = units[step.kernel.symbol], int(evaluate(step.tiles, env))
+                hidden = self.bench.hidden(unit, tiles, self.memory)
+                steps.append((unit, [*(value(a) for a in step.args), *hidden], tiles))
+            out.append(steps)
+        return out
+
+    def _address(self, p: Place) -> int:
+        key, offset = self._key(p)
+        return self.spaces[key] + offset
+
+    def _packs(self, region: Region, made: Implementation) -> list[np.ndarray]:
+        if not made.packs:
+            return []
+        operands = Operands(region)
+        return [np.ascontiguousarray(p.make(*(operands.logical(i) for i in p.sources))) for p in made.packs]
