@@ -29,6 +29,7 @@ REAL = {"attention": "attention is quantized only within a budget (--max-drop)",
         "recurrent": "recurrent products stay in floating point",
         "linear_attention": "the products of attention have computed operands",
         "matmul_grouped": "its weights have few bits already"}
+COARSE = "a depthwise convolution adds too few products to make up for fp8's coarse weights, and waits for memory"
 LEAST_DEPTH = 16  # a product over fewer terms is an outer product, not a layer
 
 
@@ -191,7 +192,8 @@ def insert(graph: Graph, ranges: Mapping[str, Range], keep: Callable[[Layer], st
                 attentions.append(l.node)
             continue
         mine = group.get(l.node.input(0))
-        why = l.reason or keep(l) or ("its operand is constant" if mine is None else "")
+        coarse = COARSE if activations is DType.F8E4M3FN and l.kind == "depthwise convolution" else ""
+        why = l.reason or keep(l) or coarse or ("its operand is constant" if mine is None else "")
         if not why and mine is not None and mine not in limits:
             known = [ranges[v.name] for v in members[mine] if v.name in ranges and not passes_on(v.producer)]
             known = [r for r in known if math.isfinite(r.low) and math.isfinite(r.high)]
