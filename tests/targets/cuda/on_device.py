@@ -11,7 +11,7 @@ import pytest
 
 from targets.cuda import interpreted
 from whet.errors import DeviceError, MissingExtraError
-from whet.ir.region import Region
+from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
 from whet.runtime.cuda import libraries
 from whet.runtime.cuda.code import Code, Kernel
@@ -79,9 +79,9 @@ def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env:
         for a in step.args:
             match a:
                 case In(k):
-                    values.append(ins[k].address)
+                    values.append(ins[k].address + _before(region.inputs[k], env))
                 case Out(k):
-                    values.append(outs[k].address)
+                    values.append(outs[k].address + _before(specs[k], env))
                 case Packed(k):
                     values.append(packs[k].address)
                 case Work(offset):
@@ -111,6 +111,11 @@ def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env:
     for b in (*ins, *packs, work):
         b.check()
     return [interpreted._dense(t, x, env) for t, x in zip(specs, first)]
+
+
+def _before(t: Tensor, env: Mapping[str, int]) -> int:
+    """Bytes that lie in front of a tensor's first element, where strides are negative."""
+    return interpreted._reach(t, env)[3] * t.dtype.size
 
 
 def _capture(launches: Sequence[tuple[str, list[int], int]]) -> tuple[Any, list[Any]]:
