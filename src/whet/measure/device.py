@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from whet.measure.record import Cache, Device
+import msgspec
+
+from whet.measure.record import Cache, Device, Gpu
 from whet.plan.fingerprint import cpu_flags
 
 # The features that decide which kernels can run, and so how fast a model is.
@@ -30,6 +33,28 @@ def this_device() -> Device:
         features=features, caches=caches(), memory_bytes=memory_bytes(),
         kernel=f"{platform.system()} {platform.release()}",
     )
+
+
+def with_gpus(gpus: Sequence[Gpu]) -> Device:
+    """This machine, and those of its GPUs that did the work; the fingerprint tells both."""
+    host = this_device()
+    if not gpus:
+        return host
+    identity = "\n".join((host.fingerprint, *(f"{g.name} {g.arch}" for g in gpus)))
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return msgspec.structs.replace(host, gpus=tuple(gpus), fingerprint=fingerprint)
+
+
+def gpus(indices: Sequence[int]) -> tuple[Gpu, ...]:
+    """The GPUs of these numbers (as CUDA counts). DeviceError or MissingExtraError where they cannot be opened."""
+    from whet.runtime.cuda.driver import Device as Opened
+
+    out = []
+    for i in indices:
+        p = Opened.open(i).properties
+        out.append(Gpu(name=p.name, arch=p.arch, memory_bytes=p.memory_bytes, driver=p.driver or p.cuda,
+                       sm_clock=p.sm_clock, memory_clock=p.memory_clock))
+    return tuple(out)
 
 
 def usable_cores() -> int:

@@ -54,6 +54,17 @@ class Cache(_Record, frozen=True, kw_only=True):
     bytes: Annotated[int, Meta(ge=0)]
 
 
+class Gpu(_Record, frozen=True, kw_only=True):
+    """A GPU that the work ran on; clocks are the highest that it may take, in MHz (0: not known)."""
+
+    name: str
+    arch: str = ""
+    memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    driver: str = ""
+    sm_clock: Annotated[int, Meta(ge=0)] = 0
+    memory_clock: Annotated[int, Meta(ge=0)] = 0
+
+
 class Device(_Record, frozen=True, kw_only=True):
     """The machine. `fingerprint` hashes the processor's name, architecture and features: equal on equal machines."""
 
@@ -65,6 +76,7 @@ class Device(_Record, frozen=True, kw_only=True):
     caches: tuple[Cache, ...] = ()
     memory_bytes: Annotated[int, Meta(ge=0)] = 0
     kernel: str = ""
+    gpus: tuple[Gpu, ...] = ()
 
 
 class Load(_Record, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ def driver_version() -> str:
 @dataclass(frozen=True)
 class Properties:
     """What a GPU is. `bandwidth` in bytes a second, by its memory's clock and width; `shared_bytes` of one program;
-    `driver` is its version (`580.65.06`, or ""), `cuda` the newest CUDA that it knows (`13.0`)."""
+    `driver` is its version (`580.65.06`, or ""), `cuda` the newest CUDA that it knows (`13.0`); clocks in MHz."""
 
     name: str
     capability: tuple[int, int]
@@ -91,6 +91,8 @@ class Properties:
     bandwidth: float
     driver: str
     cuda: str
+    sm_clock: int = 0
+    memory_clock: int = 0
 
     @property
     def arch(self) -> str:
@@ -141,7 +143,7 @@ class Device:
             (attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")),
             attribute("MULTIPROCESSOR_COUNT"), attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
             attribute("L2_CACHE_SIZE"), int(_value(d, d.cuDeviceTotalMem(self.handle), "cuDeviceTotalMem")),
-            2e3 * clock * width / 8, driver_version(), cuda_version(d))
+            2e3 * clock * width / 8, driver_version(), cuda_version(d), attribute("CLOCK_RATE") // 1000, clock // 1000)
 
     # -- calls ---------------------------------------------------------------------------------------
 
