@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.builder import Builder, Progress, regenerate
+from whet.command import build_command
 from whet.errors import InputError, UnsupportedError
 from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
@@ -114,8 +115,15 @@ def build(
     builder = Builder(hardware, cache, opt_level, chosen.compute, chosen.allowed, chosen.note,
                       model_hash(source) if source is not None else "", states or {},
                       tuple(fp32_layers), Path(dump) if dump else None, progress, wide=chosen.wide, codes=chosen.codes)
-    prepared = builder.prepare(graphs)
     o = _quantization(quantization, calibration, evaluation, metric, max_drop, force_precision)
+    if hardware.name == "cuda":
+        builder.rebuild = build_command(
+            model, target=target, precision=asked, hardware_compat=hardware_compat, shapes=shapes, profiles=profiles,
+            states=states, opt_level=opt_level, options={
+                "force_precision": force_precision, "calib": o.calibration, "eval": o.evaluation,
+                "metric": "" if o.metric == "divergence" else o.metric, "max_drop": o.max_drop, "weights": weights,
+                "weight_group": weight_group if weights is not None else None})
+    prepared = builder.prepare(graphs)
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
         raise InputError("a budget without data to judge by", why=f"max_drop={o.max_drop:g}",
                          do="give evaluation data (--eval DATA)")

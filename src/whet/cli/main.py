@@ -24,7 +24,8 @@ app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=Fa
 def build(
     model: options.Model,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the plan.", show_default=False)],
-    target: Annotated[str, typer.Option(help="What to build for.")] = "cpu",
+    target: options.Target = "cpu",
+    hardware_compat: options.HardwareCompat = "exact",
     threads: options.Threads = None,
     bf16: options.Bf16 = False,
     int8: options.Int8 = False,
@@ -86,7 +87,7 @@ def build(
                                    tuple(prepare or ()), evaluation, metric, max_drop, force_precision)
     with precision.reporting(report), build_progress() as progress:
         plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8, tf32),
-                              force_precision=force_precision, threads=threads,
+                              force_precision=force_precision, threads=threads, hardware_compat=hardware_compat,
                               shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
                               timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress,
                               quantization=asked, weights=weights, weight_group=weight_group)

@@ -61,6 +61,12 @@ States = Annotated[list[str] | None, Option(
     "cache, say 'past.*=present.*'. May be repeated.")]
 TimingCacheFile = Annotated[Path | None, Option(
     "--timing-cache", help="Timing cache to read and add to. Default: the user's cache.")]
+Target = Annotated[str, Option(
+    help="cpu; cuda (this machine's GPU; cuda:1: another one); cuda:sm_90 (any GPU of a capability: needs none here, "
+    "tunes nothing).")]
+HardwareCompat = Annotated[str, Option(
+    "--hardware-compat", help="For GPUs: exact, or same-cc: a plan for every GPU of the capability, without library "
+    "calls.")]
 OptLevel = Annotated[int, Option(
     "--opt-level", min=0, max=5, help="How much to measure: 0 trusts the cost model, 5 measures everything.")]
 Dump = Annotated[Path | None, Option("--dump", help="Write the graph after each pass, numbered, into this folder.")]

@@ -45,10 +45,11 @@ def check(target: Target, here: Device | None = None) -> None:
 def _check_device(built: Device, here: Device | None) -> None:
     """A plan for one GPU runs on GPUs of that name, with the libraries that its steps call in the versions that they
     were chosen for; one for a capability on every GPU of that. The driver may be newer than at build."""
-    do = f"build it anew for this GPU: {built.rebuild:.400}" if built.rebuild else "build the plan on this machine"
     what = f"the plan is for {built.name or 'GPUs'} ({built.arch})"
     if here is None:
         raise FingerprintError(what, why="this machine has no GPU that whet can use", do="load it where there is one")
+    again = built.rebuild.replace(f"cuda:{built.arch}", f"cuda:{here.arch}")
+    do = f"build it anew for this GPU: {again:.400}" if again else "build the plan on this machine"
     if here.capability != built.capability:
         raise FingerprintError(what, why=f"this GPU is {here.name} ({here.arch})", do=do)
     if built.name and built.compat != "same-cc" and here.name != built.name:
