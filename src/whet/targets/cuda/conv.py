@@ -41,6 +41,9 @@ class ConvImplicit:
             return f"{machine.arch} has no 8-bit floats"
         if code_offset(region) and not region.inputs[1].const:
             return "codes of u8 with weights that are not constant"
+        c = conv_of(region)
+        if c.cg == c.og == 1 and c.groups > 1 and len(c.kernel) <= 2 and c.taps <= 64:
+            return "depthwise"
         return ""
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:

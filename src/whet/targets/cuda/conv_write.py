@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Leaf
@@ -17,9 +17,10 @@ from whet.targets.cuda.kernel import REGISTER, Source
 class Pixels:
     """Pixels `m` (the name of a vector of flat indices over `lead`, all inside), and their coordinates on demand."""
 
-    def __init__(self, s: Source, lead: Shape, m: str) -> None:
+    def __init__(self, s: Source, lead: Shape, m: str, coords: Sequence[str] = ()) -> None:
+        """coords: names of the coordinates where the kernel has them already, some of them scalars maybe."""
         self.s, self.lead, self.m = s, lead, m
-        self._coords: list[str] = []
+        self._coords, self._given = list(coords), bool(coords)
 
     @property
     def coords(self) -> list[str]:
@@ -44,7 +45,8 @@ class Pixels:
         one = merged(self.lead, strides)
         if one is not None:
             return "" if one == 0 else times(self.s, self.m, one)
-        return plus(*(times(self.s, c, st) for c, st in zip(self.coords, strides) if c and st != 0))
+        text = plus(*(times(self.s, c, st) for c, st in zip(self.coords, strides) if c and st != 0))
+        return f"{text} + {self.m} * 0" if self._given and text else text
 
 
 class Writer:

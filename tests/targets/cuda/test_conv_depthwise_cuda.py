@@ -1,0 +1,92 @@
+"""Depthwise convolution: every window, type and block, in Triton's interpreter, on the GPU, and compiled."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from conv_regions import BF16, F16, F32, SM90, Chain, check, compiles, conv
+from interpreted import run
+from on_device import gpu, needs_cuda
+from on_device import run as run_on_device
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Tensor
+from whet.ir.symbolic import symbol
+from whet.targets.cuda.conv_depthwise import ConvDepthwise
+
+TACTIC = ConvDepthwise()
+N, H = symbol("n"), symbol("h")
+DIMS = {"n": (0, 2, 4), "h": (1, 7, 20)}
+P = {"ry": 2, "bx": 4, "bc": 16, "warps": 1}
+
+
+def depthwise(x, kernel, c=None, **more):
+    """Each of x's channels by itself (`c`: output channels)."""
+    return conv(x, c or x[-1], kernel, group=x[-1], **more)
+
+
+CASES = [
+    ("3x3", depthwise((2, 7, 6, 32), (3, 3), pads=(1,) * 4, bias=True), None),
+    ("stride 2", depthwise((1, 9, 8, 24), (3, 3), strides=(2, 2), pads=(1,) * 4), None),
+    ("5x5 odd channels", depthwise((1, 7, 7, 19), (5, 5), pads=(2,) * 4, gap=5), None),
+    ("dilated, uneven", depthwise((1, 11, 10, 16), (3, 2), strides=(1, 2), dilations=(2, 3), pads=(2, 0, 1, 1)), None),
+    ("1-D", depthwise((3, 17, 20), (4,), strides=(2,), pads=(3, 0), bias=True), None),
+    ("two for each", depthwise((1, 6, 6, 12), (3, 3), c=24, pads=(1,) * 4), None),
+    ("f32", depthwise((1, 6, 6, 20), (3, 3), dtype=F32), None),
+    ("bf16", depthwise((1, 6, 6, 20), (3, 3), dtype=BF16), None),
+    ("f64", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.F64), None),
+    ("f32 in f16", depthwise((1, 6, 6, 20), (3, 3), dtype=F32, compute="f16"), None),
+    ("u8", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.U8, pads=(1,) * 4, pad_value=131), None),
+    ("i8", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.I8, pads=(1,) * 4, pad_value=-3), None),
+    ("weights not constant", depthwise((1, 6, 6, 20), (3, 3), const=False), None),
+    ("symbolic", depthwise((N, H, H, 20), (3, 3), pads=(1,) * 4, dims=DIMS), {"n": 2, "h": 5}),
+    ("symbolic one pixel", depthwise((N, H, H, 20), (3, 3), pads=(1,) * 4, dims=DIMS), {"n": 1, "h": 1}),
+    ("symbolic empty", depthwise((N, H, H, 20), (3, 3), pads=(1,) * 4, dims=DIMS), {"n": 0, "h": 3}),
+]
+EPILOGUES = {
+    "relu6": lambda r: Chain(r).number("max", 0.0).number("min", 6.0).done(),
+    "residual, silu": lambda r: Chain(r).residual(gap=3).unary("silu").done(),
+    "per image": lambda r: Chain(r).tensor("mul", Tensor.dense(F16, (2, 1, 1, 20))).done(),
+    "per row": lambda r: Chain(r).tensor("mul", Tensor.dense(F32, (2, 7, 1, 1))).done(),
+    "codes": lambda r: Chain(r).number("mul", 9.0).saturated(),
+}
+
+
+@pytest.mark.parametrize(("region", "env"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_windows_types_and_shapes(region, env):
+    check(run, TACTIC, region, P, env)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1, 16), (3, 2, 8), (7, 8, 64)])
+def test_blocks_of_any_size(blocks):
+    check(run, TACTIC, CASES[2][1], dict(zip(("ry", "bx", "bc"), blocks), warps=1))
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogues(name):
+    check(run, TACTIC, EPILOGUES[name](depthwise((2, 7, 6, 20), (3, 3), pads=(1,) * 4, bias=True)), P)
+
+
+def test_what_is_not_depthwise_it_leaves_alone():
+    assert "not depthwise" in TACTIC.applies(conv((1, 5, 5, 8), 8, (3, 3), group=2), SM90)
+    assert "three" in TACTIC.applies(depthwise((1, 5, 5, 5, 8), (3, 3, 3)), SM90)
+
+
+@pytest.mark.parametrize("region", [EPILOGUES["relu6"](depthwise((1, 56, 56, 144), (3, 3), pads=(1,) * 4)),
+                                    depthwise((N, H, H, 20), (5, 5), pads=(2,) * 4, dims=DIMS)])
+def test_compiles(region):
+    compiles(TACTIC, region)
+
+
+@needs_cuda
+@pytest.mark.parametrize(("region", "env"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_on_the_gpu(region, env):
+    for params in itertools.islice(TACTIC.space(region, gpu(), 1), 0, None, 6):
+        check(run_on_device, TACTIC, region, params, env, machine=gpu())
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogues_on_the_gpu(name):
+    check(run_on_device, TACTIC, EPILOGUES[name](depthwise((2, 7, 6, 20), (3, 3), pads=(1,) * 4)), machine=gpu())
