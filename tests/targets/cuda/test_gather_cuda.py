@@ -83,7 +83,8 @@ def test_offsets_beyond_32_bits_are_wide():
 
 
 def test_it_compiles():
-    compiles(movement("gather", [Tensor.dense(DType.F16, (30522, 768)), Tensor.dense(I64, (1, 128))], {"axis": 0}))
+    table = Tensor.dense(DType.F16, (30522, 768))
+    compiles(movement("gather", [table, Tensor.dense(I64, (1, 128))], {"axis": 0}), [90])
     dims = {"s": (1, 4, 9)}
     compiles(movement("gather", [Tensor.dense(DType.F16, (100, 768)), Tensor.dense(I32, (1, symbol("s")))],
-                      {"axis": 0}, dims=dims), [90])
+                      {"axis": 0}, dims=dims), [80])

@@ -83,9 +83,8 @@ def test_bitcast(d, to):
 
 def test_it_compiles():
     compiles(movement("pad", [Tensor.dense(DType.F16, (2, 14, 14, 64))],
-                      {"pads": (0, 1, 1, 0, 0, 1, 1, 0), "mode": "reflect"}))
+                      {"pads": (0, 1, 1, 0, 0, 1, 1, 0), "mode": "reflect"}), [90])
     compiles(movement("iota", [], {"start": 0.5, "step": 2.5, "size": symbol("n"), "dtype": DType.BF16},
                       dims={"n": (1, 5, 2000)}), [90])
     compiles(movement("dims", [], {"values": (symbol("n"), 3), "shape": (2,)}, dims={"n": (1, 5, 2000)}), [90])
-    compiles(movement("bitcast", [Tensor.dense(F, (5, 33))], {"to": DType.I32}), [90])
-    compiles(movement("pad", [Tensor.dense(DType.U64, (5, 33))], {"pads": (1, 0, 0, 0), "value": (1 << 64) - 2}), [90])
+    compiles(movement("pad", [Tensor.dense(DType.U64, (5, 33))], {"pads": (1, 0, 0, 0), "value": (1 << 64) - 2}), [80])

@@ -100,9 +100,8 @@ def test_a_nan_in_the_window_is_the_maximum_and_minus_infinity_is_not_lost():
 
 
 def test_it_compiles():
-    compiles(pool((32, 64, 112, 112), "max", (3, 3), DType.F16, True, strides=(2, 2), pads=(1, 1, 1, 1)), most=1)
+    compiles(pool((32, 64, 112, 112), "max", (3, 3), DType.F16, True, strides=(2, 2), pads=(1, 1, 1, 1)), [90], most=1)
     compiles(pool((1, 2048, 7, 7), "average", (7, 7), DType.F16, True), [90], most=1)
     compiles(pool((1, 64, 31, 31), "max", (7, 7), DType.BF16), [80], most=1)
-    compiles(pool((1, 64, 31, 31), "lp", (3, 3), p=3), [90], most=1)
     compiles(pool((1, 64, symbol("h"), 31), "max", (3, 3), DType.U64, dims={"h": (1, 5, 9)}), [90], most=1)
     assert implementations(pool((1, 4, 5, 5), "max", (3, 3)))

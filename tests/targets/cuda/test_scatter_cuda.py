@@ -27,31 +27,30 @@ def nd(d, shape, of, reduction, **more):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(("shape", "of"), [((5, 7, 9), (4, 3)), ((5, 7, 33), (20, 1)), ((5, 7, 9), (2, 6, 2)),
-                                           ((6,), (150, 1)), ((5, 7), (0, 1)), ((5, 7), (1, 1))])
+@pytest.mark.parametrize(("shape", "of"), [((5, 7, 9), (4, 3)), ((5, 33), (20, 1)), ((5, 7, 9), (2, 6, 2)),
+                                           ((6,), (90, 1)), ((5, 7), (0, 1)), ((5, 7), (1, 1))])
 def test_scatter_nd(shape, of, reduction):
-    for d in (F, I64):
+    for d in (F, I64) if of == (20, 1) else (F,):
         check(nd(d, shape, of, reduction), nd_arrays(d, shape, of), tolerance=1e-6)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("axis", "reduction"), [(0, "none"), (0, "mul"), (1, "max"), (2, "min"), (2, "add")])
 def test_scatter_elements(axis, reduction):
-    of = [4, 6, 17]
-    of[axis] = 23
-    for shape in (tuple(of), (2, 3, 5)):
-        x, u = Tensor.dense(F, (4, 6, 17)), Tensor.dense(F, shape)
+    of = [2, 3, 4]
+    of[axis] = 35
+    for shape in (tuple(of), (2, 2, 3)):
+        x, u = Tensor.dense(F, (2, 3, 4)), Tensor.dense(F, shape)
         r = movement("scatter_elements", [x, Tensor.dense(DType.I32, shape), u], {"axis": axis, "reduction": reduction})
         arrays = [values(F, x.shape), indices(shape, x.shape[axis], DType.I32), values(F, shape, 7)]
         check(r, arrays, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("d", [DType.U8, DType.BF16, DType.F16, DType.I64, DType.BOOL, DType.F64], ids=lambda d: d.value)
+@pytest.mark.parametrize("d", [DType.U8, DType.BF16, DType.F16, DType.BOOL, DType.F64], ids=lambda d: d.value)
 def test_every_type(d):
     check(nd(d, (5, 7, 9), (4, 2), "none"), nd_arrays(d, (5, 7, 9), (4, 2)))
     if d is not DType.BOOL:
         arrays = [values(d, (5, 40)), np.array([[3], [-5], [1], [3]]), values(d, (4, 40), 5)]
-        for reduction in REDUCTIONS[1:]:
+        for reduction in ("add", "max"):
             check(nd(d, (5, 40), (4, 1), reduction), arrays, tolerance=1e-15)
 
 
@@ -68,7 +67,7 @@ def test_strides_and_symbolic_sizes():
                  {"reduction": "add"}, dims=dims)
     e = movement("scatter_elements", [Tensor.dense(F, (b, s)), Tensor.dense(I64, (b, 4)), Tensor.dense(F, (b, 4))],
                  {"axis": 1}, dims=dims)
-    for n, w in ((1, 1), (7, 131), (0, 5)):
+    for n, w in ((1, 1), (3, 31), (0, 5)):
         env = {"b": n, "s": w}
         check(r, [values(F, (n, w)), indices((n, 1), n) if n else np.zeros((0, 1), np.int64), values(F, (n, w), 2)],
               env, tolerance=1e-6)
@@ -86,13 +85,13 @@ def test_a_place_outside_becomes_the_nearest_and_booleans_are_not_reduced():
 def cumsum(x, axis, exclusive=False, reverse=False, kind="cumsum", tolerance=1e-5, **more) -> None:
     r = movement(kind, [x], {"axis": axis, "exclusive": exclusive, "reverse": reverse}, **more)
     a = values(x.dtype, x.shape)
-    check(r, [np.where(np.isfinite(a.astype(np.float64)), a, 1).astype(a.dtype)], tolerance=tolerance, most=9)
+    check(r, [np.where(np.isfinite(a.astype(np.float64)), a, 1).astype(a.dtype)], tolerance=tolerance, most=2)
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), [
-    ((7,), 0), ((1,), 0), ((5, 33), 0), ((5, 33), 1), ((3, 4, 17), 1), ((3, 0, 5), 1), ((3, 5, 0), 1), ((2, 150, 7), 1)])
+    ((1,), 0), ((5, 33), 0), ((5, 33), 1), ((3, 0, 5), 1), ((3, 5, 0), 1), ((2, 90, 3), 1)])
 def test_running_sums_along_any_axis(shape, axis, exclusive, reverse):
     cumsum(Tensor.dense(F, shape), axis, exclusive, reverse)
 
@@ -101,7 +100,6 @@ def test_running_sums_along_any_axis(shape, axis, exclusive, reverse):
                                               (DType.I32, 0), (DType.U8, 0), (DType.U64, 0)])
 def test_running_sums_of_every_type(d, tolerance):
     cumsum(Tensor.dense(d, (3, 9, 40)), 1, tolerance=tolerance)
-    cumsum(Tensor.dense(d, (3, 90)), 1, exclusive=True, tolerance=tolerance)
     cumsum(Tensor.dense(d, (3, 9)), 1, exclusive=True, kind="cumprod", tolerance=2 * tolerance, reverse=True)
 
 
@@ -126,10 +124,8 @@ def test_not_a_number_stays_and_infinity_is_not_subtracted():
 
 def test_it_compiles():
     compiles(nd(DType.F16, (5, 7, 64), (20, 1), "add"), [90])
-    compiles(nd(DType.BF16, (5, 7, 64), (20, 1), "max"), [80])
     dims = {"s": (0, 16, 300)}
     s = symbol("s")
     compiles(movement("scatter_elements", [Tensor.dense(F, (4, s)), Tensor.dense(I64, (4, s)), Tensor.dense(F, (4, s))],
                       {"axis": 1}, dims=dims), [90])
-    compiles(movement("cumsum", [Tensor.dense(DType.F16, (4, s))], {"axis": 1, "exclusive": True}, dims=dims))
-    compiles(movement("cumprod", [Tensor.dense(DType.U8, (4, 9))], {"axis": 0}), [90])
+    compiles(movement("cumsum", [Tensor.dense(DType.F16, (4, s))], {"axis": 1, "exclusive": True}, dims=dims), [80])
