@@ -99,9 +99,10 @@ class Builder:
         kept = _Kept(self.fp32_layers)
         formed = []
         for i, graph in enumerate(graphs):
-            formed.append(passes.finish(graph, compute, self._dump(i, len(graphs)), keep=kept,
-                                        traits=precision.GPU if self.target.name == "cuda" else precision.CPU,
-                                        wide=self.wide, beyond=lambda n: not n.names.isdisjoint(self.beyond)))
+            formed.append(passes.finish(
+                graph, compute, self._dump(i, len(graphs)), keep=kept, wide=self.wide, states=self.states,
+                traits=precision.GPU if self.target.name == "cuda" else precision.CPU,
+                beyond=lambda n: not n.names.isdisjoint(self.beyond)))
             if self.target.fallback:
                 to_host(formed[i], self.target.accepts)
             reasons |= _reasons(formed[i])

@@ -186,3 +186,37 @@ def test_tf32_rounds_to_ten_bits_of_fraction() -> None:
     want = [1, 1 + 2**-10, 1, 1 + 2**-9, 1, -1 - 2**-10, np.inf, np.nan]
     np.testing.assert_array_equal(got[:8], np.array(want, np.float32))
     assert abs(got[8] / 3e38 - 1) < 2**-11
+
+
+def cached(b: Building):
+    """One step of attention over a cache of eight places: (its result, the cache after it)."""
+    x, past = b.input("x", (1, 1, 16)), b.input("past", (1, 2, 8, 8))
+    place = b.input("place", (1, 2, 1, 3), DType.I64)
+    q, k = (b.reshape(b.matmul(x, weights(16, 16, seed=i)), shape=(1, 2, 1, 8)) for i in range(2))
+    after = b.scatter_nd(past, place, k)
+    y = b.attention(q, after, after, scale=8 ** -0.5)
+    return b.matmul(b.reshape(y, shape=(1, 1, 16)), weights(16, 4)), after
+
+
+def test_a_cache_that_the_context_keeps_is_stored_in_16_bits() -> None:
+    b = Building()
+    g = b.done(*cached(b))
+    feeds = {**feeds_of(g), "place": np.array([[0, 0, 7], [0, 1, 7]]).reshape(1, 2, 1, 3)}
+    want = interpret(g, feeds)
+    g = lowered(g, states={"past": "y1"})
+    assert (g.inputs[1].dtype, g.outputs[0].dtype, g.outputs[1].dtype) == (DType.F16, DType.F32, DType.F16)
+    assert {n.attrs["region"].kind for n in g.nodes if n.op == "region"} == {"matmul", "attention", "scatter_nd",
+                                                                            "pointwise"}
+    assert len([n for n in g.nodes if n.op == "region" and n.attrs["region"].kind == "pointwise"]) == 1  # x
+    got = interpret(g, {**feeds, "past": feeds["past"].astype(np.float16)})
+    assert relative(got["y0"], want["y0"]) < 3e-3
+    np.testing.assert_allclose(got["y1"].astype(np.float32), want["y1"], atol=1e-2)
+
+
+def test_a_cache_that_goes_in_and_out_stays_as_it_is_and_is_rounded_where_it_is_read() -> None:
+    b = Building()
+    g = lowered(b.done(*cached(b)))
+    assert [v.dtype for v in (*g.inputs[:2], *g.outputs)] == [DType.F32] * 4
+    attention = region(g, "attention")
+    assert [t.dtype for t in attention.inputs] == [DType.F16, DType.F32, DType.F32]
+    assert attention.compute == "f16"

@@ -3,14 +3,14 @@
 Works on the graph of regions, where the values between regions are exactly what lies in memory. A stored
 value becomes bf16 or fp16 when its producer can round it as it writes it and every reader can widen it as it reads
 it; inside regions everything stays fp32 (accumulators, softmax, normalization, epilogues). Graph inputs and
-outputs, host operands, attention masks, lowest-number constants (which the type would round to infinity) and what
-leads to positions or indices (sin, cos, integer casts) stay as they are; under fp16 also what may be too large for it
-(`overflow`). tf32 is a precision of products alone.
+outputs (but for states that contexts keep), host operands, attention masks, lowest-number constants (which the type
+would round to infinity) and what leads to positions or indices (sin, cos, integer casts) stay as they are; under fp16
+also what may be too large for it (`overflow`). tf32 is a precision of products alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from whet.passes import halves
 from whet.passes.fuse import EPILOGUE, VIEWS
 from whet.passes.overflow import prone
 
+SCATTERS = frozenset({"scatter_nd", "scatter_elements"})  # results are elements of operands 0 and 2
 MOVES = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})  # results are elements of operand 0
 EXACT = frozenset({"sin", "cos", "tan", "floor", "ceil", "round", "mod"})  # angles, positions, indices
 SMALL_INNER = 16  # a product over fewer terms is an outer product (rotary angles), not a layer
@@ -62,15 +63,17 @@ class Traits:
     depthwise: depthwise convolutions are narrowed, too: there they wait for memory, on the CPU for their arithmetic.
     halves:    products of 16-bit floats that the model brings are taken as such, not widened to fp32 first.
     whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not.
+    states:    what a context keeps between runs is stored in 16 bits, too, where it only moves between its readers.
     """
 
     depthwise: bool = False
     halves: bool = False
     whole: bool = False
+    states: bool = False
 
 
 CPU = Traits()
-GPU = Traits(depthwise=True, halves=True, whole=True)
+GPU = Traits(depthwise=True, halves=True, whole=True, states=True)
 
 
 def nowhere(node: Node) -> bool:
@@ -79,12 +82,14 @@ def nowhere(node: Node) -> bool:
 
 
 def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = nowhere, traits: Traits = CPU,
-           wide: str = "fp32", beyond: Callable[[Node], bool] = nowhere) -> Graph:
+           wide: str = "fp32", beyond: Callable[[Node], bool] = nowhere,
+           states: Mapping[str, str] | None = None) -> Graph:
     """Store activations and take products in `compute`: fp32, tf32, bf16 or fp16.
 
     keep:   names the region nodes whose product and results stay fp32.
     wide:   the precision (fp32, tf32 or bf16) of products that fp16 does not suit.
     beyond: names the region nodes whose first operand was seen to be too large for fp16 or nearly so.
+    states: {name of an input: name of the output that is its next value}, which nobody outside need see.
 
     Takes and returns a graph of regions (changed in place).
     """
@@ -115,8 +120,9 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = n
     if narrow.stored is None:
         return graph
     kept = {o for n in graph.nodes if n.op == "region" and keep(n) for o in n.outputs} | large
-    for component in _components(graph):
-        if kept.isdisjoint(component) and _may_round(graph, component, exact, narrow):
+    inner = _states(graph, states or {}) if traits.states else {}
+    for component in _components(graph, traits.states):
+        if kept.isdisjoint(component) and _may_round(graph, component, exact, narrow, inner):
             for v in component:
                 _store(v, narrow.stored)
     if traits.whole:
@@ -176,13 +182,23 @@ def _is_depthwise(region: Region) -> bool:
     return region.kind == "conv" and region.inputs[1].shape[1] == 1 and region.attrs["group"] > 1
 
 
-def _components(graph: Graph) -> list[list[Value]]:
-    """Sets of fp32 values that must have one type: those that views and moves connect."""
+def _states(graph: Graph, states: Mapping[str, str]) -> dict[Value, Value]:
+    """Inputs and outputs that are states, each with the other of its pair."""
+    inputs, names = {v.name: v for v in graph.inputs}, graph.output_names or [v.name for v in graph.outputs]
+    pairs = [(inputs[i], graph.outputs[names.index(o)]) for i, o in states.items() if i in inputs and o in names]
+    whole = [(i, o) for i, o in pairs if i is not o and graph.outputs.count(o) == 1]
+    return dict(whole) | {o: i for i, o in whole}
+
+
+def _components(graph: Graph, scatters: bool) -> list[list[Value]]:
+    """Sets of fp32 values that must have one type: those that views and moves connect (`scatters` among these)."""
     sets = Union()
     for n in graph.nodes:
         joined = [n.output, *n.inputs] if n.op in VIEWS else []
         if n.op == "region" and n.attrs["region"].kind in MOVES:
             joined = [n.outputs[0], n.input(0)]
+        if scatters and n.op == "region" and _scatters(n):
+            joined = [n.outputs[0], n.input(0), n.input(2)]
         for v in (*n.outputs, *joined):
             if v is not None and v.dtype is DType.F32:
                 sets.join(v, n.outputs[0])
@@ -192,18 +208,31 @@ def _components(graph: Graph) -> list[list[Value]]:
     return list(groups.values())
 
 
-def _may_round(graph: Graph, component: list[Value], exact: set[Value], narrow: Narrow) -> bool:
-    """True if every member can be stored in the precision's type."""
+def _scatters(n: Node) -> bool:
+    region: Region = n.attrs["region"]
+    return region.kind in SCATTERS and region.attrs.get("reduction", "none") == "none"
+
+
+def _may_round(graph: Graph, component: list[Value], exact: set[Value], narrow: Narrow, inner: Mapping[Value, Value]
+               ) -> bool:
+    """True if every member can be stored in the precision's type. inner: inputs and outputs that nobody outside sees,
+    with the other of their pair."""
     members = set(component)
-    if members & (set(graph.inputs) | set(graph.outputs) | exact):
+    ends = members & (set(graph.inputs) | set(graph.outputs))
+    if members & exact or any(inner.get(v) not in members for v in ends):
         return False
     for v in component:
         if v.data is not None and not narrow.holds(v.data):
             return False
         p = v.producer
-        if p is not None and not _can_write(p, narrow.largest):
+        if p is not None and not _can_write(p, narrow.largest) and not _moved_in(p, members):
             return False
-    return all(_can_read(n, members) for n in graph.nodes if members & set(n.inputs))
+    return all(_moved_in(n, members) or _can_read(n, members) for n in graph.nodes if members & set(n.inputs))
+
+
+def _moved_in(n: Node, members: set[Value]) -> bool:
+    """True for a scatter between members."""
+    return n.op == "region" and _scatters(n) and {n.outputs[0], n.input(0), n.input(2)} <= members
 
 
 def _can_write(n: Node, largest: float) -> bool:
@@ -261,14 +290,23 @@ def _convert_operands(graph: Graph) -> None:
             continue
         for i in range(min(PRODUCTS.get(region.kind, 0), region.n_anchor)):
             v = n.input(i)
-            if v.dtype is not DType.F32 or i in region.prologue:
-                continue
+            if v.dtype is not DType.F32 or i in region.prologue or (region.kind == "attention" and _given(v)):
+                continue  # of a cache that is given in fp32, every row is read once: rounded then
             if (v, to) not in made:
                 made[v, to] = _converted(graph, v, to, n)
                 added = True
             n.inputs[i] = made[v, to]
     if added:
         graph.sort()
+
+
+def _given(v: Value) -> bool:
+    """True for what is seen of an input, or of one with some rows replaced."""
+    p = v.producer
+    while p is not None and (p.op in VIEWS or (p.op == "region" and _scatters(p))) and p.op != "concat":
+        v = p.input(0)
+        p = v.producer
+    return p is None and v.data is None
 
 
 def _converted(graph: Graph, v: Value, to: DType, reader: Node) -> Value:
@@ -288,7 +326,7 @@ def _describe(n: Node) -> None:
     narrow = {i for i, (t, new) in enumerate(zip(region.inputs, inputs)) if t.dtype is not new.dtype}
     out = n.outputs[0].dtype
     epilogue, anchor = region.epilogue, region.anchor
-    if region.kind in MOVES:
+    if region.kind in MOVES | SCATTERS:
         anchor = replace(anchor, dtype=out)
     elif epilogue is not None or out is not anchor.dtype:
         epilogue = _retyped(epilogue or identity(ANCHOR, anchor.dtype), narrow, inputs, out)
