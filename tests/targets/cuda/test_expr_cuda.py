@@ -127,7 +127,7 @@ def some(all_of: list, types: tuple[DType, ...]) -> list:
 
 
 @on_device.needs_cuda
-@pytest.mark.parametrize("e", some(cases(), (F, D, B, DType.I8, DType.I32, DType.U64, DType.BOOL)))
+@pytest.mark.parametrize("e", some(cases(), (F, D, DType.I32, DType.U8, DType.BOOL)))
 def test_operator_on_a_gpu(e):
     check(e, on_device.run, *op_of(e))
 
@@ -203,7 +203,7 @@ def test_f8e4m3fn_by_integers(e):
 
 
 @on_device.needs_cuda
-@pytest.mark.parametrize("e", [*some(casts(), (F, D, DType.I64)), *casts()[::7]])
+@pytest.mark.parametrize("e", [*some(casts(), (F,)), *casts()[::11]])
 def test_cast_on_a_gpu(e):
     check(e, on_device.run, 0, arrays=in_range(e))
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cuda import convolution, matmuls, movement, sequences
 from whet.targets.cuda.pointwise import Pointwise
+from whet.targets.cuda.reduce import ArgExtreme, Reduce
+from whet.targets.cuda.rownorm import GroupNorm, RowNorm
 from whet.targets.cuda.softmax import Softmax
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
@@ -15,6 +17,11 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     **matmuls.TACTICS,
     **movement.TACTICS,
     **sequences.TACTICS,
+    "arg": (ArgExtreme(),),
+    "groupnorm": (GroupNorm(),),
+    "layernorm": (RowNorm(),),
     "pointwise": (Pointwise(),),
+    "reduce": (Reduce(),),
+    "rmsnorm": (RowNorm(),),
     "softmax": (Softmax(),),
 }

@@ -22,6 +22,7 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import (
     REACH,
     Block,
+    axes_of,
     broadcast_strides,
     divides,
     is_wide,
@@ -146,8 +147,9 @@ class Tile:
     """A program's tile: the text that loads, computes and stores it."""
 
     def __init__(self, name: str, nest: Rows, machine: Gpu, r: int, c: int) -> None:
-        self.s, self.nest, self.region, self.r, self.c = Source(name, machine.has_fp8), nest, nest.region, r, c
-        self.dtype = DType.U8 if self.region.anchor.dtype is DType.BOOL else self.region.anchor.dtype
+        self.s, self.nest, self.region = Source(name, machine.has_fp8), nest, nest.region
+        self.r, self.c = r if nest.rows else 1, c if nest.cols else 1
+        self.dtype: DType = DType.U8 if self.region.anchor.dtype is DType.BOOL else self.region.anchor.dtype
         self._row_coords: tuple[str, ...] = ()
         self._row_mask = ""
 
@@ -258,8 +260,10 @@ class Tile:
             have = DType.F32 if self.kind == "float32" else region.anchor.dtype
             y = finish(s, cast(s, y, have, region.output.dtype) if compute_type(have) != compute_type(
                 region.output.dtype) else y, region.output.dtype)
-        store_tensor(s, self.nest.views[OUT], pointer_to(s, Out(0), region.output), y, block,
-                     is_wide(region, region.output))
+        view, p = self.nest.views[OUT], pointer_to(s, Out(0), region.output)
+        if not axes_of(view, block):  # a tile of one element
+            p = f"{p} + tl.zeros((1, 1), tl.int32)"
+        store_tensor(s, view, p, y, block, is_wide(region, region.output))
 
 
 def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[Params]:

@@ -1,0 +1,250 @@
+"""Reductions over any axes in Triton: sum, mean, max, min, prod; and the index of an extreme along one axis.
+
+A program folds rows that it holds, or walks over, lane by lane; the lanes are folded at the end. Where there are few
+rows, each is divided among programs, whose results (in the workspace) a second kernel folds: the same order every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whet.ir.dtypes import DType
+from whet.ir.region import Region
+from whet.ir.symbolic import Dim, ceildiv
+from whet.targets.base import Arg, Implementation, Params, Work
+from whet.targets.cuda.expr import cast, constant, division, extreme_text
+from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.index import optimum
+from whet.targets.cuda.kernel import REGISTER, Source
+from whet.targets.cuda.rows import Rows, Tile, pow2, rows_of, seconds, tilings, types_reason
+
+_FAR = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """What is kept of the elements so far: one value, or an extreme and its index.
+
+    types: of what is kept; neutral: what nothing is folded to, as text. `text`: the function of two such states.
+    """
+
+    types: tuple[DType, ...]
+    neutral: tuple[str, ...]
+    text: str
+
+    def helper(self, s: Source) -> str:
+        return s.helper("fold", self.text)
+
+
+def _fold_of(region: Region) -> _Fold:
+    kind, d = region.attrs["kind"], _compute(region)
+    if region.kind == "arg":
+        return _arg_fold(kind, d, bool(region.attrs["select_last"]))
+    if kind in ("max", "min"):
+        return _Fold((d,), (constant(_neutral(kind, d), d),),
+                     f"def fold(a, b):\n    return {extreme_text(kind, 'a', 'b', d)}")
+    if d.is_integer and d.size < 4:  # it wraps in the end
+        d = DType.I32
+    op, none = ("*", 1) if kind == "prod" else ("+", 0)
+    return _Fold((d,), (constant(none, d),), f"def fold(a, b):\n    return a {op} b")
+
+
+def _arg_fold(kind: str, d: DType, last: bool) -> _Fold:
+    """NaN wins, as it does in NumPy; of equal ones the first, or the last."""
+    sign, before = (">" if kind == "max" else "<"), (">" if last else "<")
+    nan = d.is_float
+    text = "\n".join([
+        "def fold(a, i, b, j):",
+        f"    wins = (b {sign} a)" + (" | ((b != b) & (a == a))" if nan else ""),
+        "    ties = (b == a)" + (" | ((b != b) & (a != a))" if nan else ""),
+        f"    take = wins | (ties & (j {before} i))",
+        "    return tl.where(take, b, a), tl.where(take, j, i)"])
+    none = constant(_neutral(kind, d), d)
+    return _Fold((d, DType.I32), (none, constant(-1 if last else _FAR, DType.I32)), text)
+
+
+def _compute(region: Region) -> DType:
+    """What elements are folded in."""
+    d = region.inputs[0].dtype if region.kind == "arg" else region.anchor.dtype
+    if region.kind == "arg" and 0 in region.prologue:
+        d = region.prologue[0].dtype
+    if d is DType.BOOL:
+        return DType.U8
+    return DType.F32 if d in (DType.F16, DType.BF16) else d
+
+
+def _neutral(kind: str, d: DType) -> float | int:
+    low = kind == "max"
+    if d.is_float:
+        return -np.inf if low else np.inf
+    info = np.iinfo(d.np)
+    return int(info.min if low else info.max)
+
+
+class Reduce:
+    """See the module."""
+
+    name = "reduce"
+
+    def applies(self, region: Region, machine: Gpu) -> str:
+        return types_reason(region)
+
+    def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
+        nest = _nest(region)
+        n, count = optimum(region, nest.length), max(1, optimum(region, nest.count))
+        sms = machine.multiprocessors or 108
+        found = tilings(nest, machine)
+        parts: list[Params] = []
+        for p in found:
+            programs = -(-count // p["rows"])
+            most = n // (2 * p["cols"])
+            if programs < sms and most > 1 and p["cols"] < 8192:
+                for goal in (2 * sms, sms // 2):
+                    splits = min(pow2(max(1, goal // programs)), pow2(most), 1024)
+                    if splits > 1:
+                        parts.append({**p, "splits": splits})
+        if count < sms and n > 4096:  # whole rows in registers need no walk: chunks of them do
+            for c, w in ((1024, 4), (2048, 4), (512, 4)):
+                splits = min(pow2(max(1, 2 * sms // count)), pow2(-(-n // c)), 1024)
+                if splits > 1 and not nest.across:
+                    parts.append({"rows": 1, "cols": c, "warps": w, "splits": splits})
+        unique = list({tuple(p.items()): p for p in parts}.values())
+        few = count < sms // 2 and n >= 16384
+        return [*unique[:8], *found[:12]] if few else [*found[:12], *unique[:8]]
+
+    def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
+        nest = _nest(region)
+        splits = params.get("splits", 1)
+        programs = max(1, optimum(region, ceildiv(nest.count, params["rows"]))) * splits
+        busy = min(1.0, programs / (machine.multiprocessors or 108))
+        return seconds(region, machine, 1 if splits == 1 else 2, 1 / busy)
+
+    def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
+        nest, fold = _nest(region), _fold_of(region)
+        tile = Tile(region.kind, nest, machine, params["rows"], params["cols"])
+        tile.dtype = _compute(region)
+        splits = params.get("splits", 1)
+        if splits > 1:
+            return _divided(tile, fold, params, machine)
+        tile.begin("tl.program_id(0)")
+        _write(tile, region, _folded(tile, fold), nest.length)
+        return Implementation((tile.s.step(tile.blocks(), warps=params["warps"], stages=2),))
+
+
+class ArgExtreme(Reduce):
+    """The index of the greatest or least element along an axis."""
+
+    name = "arg"
+
+
+def _nest(region: Region) -> Rows:
+    axes = (region.attrs["axis"],) if region.kind == "arg" else region.attrs["axes"]
+    rank = len(region.inputs[0].shape)
+    return rows_of(region, [a % rank for a in axes])
+
+
+def _state(tile: Tile, fold: _Fold, block: object) -> list[str]:
+    """A chunk's elements, as states."""
+    s = tile.s
+    x = tile.value(block)  # type: ignore[arg-type]
+    if fold.types[0] is not tile.dtype:
+        x = s.name_of(cast(s, x, tile.dtype, fold.types[0]), "x")
+    mask = block.mask((1,))  # type: ignore[attr-defined]
+    found = [x]
+    if len(fold.types) > 1:  # the axis is one loop: its coordinate is the index
+        col = block.coords[-1] if tile.nest.cols else "0"  # type: ignore[attr-defined]
+        found.append(s.name_of(f"tl.broadcast_to({col} + tl.zeros((1, 1), tl.int32), ({tile.r}, {tile.c}))", "at"))
+    return [s.name_of(f"tl.where({mask}, {v}, {n})", "x") if mask else v for v, n in zip(found, fold.neutral)]
+
+
+def _folded(tile: Tile, fold: _Fold, start: str = "", end: str = "") -> list[str]:
+    """The fold of each row's columns [start, end): states of one column."""
+    s = tile.s
+    f = fold.helper(s)
+    if not start and tile.c >= tile.nest.longest:
+        held = _state(tile, fold, tile.block())
+    else:
+        held = [s.name_of(f"{none} + tl.zeros(({tile.r}, {tile.c}), tl.{REGISTER[t]})", "acc")
+                for t, none in zip(fold.types, fold.neutral, strict=True)]
+        with tile.chunks(start, end) as block:
+            more = _state(tile, fold, block)
+            s.line(f"{', '.join(held)} = {f}({', '.join([*held, *more])})")
+    return _across_lanes(s, fold, held)
+
+
+def _across_lanes(s: Source, fold: _Fold, held: Sequence[str]) -> list[str]:
+    f = fold.helper(s)
+    if len(held) == 1:
+        return [s.name_of(f"tl.reduce({held[0]}, 1, {f}, keep_dims=True)", "y")]
+    s.line(f"y, y_at = tl.reduce(({', '.join(held)}), 1, {f}, keep_dims=True)")
+    return ["y", "y_at"]
+
+
+def _write(tile: Tile, region: Region, states: list[str], n: Dim) -> None:
+    """The reduction's value from the fold of n elements."""
+    s = tile.s
+    if region.kind == "arg":
+        tile.dtype = DType.I64
+        tile.write(s.name_of(f"{states[1]}.to(tl.int64)", "y"), tile.rows_block())
+        return
+    d, y = tile.dtype, states[0]
+    if d.is_integer and d.size < 4 and region.attrs["kind"] not in ("max", "min"):
+        y = s.name_of(f"{y}.to(tl.{REGISTER[d]})", "y")
+    if region.attrs["kind"] == "mean":
+        if d.is_float:
+            y = s.name_of(division(y, f"tl.full((), {s.integer(n)}, tl.{tile.kind})" if isinstance(n, int) else
+                                   f"({s.integer(n)}).to(tl.{tile.kind})", tile.double), "y")
+        else:  # the count may be no number of the type
+            wide = "uint64" if d is DType.U64 else "int64"
+            count = f"tl.maximum(tl.full((), 0, tl.{wide}) + {s.integer(n)}, tl.full((), 1, tl.{wide}))"
+            y = s.name_of(f"({y}.to(tl.{wide}) // {count}.to(tl.{wide})).to(tl.{REGISTER[d]})", "y")
+    tile.write(y, tile.rows_block())
+
+
+def _divided(tile: Tile, fold: _Fold, params: Params, machine: Gpu) -> Implementation:
+    """`splits` programs per block of rows, then one that folds what they found."""
+    nest, region, splits = tile.nest, tile.region, params["splits"]
+    s, n = tile.s, nest.length
+    share = ceildiv(ceildiv(n, splits), tile.c) * tile.c
+    s.line("pid = tl.program_id(0)")
+    tile.begin(f"(pid // {splits})")
+    s.line(f"first = pid % {splits} * {s.integer(share)}")
+    s.line(f"last = tl.minimum(first + {s.integer(share)}, {s.integer(n)})")
+    states = _folded(tile, fold, "first", "last")
+    where, workspace = _places(nest, fold, splits)
+    row, inside = _row(tile, f"(pid // {splits})")
+    for arg, t, v in zip(where, fold.types, states, strict=True):
+        p = s.pointer(arg, t, aligned=False)
+        s.line(f"tl.store({p} + {row} * {splits} + pid % {splits}, {v}, mask={inside})")
+
+    r = max(1, min(8, 1024 // splits))
+    second = Tile(f"{region.kind}_parts", nest, machine, r, splits)
+    second.dtype = tile.dtype
+    second.begin("tl.program_id(0)")
+    row, inside = _row(second, "tl.program_id(0)")
+    held = [second.s.name_of(f"tl.load({second.s.pointer(arg, t, aligned=False)} + {row} * {splits} + "
+                             f"tl.arange(0, {splits})[None, :], mask={inside}, other=0)", "x")
+            for arg, t in zip(where, fold.types, strict=True)]
+    _write(second, region, _across_lanes(second.s, fold, held), n)
+    return Implementation((s.step(tile.blocks() * splits, warps=params["warps"], stages=2),
+                           second.s.step(second.blocks(), warps=4 if r * splits >= 512 else 1, stages=1)),
+                          workspace=workspace)
+
+
+def _row(tile: Tile, pid: str) -> tuple[str, str]:
+    """The flat index of the program's rows, and which of them there are."""
+    row = tile.s.name_of(f"({pid} * {tile.r} + tl.arange(0, {tile.r}))[:, None]", "flat")
+    return row, f"{row} < {tile.s.integer(tile.nest.count)}"
+
+
+def _places(nest: Rows, fold: _Fold, splits: int) -> tuple[list[Arg], Dim]:
+    """Where the workspace holds the programs' states, and its size."""
+    where: list[Arg] = []
+    at: Dim = 0
+    for t in fold.types:
+        where.append(Work(at))
+        at = ceildiv(at + nest.count * (splits * t.size), 16) * 16
+    return where, at
