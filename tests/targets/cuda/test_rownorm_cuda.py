@@ -97,9 +97,10 @@ def test_right_on_a_gpu(name):
 
 
 @on_device.needs_cuda
-@pytest.mark.parametrize("r", [added(norm(dense(H, 128, 768))), rms(dense(H, 3, 8192)),
-                               group(dense(H, 2, 320, 64, 64), 32), norm(dense(F, 2, 100003)), group(dense(H, 1, 32, 32, 640), 32, True)],
-                         ids=lambda r: f"{r.kind}{r.inputs[0].shape}")
+@pytest.mark.parametrize("r", [
+    added(norm(dense(H, 128, 768))), rms(dense(H, 3, 8192)), group(dense(H, 2, 320, 64, 64), 32),
+    norm(dense(F, 2, 100003)), group(dense(H, 1, 32, 32, 640), 32, True)],
+    ids=lambda r: f"{r.kind}{r.inputs[0].shape}")
 def test_large_on_a_gpu(r):
     check(tactic(r), r, on_device.run, machine=on_device.gpu())
 
