@@ -51,7 +51,8 @@ class Layer:
 
     def __str__(self) -> str:
         what = "dw" if self.group > 1 else ""
-        return f"{self.size:3}^2 {self.c:4}->{self.o:4} {what}{self.k}x{self.k}/{self.stride} {self.after} x{self.count}"
+        window = f"{what}{self.k}x{self.k}/{self.stride}"
+        return f"{self.size:3}^2 {self.c:4}->{self.o:4} {window} {self.after} x{self.count}"
 
 
 RESNET = [
