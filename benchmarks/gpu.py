@@ -129,7 +129,6 @@ def measure(name: str, batch: int, precision: str, options: argparse.Namespace) 
         last: list[Any] = []
         _in_turn(name, x, lambda: last.append(_flat(network(*x))))
         right = [y.float().cpu().numpy() for y in last[-1]]
-    del x, last
     contestants = [open_whet(name, feeds, precision, options)]
     if options.timings:
         print(_timings(contestants[0], feeds), flush=True)
