@@ -102,11 +102,12 @@ def correction(region: Region, b: Blocks) -> Pack:
 class Kernel:
     """One launch: the sums of a convolution, written through the epilogue, or in parts to the workspace.
 
-    offsets: of operands' first elements in elements; packed: the index of the weights among the packed constants.
+    offsets: of operands' first elements in elements; packed: the index of the weights among the packed constants;
+    group_step: from a group's weights to the next one's, where they are not packed and not [O, ..].
     """
 
     def __init__(self, region: Region, b: Blocks, machine: Gpu, offsets: Mapping[Arg, Dim] | None = None,
-                 packed: int = 0) -> None:
+                 packed: int = 0, group_step: Dim | None = None) -> None:
         self.region, self.b, self.c, self.p = with_bias(region), b, conv_of(region), product_of(region)
         self.offsets = dict(offsets or {})
         self.s = s = Source("conv", machine.has_fp8)
@@ -114,7 +115,7 @@ class Kernel:
         self.const = region.inputs[1].const
         self.w = s.pointer(Packed(packed), self.p.operand) if self.const else \
             s.pointer(In(1), region.inputs[1].dtype, region.inputs[1].aligned)
-        self.packed = packed
+        self.packed, self.group_step = packed, group_step
         self.pixels_mask = not (isinstance(self.c.pixels, int) and self.c.pixels % b.bm == 0)
         self.columns_mask = self.c.og % b.bn != 0
         self._emit()
@@ -179,6 +180,8 @@ class Kernel:
         s.line(f"k = tl.arange(0, {b.bk})")
         n = b.iterations(c)
         s.line(f"sums = tl.zeros(({b.bm}, {b.bn}), tl.{REGISTER[self.p.sums]})")
+        if n == 0:  # a transposed convolution's pixels that no tap meets
+            return
         assert n % b.split == 0, "programs that share a tile's products take equal parts"
         with s.block(f"for {'i' if b.split == 1 else 'j'} in range({n // b.split}):"):
             if b.split > 1:
@@ -297,11 +300,13 @@ class Kernel:
             taps = self._tap_names("tap", c.kernel) if c.taps > 1 else [""] * len(c.kernel)
             channel, mask = "channel", f"(channel < {c.cg})" if c.cg % b.bk else ""
         rows = plus(*(times(s, x, st) for x, st in zip((*taps, channel), (*t.strides[2:], t.strides[1])) if x))
-        column = f"column + group * {c.og}" if c.groups > 1 else "column"
+        start = s.integer(first) if (first := self.offsets.get(In(1), 0)) != 0 else ""
+        step = t.strides[0] * c.og if self.group_step is None else self.group_step
+        start = plus(start, f"group * {s.integer(step)}" if c.groups > 1 else "")
         masks = [f"{mask}[:, None]" if mask else "", f"(column < {c.og})[None, :]" if self.columns_mask else ""]
         both = " & ".join(x for x in masks if x)
-        s.line(f"w = tl.load({self.w} + (({column}) * {s.integer(t.strides[0])})[None, :] + ({rows or '0'} + k * 0)"
-               f"[:, None]{f', mask={both}, other=0' if both else ''})")
+        s.line(f"w = tl.load({plus(self.w, start)} + ({times(s, 'column', t.strides[0])})[None, :] + "
+               f"({rows or '0'} + k * 0)[:, None]{f', mask={both}, other=0' if both else ''})")
 
     def _dot(self) -> None:
         s, p, b = self.s, self.p, self.b
