@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
@@ -18,10 +19,11 @@ from rich.table import Table
 from whet.cli.files import check_output, is_onnx, write_bytes
 from whet.cli.progress import build_progress
 from whet.cli.shapes import Shape, load_inputs
-from whet.compare import PEERS, Backend, Reference, compare, installed, measured_limits, open_peer, open_whet
+from whet.compare import PEERS, Backend, Reference, compare, devices, installed, measured_limits, open_peer, open_whet
 from whet.compare.memory import memory_of
 from whet.errors import InputError, ModelError, UnsupportedError
 from whet.measure import Measurement
+from whet.measure.device import gpus, usable_cores, with_gpus
 from whet.measure.record import Memory, Model, encode
 from whet.plan import Plan
 from whet.report import rows
@@ -45,6 +47,7 @@ class Options:
     require_key: Path | None = None
     build: Mapping[str, Any] = field(default_factory=dict)  # keywords of whet.build
     memory: bool = True
+    devices: str = ""  # of a plan for GPUs: numbers with commas, or `all`
 
 
 def run(options: Options) -> int:
@@ -60,25 +63,37 @@ def run(options: Options) -> int:
             _check_same(plan, options.path, model)
         feeds = _feeds(plan, options)
         progress("loading", 0, 0)
-        threads = options.threads or plan.contents.runtime["threads"]
+        on_gpu = plan.manifest.target.device is not None
+        places = _places(options, on_gpu)
+        threads = options.threads or (usable_cores() if on_gpu else plan.contents.runtime["threads"])
         contestants: list[Backend] = []
         if "whet" in names:
             contestants.append(open_whet(plan, feeds, threads=options.threads, require_key=options.require_key,
-                                         build_seconds=seconds))
+                                         build_seconds=seconds, device=places[0] if places else None))
             stack.callback(contestants[0].close)
         notes: list[str] = []
         contestants += _peers(names, options, model, feeds, plan.manifest.info["precision"]["compute"], threads, notes)
         reference = _reference(contestants, model, feeds, threads, notes)
         memory = _memory(options, contestants, path, model, feeds, progress)
-        progress("measuring what this machine can do", 0, 0)
-        limits = measured_limits(threads)
+        limits = None
+        if not on_gpu or len(contestants) > 1:
+            progress("measuring what this machine can do", 0, 0)
+            limits = measured_limits(threads)
         progress("timing, in turns", 0, 0)
         records = compare(contestants, feeds, _identity(plan, model), threads=threads, seconds=options.seconds,
                           reference=reference, limits=limits, memory=memory)
+        if options.devices and "whet" in names:
+            progress(f"throughput of {len(places)} GPUs", 0, 0)
+            contestants[0].close()
+            records = _side_by_side(records, plan, feeds, places, options, notes)
     layers = plan.manifest.info.get("layers", ())
     hosted = [layer["name"] for layer in layers if layer["kind"] == "host"]
     if any("winograd" in layer["tactic"] for layer in layers):
         notes.append("Convolutions by Winograd multiply less than is counted, and may go beyond the limit.")
+    if on_gpu and "whet" in names:
+        names_of = sorted({g.name for r in records for g in r.device.gpus})
+        notes.append(f"whet ran on {', '.join(names_of)}; its inputs come from the host's memory, and its outputs go "
+                     "there.")
     if reference is None:
         notes.append("Outputs were not checked: that needs the ONNX model (--model), and ONNX Runtime "
                      "(pip install 'whet[onnxruntime]') that runs it.")
@@ -86,6 +101,32 @@ def run(options: Options) -> int:
     if options.json is not None:
         write_bytes(options.json, encode(records))
     return 1 if any(r.error and r.error.limit and not r.error.value <= r.error.limit for r in records) else 0
+
+
+def _places(options: Options, on_gpu: bool) -> list[int]:
+    """The GPUs to use, the first of which is timed call by call."""
+    if not on_gpu:
+        if options.devices:
+            raise InputError(f"--devices {options.devices}", why="the plan is for CPUs",
+                             do="build it with --target cuda")
+        return []
+    return devices.parse(options.devices) if options.devices else [0]
+
+
+def _side_by_side(records: Sequence[Measurement], plan: Plan, feeds: Mapping[str, np.ndarray], places: Sequence[int],
+                  options: Options, notes: list[str]) -> list[Measurement]:
+    """The records, and whet's throughput on all of these GPUs at once in its own."""
+    found = devices.throughput(plan, feeds, places, seconds=min(options.seconds, 5.0), require_key=options.require_key)
+    first = next(iter(feeds.values()), np.zeros(()))
+    batch = first.shape[0] if first.ndim else 1
+    for i, together, alone in zip(found.devices, found.together, found.alone):
+        notes.append(f"GPU {i}: {batch * together:,.0f} samples a second with all, {batch * alone:,.0f} alone.")
+    notes.append(f"{len(places)} GPUs: {batch * found.total:,.0f} samples a second, {found.scaling:.1%} of each alone "
+                 "added up, with several runs under way on each.")
+    device = with_gpus(gpus(places))
+    return [msgspec.structs.replace(r, device=device, throughput=batch * found.total,
+                                    load=msgspec.structs.replace(r.load, concurrency=devices.IN_FLIGHT * len(places)))
+            if r.backend == "whet" else r for r in records]
 
 
 def _backends(options: Options, model: Path | None) -> list[str]:

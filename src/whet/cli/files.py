@@ -21,11 +21,11 @@ def is_onnx(path: Path) -> bool:
 
 
 @contextmanager
-def open_engine(path: Path, threads: int | None, require_key: Path | None = None,
-                recompile: bool = False) -> Iterator[Any]:
+def open_engine(path: Path, threads: int | None, require_key: Path | None = None, recompile: bool = False,
+                target: str = "cpu", device: int | None = None) -> Iterator[Any]:
     """An engine from a plan, or from a model that is built first (with its progress shown).
 
-    require_key, recompile: as of `whet.load`, for plans.
+    require_key, recompile: as of `whet.load`, for plans. target: as of `whet.build`, for models. device: the GPU.
     """
     import whet
 
@@ -36,12 +36,13 @@ def open_engine(path: Path, threads: int | None, require_key: Path | None = None
         from whet.cli.progress import build_progress
 
         with build_progress() as progress:
-            plan = whet.build(path, threads=threads, progress=progress)
-        engine = whet.load(plan)
+            plan = whet.build(path, target=target, threads=threads, progress=progress)
+        engine = whet.load(plan, device=device)
     else:
         if path.is_dir():
             raise PlanFormatError("this is a folder, not a plan", where=str(path), do="name a .plan or .onnx file")
-        engine = whet.load(path, threads=threads, require_key=require_key, recompile=recompile)
+        engine = whet.load(path, threads=threads, require_key=require_key, recompile=recompile,
+                           device=device)
     try:
         yield engine
     finally:

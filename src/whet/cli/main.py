@@ -107,20 +107,23 @@ def run(
     require_key: options.RequireKey = None,
     recompile: Annotated[bool, typer.Option(
         "--recompile", help="Ignore the plan's machine code and generate it anew from what the plan records.")] = False,
+    target: options.Target = "cpu",
+    device: options.Device = None,
 ) -> None:
     """Run a plan once on arrays from a file, and write the outputs to another.
 
     Example: whet run resnet.plan --inputs x.npz -o y.npz
 
     x.npz holds one array per input, by its name: numpy.savez("x.npz", input=images). `whet inspect resnet.plan` lists
-    the inputs. With --require-key, a plan that its holder has not signed is refused.
+    the inputs. With --require-key, a plan that its holder has not signed is refused. --target says what a model is
+    built for first.
     """
     from whet.cli.files import check_output, open_engine, write_npz
     from whet.cli.shapes import load_inputs
 
     check_output(output, "the output")
     feeds = load_inputs(inputs)
-    with open_engine(plan, threads, require_key, recompile) as engine, engine.context() as context:
+    with open_engine(plan, threads, require_key, recompile, target, device) as engine, engine.context() as context:
         write_npz(output, context.run(feeds))
 
 
@@ -139,10 +142,16 @@ def bench(
     json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, in a process per backend.")] = True,
     bf16: options.Bf16 = False,
+    tf32: options.Tf32 = False,
+    fp16: options.Fp16 = False,
     best: options.Best = False,
     timing_cache: options.TimingCacheFile = None,
     opt_level: options.OptLevel = 3,
     require_key: options.RequireKey = None,
+    target: options.Target = "cpu",
+    devices: Annotated[str, typer.Option("--devices", help="Of a plan for GPUs: those to use, `0,1` or `all`. States "
+                                                           "what they do together, each with a copy of the plan.",
+                                         show_default=False)] = "",
 ) -> None:
     """Compare whet with other runtimes on this machine: same model, same inputs, same threads.
 
@@ -152,15 +161,18 @@ def bench(
     Examples: whet bench resnet.onnx --shapes input:8x3x224x224
 
     whet bench resnet.plan --model resnet.onnx --backends whet,onnxruntime --json out.json
+
+    whet bench resnet-gpu.plan --devices all
     """
     from whet.cli import bench as race
     from whet.cli.shapes import parse_shapes
 
     named = tuple(b.strip() for b in backends.split(",") if b.strip())
-    building = {"precision": _precision(bf16, best), "timing_cache": timing_cache, "opt_level": opt_level}
+    building = {"precision": _precision(bf16, best, fp16=fp16, tf32=tf32), "timing_cache": timing_cache,
+                "opt_level": opt_level, "target": target}
     raise typer.Exit(race.run(race.Options(
         path, model, named, parse_shapes(shapes or ()), inputs, threads, seconds, json,
-        require_key, building, memory)))
+        require_key, building, memory, devices)))
 
 
 @app.command()

@@ -64,6 +64,8 @@ TimingCacheFile = Annotated[Path | None, Option(
 Target = Annotated[str, Option(
     help="cpu; cuda (this machine's GPU; cuda:1: another one); cuda:sm_90 (any GPU of a capability: needs none here, "
     "tunes nothing).")]
+Device = Annotated[int | None, Option("--device", min=0, help="Of a plan for GPUs: the GPU's number. Default: 0.",
+                                      show_default=False)]
 HardwareCompat = Annotated[str, Option(
     "--hardware-compat", help="For GPUs: exact, or same-cc: a plan for every GPU of the capability, without library "
     "calls.")]

@@ -26,6 +26,7 @@ class Backend:
     around it as the backend's own API allows.
 
     `load_seconds` is what loading took; whet's alone has a plan, and `flops` of one call as its plan counts them.
+    `gpus` are the numbers of those that it runs on; inputs come from the host's memory, and outputs go there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Backend:
     build_seconds: float | None = None
     plan: PlanId | None = None
     flops: int = 0
+    gpus: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -50,13 +52,16 @@ def installed() -> list[str]:
 
 
 def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_key: Any = None,
-              build_seconds: float | None = None) -> Backend:
+              build_seconds: float | None = None, device: int | None = None) -> Backend:
     """An engine from a plan, bound to `feeds`; states are empty at each call. Errors as of `whet.load`; InputError if
-    the feeds do not fit."""
+    the feeds do not fit. `device`: the GPU's number, for a plan for GPUs."""
     import whet
 
+    if device is None and plan.manifest.target.device is not None:
+        device = 0
+
     start = time.perf_counter()
-    engine = whet.load(plan, threads=threads, require_key=require_key)
+    engine = whet.load(plan, threads=None if device is not None else threads, require_key=require_key, device=device)
     seconds = time.perf_counter() - start
     inputs = dict(feeds)
     context = engine.context() if plan.manifest.programs[0].states else None
@@ -72,7 +77,7 @@ def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_
     flops = sum(layer.get("flops", 0) for layer in info.get("layers", ()))
     return Backend("whet", info.get("precision", {}).get("compute", "fp32"), whet.__version__,
                    run, engine.close, seconds, build_seconds,
-                   PlanId(hash=plan.hash, bytes=plan.nbytes), flops)
+                   PlanId(hash=plan.hash, bytes=plan.nbytes), flops, () if device is None else (device,))
 
 
 def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None) -> Backend:

@@ -10,12 +10,13 @@ import numpy as np
 
 from whet.compare.backends import Backend, Outputs
 from whet.compare.limits import Limits
-from whet.measure import Measurement, alternate, centred_error, relative_l2, stats, this_device
+from whet.measure import Measurement, alternate, centred_error, relative_l2, stats
+from whet.measure.device import gpus, with_gpus
 from whet.measure.record import Comparison, Limit, Load, Memory, Model, OutputError, now
 
 # Relative L2 from an fp32 reference. Of int8 the error is stated alone: random inputs lie outside calibrated ranges;
 # accuracy is judged with data (`whet build --eval`).
-ALLOWED = {"fp32": 1e-4, "bf16": 5e-2}
+ALLOWED = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
 NOT_COMPARABLE = 1e300  # stands for infinity, which JSON does not have
 
 
@@ -36,7 +37,7 @@ def compare(backends: Sequence[Backend], feeds: Mapping[str, np.ndarray], model:
     feeds:    what the backends are bound to. The first dimension of the first input is the batch that throughput
               (samples per second) counts; a scalar counts as one.
     seconds:  that the slowest backend is timed for.
-    limits:   what the machine can do: a fraction of it is stated for backends whose FLOPs some plan counted.
+    limits:   what the CPU can do: a fraction of it is stated for backends on it whose FLOPs some plan counted.
     memory:   by backend key, where it was measured.
     on_error: called for every backend with how far its outputs are from the reference's.
     """
@@ -55,10 +56,10 @@ def compare(backends: Sequence[Backend], feeds: Mapping[str, np.ndarray], model:
         latency = stats.latency(series[b.key].samples)
         records.append(Measurement(
             date=now(), model=model, backend=b.name, precision=b.precision, threads=threads,
-            shapes={k: tuple(v.shape) for k, v in feeds.items()}, device=this_device(), versions=versions,
+            shapes={k: tuple(v.shape) for k, v in feeds.items()}, device=with_gpus(gpus(b.gpus)), versions=versions,
             load=Load(alternating=tuple(o.key for o in backends)), plan=b.plan, latency=latency,
             throughput=batch / latency.p50.value, memory=(memory or {}).get(b.key), error=errors.get(b.key),
-            limit=_limit(flops, limits, b.precision, latency.p50.value),
+            limit=None if b.gpus else _limit(flops, limits, b.precision, latency.p50.value),
             comparisons=tuple(_comparison(o, b, series) for o in backends if o.name != b.name) if b.plan else (),
             build_seconds=b.build_seconds, load_seconds=b.load_seconds))
     return records

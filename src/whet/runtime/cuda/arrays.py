@@ -118,14 +118,13 @@ class DeviceArray:
         device: the GPU; address: of the first element.
     """
 
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype, stream: Any) -> None:
-        """Fresh memory, allocated in the order of the stream."""
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype, stream: Owned) -> None:
+        """Fresh memory, allocated and given back in the order of the stream, which lives as long."""
         self.device, self.shape, self.dtype = device, shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
-        self._stream, self._exported = stream, [False]
-        api = device.api
+        self._exported = [False]
         with device.current():
-            self.address = int(device.check(api.cuMemAllocAsync(max(self.nbytes, 1), stream), "cuMemAllocAsync"))
+            self.address = device.allocate_ordered(self.nbytes, stream.handle)
         self._close = weakref.finalize(self, _free, device, self.address, stream, self._exported)
         self._close.atexit = False
         self.ready: Any = None  # an event, where the stream is the caller's
@@ -184,12 +183,12 @@ class DeviceArray:
         return f"<whet array {list(self.shape)} of {self.dtype} on GPU {self.device.index}>"
 
 
-def _free(device: Device, address: int, stream: Any, exported: list[bool]) -> None:
+def _free(device: Device, address: int, stream: Owned, exported: list[bool]) -> None:
     # Others may still work on what they were given, on streams of theirs: cuMemFree waits for that.
     if exported[0]:
         release(device, "cuMemFree", address)
     else:
-        release(device, "cuMemFreeAsync", address, stream)
+        release(device, "cuMemFreeAsync", address, stream.handle)
 
 
 # ---- DLPack out ----------------------------------------------------------------------------------

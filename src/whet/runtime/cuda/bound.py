@@ -24,9 +24,10 @@ class Streams:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._owned = [Owned(device, device.stream())]
+        self.main = Owned(device, device.stream())
+        self._owned = [self.main]
         self._events: list[Owned] = []
-        self.first = self._owned[0].handle
+        self.first = self.main.handle
 
     def lane(self, k: int) -> Any:
         """Stream k."""
@@ -41,8 +42,8 @@ class Streams:
         return self._events[k].handle
 
     def close(self) -> None:
-        """Give them back."""
-        for x in (*self._owned, *self._events):
+        """Give them back; the first goes when nothing refers to it: results may have to be freed in its order."""
+        for x in (*self._owned[1:], *self._events):
             x.close()
 
 

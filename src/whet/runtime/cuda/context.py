@@ -18,7 +18,7 @@ from whet.runtime.cuda.arrays import DeviceArray, OnDevice, borrow_device, on_de
 from whet.runtime.cuda.bound import Bound, Streams
 from whet.runtime.cuda.driver import DeviceMemory
 from whet.runtime.cuda.pipeline import Pipeline
-from whet.runtime.cuda.staging import Placed, Slot, copy, transfer
+from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
 from whet.runtime.cuda.states import DeviceStates
 from whet.runtime.engine import KEPT_BINDINGS, Context, Feeds, StepTime, borrow_one, into, named, no_overlap
 from whet.runtime.feeds import Borrowed, borrow, borrow_output
@@ -91,7 +91,7 @@ class CudaContext(Context):
             except LostDeviceError:
                 self._lose()
                 raise
-            return {t.name: y.copy() for t, y in zip(bound.outputs, placed.outputs)}
+            return {t.name: copied(y) for t, y in zip(bound.outputs, placed.outputs)}
 
     def submit(self, feeds: Feeds, out: Feeds | None = None) -> Future[dict[str, Any]]:
         """Run in the background, after what has been submitted before; errors come out of the future. Copies of
@@ -396,7 +396,7 @@ class CudaContext(Context):
                 results[t.name] = out[t.name]
                 downs.append((host.value, view, (view.ctypes.data, home[t.index], t.nbytes)))
             elif device:
-                results[t.name] = made = DeviceArray(d, t.shape, t.dtype, first)
+                results[t.name] = made = DeviceArray(d, t.shape, t.dtype, self._streams.main)
                 fetched.append((made, (made.address, home[t.index], t.nbytes)))
             else:
                 results[t.name] = fresh = np.empty(t.shape, t.dtype)
@@ -474,7 +474,7 @@ class CudaContext(Context):
         self._go(b, home, home, stream)
         transfer(self.device, placed.download, False, stream)
         self.device.synchronize(stream)
-        return [y.copy() for y in placed.outputs]
+        return [copied(y) for y in placed.outputs]
 
     def _hand_over(self, out: Any, y: Any, name: str, spans: list[tuple[int, int, str]], device: bool) -> Any:
         """A result of a program with host steps, to where the caller wants it."""
@@ -485,7 +485,7 @@ class CudaContext(Context):
         d, stream = self.device, self._streams.first
         what = f"the output {name!r}"
         with d.current():
-            made = DeviceArray(d, y.shape, y.dtype, stream) if out is None else out
+            made = DeviceArray(d, y.shape, y.dtype, self._streams.main) if out is None else out
             place = borrow_device(made, y.dtype, d, int(stream), what)
             _same_shape(place, y.shape, what)
             if y.nbytes:

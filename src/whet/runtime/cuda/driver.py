@@ -26,6 +26,7 @@ INSTALL = 'pip install "whet[cuda]"'
 STICKY = frozenset({214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 _MEMORY, _NO_DEVICE, _NOT_INITIALIZED, _GONE = 2, 100, 3, 4
 _DRIVER = frozenset({34, 222, 803, 804})  # stub library, unsupported PTX version, mismatch, compatibility not there
+_KEPT = 64 << 20  # bytes of freed results that a device's pool keeps
 _devices: dict[int, Device] = {}
 _guard = threading.Lock()
 _thread = threading.local()
@@ -121,6 +122,8 @@ class Device:
     def __init__(self, index: int, driver: Any) -> None:
         self.index, self.api, self._pid = index, driver, os.getpid()
         self.lost: LostDeviceError | None = None
+        self._pool: Any = None
+        self._lock = threading.Lock()
         self.handle = _value(driver, driver.cuDeviceGet(index), "cuDeviceGet")
         code, self.context = driver.cuDevicePrimaryCtxRetain(self.handle)
         if code == _MEMORY:
@@ -208,6 +211,21 @@ class Device:
             if code:
                 self.fail(code, "cuMemAlloc")
         return DeviceMemory(self, int(address), size)
+
+    def allocate_ordered(self, size: int, stream: Any) -> int:
+        """The address of `size` bytes for work on a stream, from a pool that keeps what it has got; to be given back by
+        cuMemFreeAsync or cuMemFree. The device's context is current."""
+        d = self.api
+        with self._lock:
+            if self._pool is None:
+                about = d.CUmemPoolProps()
+                about.allocType = d.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+                about.location.type = d.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+                about.location.id = self.index
+                self._pool = self.check(d.cuMemPoolCreate(about), "cuMemPoolCreate")
+                keep = d.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+                self.check(d.cuMemPoolSetAttribute(self._pool, keep, d.cuuint64_t(_KEPT)), "cuMemPoolSetAttribute")
+        return int(self.check(d.cuMemAllocFromPoolAsync(max(size, 1), self._pool, stream), "memory for a result"))
 
     def pinned(self, size: int) -> Pinned:
         """Host memory that the device reads and writes directly."""

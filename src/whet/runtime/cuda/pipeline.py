@@ -7,12 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from whet.errors import InputError, LostDeviceError
 from whet.runtime.cuda.arrays import OnDevice, on_device
 from whet.runtime.cuda.driver import Device, DeviceMemory, Owned
-from whet.runtime.cuda.staging import Placed, Slot, copy, transfer
+from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
 from whet.runtime.engine import no_overlap
 from whet.runtime.feeds import borrow_output
 
@@ -107,8 +105,7 @@ class Pipeline:
                     copy(into, view)
                     results[name] = given
                 else:
-                    results[name] = np.empty(view.shape, view.dtype)
-                    copy(results[name], view)
+                    results[name] = copied(view)
             future.set_result(results)
         except BaseException as e:
             if isinstance(e, LostDeviceError):

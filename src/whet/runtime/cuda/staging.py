@@ -90,6 +90,15 @@ def copy(to: np.ndarray, source: np.ndarray) -> None:
         p.result()
 
 
+def copied(source: np.ndarray) -> np.ndarray:
+    """A fresh array with these elements."""
+    if source.nbytes < LARGE:
+        return source.copy()
+    out = np.empty(source.shape, source.dtype)
+    copy(out, source)
+    return out
+
+
 def transfer(device: Device, move: tuple[int, int, int] | None, up: bool, stream: Any) -> None:
     """Start a copy (to, from, bytes) between host and device."""
     if move is None:
