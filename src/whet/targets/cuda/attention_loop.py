@@ -130,19 +130,17 @@ class Loop:
         s, region = self.s, self.p.region
         to, _ = self.p.product(second)
         i = self.p.where[name]
-        mask = block.mask((0, 1))
         if i in region.prologue:
             x = index.value_of(s, region, region.prologue[i], block)
-            covered, kind = False, ""  # outside, the expression may make anything of what was not loaded
+            x = s.name_of(f"tl.broadcast_to({x}, [{shape[0]}, {shape[1]}]).to(tl.{to})", "x")
+            mask = block.mask((0, 1))  # outside, the expression may make anything of what was not loaded
+            x = s.name_of(f"tl.where({mask}, {x}, tl.zeros_like({x}))", "x") if mask else x
         else:
             t = region.inputs[i]
             x = index.load(s, region, i, index.pointer(s, region, i), block, "0.0" if t.dtype.is_float else "0")
-            covered, kind = index.axes_of(t, block) == (0, 1), _MEMORY.get(t.dtype, "")
-        if kind != to:
-            x = s.name_of(f"{x}.to(tl.{to})", "x")
-        if not covered:
-            x = s.name_of(f"tl.broadcast_to({x}, [{shape[0]}, {shape[1]}])", "x")
-            x = s.name_of(f"tl.where({mask}, {x}, 0.0).to(tl.{to})", "x") if mask else x
+            x = index.filled(s, x, t, block, shape)
+            if _MEMORY.get(t.dtype) != to:
+                x = s.name_of(f"{x}.to(tl.{to})", "x")
         if self.rows == 1 and to not in ("float32", "float64"):  # no tensor cores: f32 after the rounding
             x = s.name_of(f"{x}.to(tl.float32)", "x")
         return x

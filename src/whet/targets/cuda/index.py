@@ -140,6 +140,16 @@ def load_tensor(s: Source, t: Tensor, pointer_: str, block: Block, wide: bool = 
     return s.name_of(f"tl.load({text}) != 0" if t.dtype is DType.BOOL else f"tl.load({text})", "x")
 
 
+def filled(s: Source, x: str, t: Tensor, block: Block, shape: Sequence[int]) -> str:
+    """A loaded tile of t in its whole shape [rows, columns], 0 where the block's masks say so: where t has one element
+    along an axis, less was loaded, and the mask of that axis had no say."""
+    if axes_of(t, block) == (0, 1):
+        return x
+    x = s.name_of(f"tl.broadcast_to({x}, [{shape[0]}, {shape[1]}])", "x")
+    mask = block.mask((0, 1))
+    return s.name_of(f"tl.where({mask}, {x}, tl.zeros_like({x}))", "x") if mask else x
+
+
 def store(s: Source, region: Region, pointer_: str, value: str, block: Block, k: int = 0) -> None:
     """Stores a value of the register type of output k (0: `output`, then `extra_outputs`) at a block's coordinates."""
     t = (region.output, *region.extra_outputs)[k]

@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cuda.attention import Attention
 from whet.targets.cuda.attention_decode import AttentionDecode
+from whet.targets.cuda.linear_attention import LinearAttention
+from whet.targets.cuda.recurrent import Recurrent, RecurrentSteps
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "attention": (Attention(), AttentionDecode()),
+    "linear_attention": (LinearAttention(),),
+    "recurrent": (RecurrentSteps(), Recurrent()),
 }
