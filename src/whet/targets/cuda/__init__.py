@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from whet.targets.base import Tactic
 from whet.targets.cuda import convolution, matmuls, movement, sequences
+from whet.targets.cuda.lrn import Lrn
 from whet.targets.cuda.pointwise import Pointwise
 from whet.targets.cuda.reduce import ArgExtreme, Reduce
 from whet.targets.cuda.rownorm import GroupNorm, RowNorm
@@ -20,6 +21,7 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "arg": (ArgExtreme(),),
     "groupnorm": (GroupNorm(),),
     "layernorm": (RowNorm(),),
+    "lrn": (Lrn(),),
     "pointwise": (Pointwise(),),
     "reduce": (Reduce(),),
     "rmsnorm": (RowNorm(),),
