@@ -1,4 +1,4 @@
-"""Building for GPUs without one: kernels are compiled for a capability, nothing is tuned, and what has no kernel says so."""
+"""Building for GPUs without one: kernels are compiled for a capability, nothing is tuned; what has no kernel says so."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tiny() -> onnx.ModelProto:
     w = [helper.make_tensor(f"w{i}", TensorProto.FLOAT, (24, 24), rng.standard_normal(576).astype(np.float32))
          for i in range(2)]
     nodes = [helper.make_node("MatMul", ["x", "w0"], ["a"], "first"), helper.make_node("Relu", ["a"], ["r"], "act"),
-             helper.make_node("MatMul", ["x", "w1"], ["b"], "second"), helper.make_node("Add", ["r", "b"], ["s"], "sum"),
+             helper.make_node("MatMul", ["x", "w1"], ["b"], "second"), helper.make_node("Add", ["r", "b"], ["s"]),
              helper.make_node("Softmax", ["s"], ["y"], "soft", axis=-1)]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 24]) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "tiny", ends[:1], ends[1:], w)
@@ -107,7 +107,7 @@ def test_what_was_compiled_before_is_not_compiled_again(plan: Plan, monkeypatch:
     known = {p: p.stat().st_mtime_ns for p in objects.glob("*/*")}
     again = build()
     assert again.section(layout.CODE) == before
-    assert {p for p in objects.glob("*/*")} == set(known)
+    assert set(objects.glob("*/*")) == set(known)
     assert time.perf_counter() - start < 20
     monkeypatch.setattr(tuning, "Crew", never)
     assert regenerate(plan).section(layout.CODE) == before
