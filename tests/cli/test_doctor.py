@@ -65,3 +65,25 @@ def test_a_broken_driver_is_a_problem_that_is_told(tmp_path: Path, monkeypatch: 
     gpu = doctor.examine()["gpu"]
     assert gpu["devices"] == []
     assert "could not communicate" in gpu["problem"]
+
+
+def test_a_gpu_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    _fake_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA H100 80GB HBM3, 81559, 570.1'")
+    reason = {"devices": [], "libraries": {}, "missing": [], "why": "the driver is for CUDA 11.8", "do": "update it"}
+    monkeypatch.setattr(doctor, "_usable", lambda: reason)
+    doctor.run(as_json=False)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "NVIDIA H100" in screen
+    assert "not usable: the driver is for CUDA 11.8 (update it)" in screen
+
+
+def test_libraries_that_are_missing_come_with_the_install_line(monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    device = {"name": "NVIDIA H100", "arch": "sm_90", "memory_bytes": 80 << 30, "driver": "580.1"}
+    found = {"devices": [device], "libraries": {"cublas": "13.1.0"}, "missing": ["cudnn"], "why": None, "do": None}
+    monkeypatch.setattr(doctor, "_usable", lambda: found)
+    doctor.run(as_json=False)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "NVIDIA H100 (sm_90, 80 GiB), driver 580.1; cublas 13.1.0" in screen
+    assert "missing: cudnn: pip install \"whet[cuda]\"" in screen

@@ -18,17 +18,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whet.errors import UnsupportedError
+from whet.errors import UnsupportedError, WhetError
 from whet.measure.device import this_device
+from whet.runtime.cuda.driver import INSTALL
 from whet.tuning.cache import default_path
 
 # extra -> (what it is for, the modules that it brings)
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxruntime": ("comparing with ONNX Runtime", ("onnxruntime",)),
     "openvino": ("comparing with OpenVINO", ("openvino",)),
+    "cuda": ("building for and running on NVIDIA GPUs", ("cuda", "triton", "nvmath", "cudnn")),
     "models": ("building from PyTorch modules; the benchmark models", ("torch", "transformers", "onnxscript")),
     "sign": ("signing plans", ("cryptography",)),
 }
+# Modules whose distribution has another name.
+_DISTRIBUTIONS = {"cuda": "cuda-bindings", "nvmath": "nvmath-python", "cudnn": "nvidia-cudnn-frontend"}
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "typer", "rich")
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 
@@ -82,10 +86,11 @@ def _available_memory() -> int | None:
 
 
 def _gpu() -> dict[str, Any]:
-    """NVIDIA GPUs as the driver's own tool lists them; this version builds for CPUs only."""
+    """NVIDIA GPUs as the driver's own tool lists them, and as whet can use them."""
     driver_library = ctypes.util.find_library("cuda")
     tool = shutil.which("nvidia-smi")
-    found: dict[str, Any] = {"devices": [], "driver": None, "libcuda": driver_library, "problem": None}
+    found: dict[str, Any] = {"devices": [], "driver": None, "libcuda": driver_library, "problem": None,
+                             "usable": _usable()}
     if tool is None:
         if driver_library:
             found["problem"] = "libcuda is there, nvidia-smi is not"
@@ -108,6 +113,25 @@ def _gpu() -> dict[str, Any]:
     return found
 
 
+def _usable() -> dict[str, Any]:
+    """The GPUs that whet builds for and runs on, or why there is none and what to do; the libraries that plans call."""
+    from whet.runtime.cuda import libraries
+    from whet.targets.cuda import device
+
+    found: dict[str, Any] = {"devices": [], "libraries": {}, "missing": [], "why": None, "do": None}
+    try:
+        device.require()
+    except WhetError as error:
+        return found | {"why": f"{error.what}: {error.why}", "do": error.do}
+    found["devices"] = [{"name": g.name, "arch": g.arch, "memory_bytes": g.memory_bytes, "driver": g.driver}
+                        for g in device.visible()]
+    found["libraries"] = libraries.versions()
+    found["missing"] = [name for name in ("cublas", "cudnn") if name not in found["libraries"]]
+    if importlib.util.find_spec("triton") is None:
+        found["missing"].append("triton (to build)")
+    return found
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -118,7 +142,7 @@ def _version(package: str) -> str | None:
 def _extra(name: str, purpose: str, modules: tuple[str, ...]) -> dict[str, Any]:
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     return {"name": name, "purpose": purpose, "present": not missing, "missing": missing,
-            "versions": {m: _version(m) for m in modules if m not in missing},
+            "versions": {m: _version(_DISTRIBUTIONS.get(m, m)) for m in modules if m not in missing},
             "install": f"pip install 'whet[{name}]'"}
 
 
@@ -146,6 +170,21 @@ def _size(n: int | None) -> str:
     return f"{n} bytes"
 
 
+def _gpu_line(gpu: dict[str, Any]) -> str:
+    usable = gpu["usable"]
+    if usable["devices"]:
+        names = ", ".join(f"{d['name']} ({d['arch']}, {_size(d['memory_bytes'])})" for d in usable["devices"])
+        having = ", ".join(f"{n} {v}" for n, v in usable["libraries"].items())
+        lacks = ", ".join(usable["missing"])
+        missing = f"; [yellow]missing: {lacks}: {escape(INSTALL)}[/yellow]" if lacks else ""
+        return f"{names}, driver {usable['devices'][0]['driver']}; {having}{missing}"
+    seen = ", ".join(f"{d['name']} ({_size(d['memory_bytes'])})" for d in gpu["devices"])
+    if seen:
+        reason = f"[red]not usable: {escape(usable['why'])}[/red] ({escape(usable['do'])})"
+        return f"{seen}, driver {gpu['driver']}; {reason}"
+    return f"none ({gpu['problem'] or 'no NVIDIA driver found'})"
+
+
 def _print(found: dict[str, Any]) -> None:
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     cpu, kernels, gpu, cache = found["cpu"], found["cpu"]["kernels"], found["gpu"], found["cache"]
@@ -165,9 +204,7 @@ def _print(found: dict[str, Any]) -> None:
     table.add_row("caches", caches or "unknown")
     available = found["memory"]["available"]
     table.add_row("memory", _size(found["memory"]["bytes"]) + (f", {_size(available)} available" if available else ""))
-    names = ", ".join(f"{d['name']} ({_size(d['memory_bytes'])})" for d in gpu["devices"])
-    table.add_row("GPU", f"{names}, driver {gpu['driver']} (not used: this version builds for CPUs)" if names
-                  else f"none ({gpu['problem'] or 'no NVIDIA driver found'})")
+    table.add_row("GPU", _gpu_line(gpu))
     table.add_row("packages", ", ".join(f"{p} {v}" if v else f"[red]{p} missing[/red]"
                                         for p, v in found["packages"].items()))
     writable = "" if cache["writable"] else "; [red]not writable: name another with WHET_CACHE[/red]"
