@@ -11,6 +11,8 @@ compared with float32's first.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -63,6 +65,18 @@ def linear(m: int, k: int, n: int, act: str, residual: bool) -> Region:
     operands = (Tensor.dense(F16, (m, k)), Tensor.dense(F16, (k, n), const=True))
     return Region("matmul", {}, (*operands, *extra), 2, Tensor.dense(F16, (m, n)), Tensor.dense(F32, (m, n)),
                   Expr(tuple(terms)), compute="f16")
+
+
+def relaunched(code: str, way: str) -> str:
+    """A Triton kernel's code for another way of launching. plain: when the one before is complete; early: before that,
+    waiting; prefetch: early, with weights brought into the L2 cache meanwhile. "": as it is."""
+    j = json.loads(code)
+    if not way or j["type"] != "triton":
+        return code
+    if way == "early":
+        j["text"] = "\n".join(t for t in j["text"].split("\n") if "#: " not in t or t.strip() == "#: wait")
+    j["options"]["launch_pdl"] = way != "plain"
+    return json.dumps(j)
 
 
 def _object(code: str) -> bytes | str:
@@ -154,12 +168,15 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS) + "; bert1.up for one product")
     parser.add_argument("--most", type=int, default=8, help="candidates of each tactic")
+    parser.add_argument("--launch", default="", choices=["", "plain", "early", "prefetch"], help="of Triton's kernels")
+    parser.add_argument("--top", type=int, default=1, help="settings to print of each tactic")
     parser.add_argument("--tactics", default="", help="names, comma-separated: those alone")
     options = parser.parse_args()
     bench = Bench()
-    shapes = [(s, *shape) for s in options.sets for shape in SETS[s]]
+    shapes = [(s.split(".")[0], *shape) for s in options.sets for shape in SETS[s.split(".")[0]]
+              if "." not in s or s.split(".")[1] == shape[0]]
     jobs = []
     for s, name, m, k, n, act, residual in shapes:
         r = linear(m, k, n, act, residual)
@@ -167,16 +184,20 @@ def main() -> None:
             if (options.tactics and tactic.name not in options.tactics.split(",")) or tactic.applies(r, bench.gpu):
                 continue
             for params in list(tactic.space(r, bench.gpu, 1))[: options.most * (2 if tactic.name == "cublaslt" else 1)]:
-                jobs.append((s, name, tactic, params, tactic.implement(r, params, bench.gpu, 1)))
+                made = tactic.implement(r, params, bench.gpu, 1)
+                steps = [dataclasses.replace(x, kernel=dataclasses.replace(
+                    x.kernel, code=relaunched(x.kernel.code, options.launch))) for x in made.steps]
+                jobs.append((s, name, tactic, params, dataclasses.replace(made, steps=tuple(steps))))
     codes = sorted({step.kernel.code for *_, made in jobs for step in made.steps})
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         objects = dict(zip(codes, pool.map(_object, codes)))
     print(f"{bench.gpu.name}: {len(jobs)} candidates, {len(codes)} kernels")
     for s, *shape in shapes:
-        report(bench, f"{s:6} {shape[0]:5}", shape, [j[2:] for j in jobs if j[:2] == (s, shape[0])], objects)
+        report(bench, f"{s:6} {shape[0]:5}", shape, [j[2:] for j in jobs if j[:2] == (s, shape[0])], objects,
+               options.top)
 
 
-def report(bench: Bench, title: str, shape: list[Any], jobs: list[Any], objects: dict[str, Any]) -> None:
+def report(bench: Bench, title: str, shape: list[Any], jobs: list[Any], objects: dict[str, Any], top: int) -> None:
     """Print a shape's times. jobs: (tactic, params, implementation)."""
     torch = bench.torch
     _, m, k, n, act, residual = shape
@@ -210,10 +231,10 @@ def report(bench: Bench, title: str, shape: list[Any], jobs: list[Any], objects:
                 found.append((bench.candidate(r, made, objects, arrays, copies, want), params))
             except Exception as e:
                 failed.append(f"{type(e).__name__}: {e}")
-        if found:
-            took, params = min(found, key=lambda f: f[0])
+        places = {id(params): i for i, (_, params) in enumerate(found)}
+        for took, params in sorted(found, key=lambda f: f[0])[:top]:
             short = " ".join(str(v) for q, v in params.items() if q != "algo")
-            told += f"\n    {tactic.name:17} {took * 1e6:6.2f} of {len(found)} ({short})"
+            told += f"\n    {tactic.name:17} {took * 1e6:6.2f} {places[id(params)] + 1}/{len(found)} ({short})"
         if failed:
             told += f"\n    {tactic.name}: {len(failed)} failed, such as {failed[0][:300]}"
     print(told, flush=True)

@@ -57,11 +57,23 @@ def to_object(code: str, number: int) -> bytes:
 
 
 def _waiting(r: Recipe) -> Recipe:
-    """The kernel with its wait at the top. Interpreted kernels are without: they run one after the other."""
+    """The kernel with its wait: in place of the line `#: wait`, else at the top. What stands behind `#: ` in other
+    lines is for such kernels alone (prefetches before the wait). Interpreted kernels have nothing of this: they run one
+    after the other."""
     lines = r.text.splitlines()
-    head = max(i for i, line in enumerate(lines) if line.startswith(f"def {r.name}("))
-    lines[head + 1:head + 1] = [f"    {line}" for line in _ORDER]
+    if any(line.strip() == "#: wait" for line in lines):
+        lines = [t for line in lines for t in _uncommented(line)]
+    else:
+        head = max(i for i, line in enumerate(lines) if line.startswith(f"def {r.name}("))
+        lines[head + 1:head + 1] = [f"    {line}" for line in _ORDER]
     return msgspec.structs.replace(r, text="\n".join([*lines, ""]))
+
+
+def _uncommented(line: str) -> list[str]:
+    indent, mark, rest = line.partition("#: ")
+    if not mark or indent.strip():
+        return [line]
+    return [f"{indent}{o}" for o in _ORDER] if rest == "wait" else [f"{indent}{rest}"]
 
 
 def _compiled(r: Recipe, number: int) -> bytes:

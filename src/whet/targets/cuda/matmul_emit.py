@@ -93,6 +93,39 @@ class Body:
     def n_mask(self, bn: int, columns: str = "rn[None, :]") -> str:
         return "" if isinstance(self.p.n, int) and self.p.n % bn == 0 else f"({columns} < {self.number(self.p.n)})"
 
+    def wait(self, prefetch: bool = False, bn: int = 0, begin: str = "0", end: str = "") -> None:
+        """Here the kernel waits for those before it, if it was launched early: what is above reads no memory. prefetch:
+        meanwhile its columns of b, rows [begin, end), which nobody writes, are brought into the L2 cache."""
+        if prefetch:
+            self._prefetch(bn, begin, end or self.number(self.p.k))
+        self.s.line("#: wait")
+
+    def _prefetch(self, bn: int, begin: str, end: str) -> None:
+        """Lines that only kernels which wait have (`compile`)."""
+        steps, t = self.p.strides["b", 1], self.p.tensors["b", 1]
+        line, base = 128 // t.dtype.size, self._bases["b", 1]
+        n, across, deep = self.number(self.p.n), self.number(steps[-2]), self.number(steps[-1])
+        asm = 'tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l"'
+        if steps[-1] == 1:  # a column's elements lie together
+            lines = -(-upper(self.p.k, self.p.ranges) // line)
+            width = 1 << (max(1, min(512 // bn, lines)) - 1).bit_length()
+            place = (f"tl.minimum(pn * {bn} + tl.arange(0, {bn})[:, None], {n} - 1) * {across} + "
+                     f"tl.minimum(ahead + tl.arange(0, {width})[None, :] * {line}, {end} - 1)")
+            step = width * line
+        else:
+            lines = max(1, bn // line)
+            step = max(16, 512 // lines)
+            place = (f"tl.minimum(ahead + tl.arange(0, {step})[:, None], {end} - 1) * {deep} + "
+                     f"tl.minimum(pn * {bn} + tl.arange(0, {lines})[None, :] * {line}, {n} - 1)")
+        self.s.line(f"#: if pm == 0:\n#:     for ahead in tl.range({begin}, {end}, {step}):\n"
+                    f"#:         {asm}, [({base} + {place}).to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)")
+
+    def may_prefetch(self) -> bool:
+        """True if b is a constant that can be brought into the L2 cache ahead of the wait."""
+        p = self.p
+        return ({k for k in p.tensors if k[0] == "b"} == {("b", 1)} and p.tensors["b", 1].const and not p.wide
+                and 1 not in self.region.prologue and 1 in p.strides["b", 1][-2:])
+
     # -- operands ----------------------------------------------------------------------------------------------
 
     def operand(self, role: str, outer: str, deep: str, outer_mask: str, deep_mask: str, shape: str) -> Operand:

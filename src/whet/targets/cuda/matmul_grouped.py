@@ -186,6 +186,7 @@ class GroupedTiles:
         body.tile("tl.program_id(0)", bm, bn, 8)
         body.indices(bm, bn)
         body.enter("aeo")
+        body.wait()
         s.line(f"rk = tl.arange(0, {h})\nacc = tl.zeros(({bm}, {bn}), tl.float32)")
         mask = body.n_mask(bn)
         with s.block(f"for chunk in tl.range(0, {c.chunks}):"):
@@ -255,6 +256,7 @@ class GroupedRows:
         s.line(f"rr = tl.arange(0, {r})[None, :, None]\njj = tl.arange(0, {h})[None, None, :]")
         first = "0" if p.m == 1 else s.name_of(body.wide(f"pm * {rows}"), "row")
         body.enter("aeo")
+        body.wait()
         mask = body.n_mask(bn, "nn")
         places = [_row(body, p, first, i) for i in range(1 if p.m == 1 else rows)]
         sums = [s.name_of(f"tl.zeros(({bn}, {r}, {h}), tl.float32)", "acc") for _ in places]

@@ -76,6 +76,7 @@ class MatmulPersistent:
         body = Body("matmul_persistent", region, p, how, machine)
         s = body.s
         body.enter()
+        body.wait()
         count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
         programs: Dim = minimum(count, params["programs"])
         if params["blocks"]:

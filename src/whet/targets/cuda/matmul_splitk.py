@@ -61,6 +61,7 @@ class MatmulSplitK:
         part = ceildiv(ceildiv(p.k, bk), split) * bk
         depth = body.number(p.k)
         s.line(f"begin = split * {body.number(part)}\nend = tl.minimum(begin + {body.number(part)}, {depth})")
+        body.wait(body.may_prefetch(), bn, "begin", "end")
         total = depth_loop(body, bm, bn, bk, "begin", "end", isinstance(p.k, int) and p.k % bk == 0)
         work = s.pointer(Work(0), how.total)
         masks = " & ".join(t for t in (body.m_mask(bm), body.n_mask(bn)) if t)
@@ -93,6 +94,7 @@ def sum_step(region: Region, p: Problem, machine: Gpu, parts: int, dtype: DType,
     body.tile("tl.program_id(0)", bm, bn, 1)
     body.indices(bm, bn)
     body.enter("eso")
+    body.wait()
     work = body.s.pointer(Work(offset), dtype)
     masks = " & ".join(t for t in (body.m_mask(bm), body.n_mask(bn)) if t)
     zero = "0.0" if dtype.is_float else "0"
