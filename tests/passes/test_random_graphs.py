@@ -5,7 +5,7 @@ import pytest
 from random_graphs import RandomGraph
 
 from whet.ir.interpreter import interpret
-from whet.passes import manager
+from whet.passes import manager, precision
 
 PASSES = {p.name: p for p in manager.PASSES}
 SEEDS = range(12)
@@ -40,3 +40,11 @@ def test_all_passes_together_keep_what_a_random_graph_computes(seed: int) -> Non
         got = manager.apply(r.g, [p], verify=True)
         check(want, interpret(got, r.feeds))
     check(want, interpret(manager.regions(got, verify=True), r.feeds))
+
+
+@pytest.mark.parametrize(("compute", "tolerance"), [("fp32", 2e-4), ("tf32", 0.02), ("fp16", 0.02), ("bf16", 0.15)])
+def test_precisions_of_a_gpu_keep_what_random_graphs_compute(compute: str, tolerance: float) -> None:
+    for seed in range(24):
+        r = RandomGraph(1000 + seed, steps=20)
+        want = interpret(r.g, r.feeds)
+        check(want, interpret(manager.run(r.g, compute, verify=True, traits=precision.GPU), r.feeds), tolerance)
