@@ -114,7 +114,12 @@ class Bound:
         return addresses in self._graphs
 
     def capture(self, streams: Streams, addresses: Sequence[int]) -> Owned:
-        """A new graph, not remembered."""
+        """A new graph, not remembered. Libraries load at their first launch what must not be loaded in a capture, so
+        where they are called and nothing has run yet, the steps run once."""
+        if self.runs == 0 and not all(isinstance(u, Kernel) for u in self._units):
+            self.launch(streams, addresses)
+            self.device.synchronize(streams.first)
+            self.runs += 1
         self._patch(addresses)
         d, api = self.device, self.device.api
         mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
