@@ -77,6 +77,17 @@ def test_bytes_are_averaged_in_f32_and_the_epilogue_reads_tensors():
     check(half, tolerance=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_8_bit_floats_are_pooled_in_fp32_and_narrowed_again(kind):
+    d = DType.F8E4M3FN
+    r = pool((1, 9, 9, 7), kind, (3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
+    narrowed = Expr((Leaf(ANCHOR, F), Apply("cast", (0,), d, (("to", d),))))
+    r = replace(r, inputs=(Tensor.dense(d, (1, 9, 9, 7)),), output=Tensor.dense(d, r.output.shape), epilogue=narrowed)
+    x = (-np.abs(np.random.default_rng(0).standard_normal((1, 9, 9, 7)))).astype(np.float32).astype(d.np)
+    check(r, arrays=[x], tolerance=0 if kind == "max" else 0.1)
+    compiles(r, [90], most=1)
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("h", [1, 8])
 def test_symbolic_sizes_are_bound_late(h, last):

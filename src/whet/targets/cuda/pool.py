@@ -60,7 +60,8 @@ class Pool:
         x = region.inputs[0]
         if region.prologue:
             return "operands computed on load are not supported"
-        widened = region.anchor.dtype is DType.F32 and x.dtype in (DType.U8, DType.I8)
+        codes = (DType.U8, DType.I8, DType.F8E4M3FN) if machine.has_fp8 else (DType.U8, DType.I8)
+        widened = region.anchor.dtype is DType.F32 and x.dtype in codes
         if not (x.dtype.is_float or widened or (x.dtype.is_integer and region.attrs["kind"] == "max")):
             return f"x is {x.dtype.value}"
         return ""
@@ -163,8 +164,12 @@ class _Kernel:
 
     def _tap(self, pointer: str, offsets: Sequence[str], masks: Sequence[str]) -> None:
         s = self.s
-        x = s.name_of(f"tl.load({pointer} + ({' + '.join(offsets)}), mask={' & '.join(masks)}, other={self.lowest})")
+        mask, narrow = " & ".join(masks), self.region.inputs[0].dtype is DType.F8E4M3FN  # which has no infinity
+        other = "0.0" if narrow else self.lowest
+        x = s.name_of(f"tl.load({pointer} + ({' + '.join(offsets)}), mask={mask}, other={other})")
         s.line(f"{x} = {x}.to(tl.{REGISTER[self.dtype]})")
+        if narrow and self.kind == "max":
+            s.line(f"{x} = tl.where({mask}, {x}, {self.lowest})")
         if self.kind == "max":
             s.line(f"acc = {extreme_text('max', 'acc', x, self.dtype)}")
         elif self.kind == "average" or self.p == 1:
