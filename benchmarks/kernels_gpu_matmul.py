@@ -26,7 +26,7 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
 from whet.runtime.cuda import libraries
-from whet.runtime.cuda.code import Code
+from whet.runtime.cuda.code import Code, Kernel
 from whet.runtime.cuda.driver import Device
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
 from whet.targets.cuda.compile import to_object
@@ -132,8 +132,9 @@ class Bench:
         work = torch.empty(int(evaluate(made.workspace, {})) + 16, dtype=torch.uint8, device="cuda")
         calls: list[list[tuple[Any, list[int], int]]] = []
         units = [Code(self.device, objects[s.kernel.code], self.libraries).unit(0) for s in made.steps]
-        hidden = [torch.empty(sum(u.hidden_bytes(int(evaluate(s.tiles, {})))) + 16, dtype=torch.uint8, device="cuda")
-                  if any(getattr(getattr(u, "unit", None), "hidden", ())) else None for u, s in zip(units, made.steps)]
+        sizes = [sum(u.hidden_bytes(int(evaluate(s.tiles, {})))) if isinstance(u, Kernel) else 0
+                 for u, s in zip(units, made.steps)]
+        hidden = [torch.empty(n, dtype=torch.uint8, device="cuda") if n else None for n in sizes]
         for i in range(copies):
             calls.append([])
             for u, step, more in zip(units, made.steps, hidden):
