@@ -4,6 +4,9 @@
     python tests/conformance --docs               also writes docs/conformance.md
     python tests/conformance --exceptions         also writes exceptions.toml (reasons that are there are kept)
     python tests/conformance --match PATTERN      only cases whose name has the regular expression
+    python tests/conformance --target cuda        on a GPU; with --docs its counts are kept in cuda.toml, for the page
+    python tests/conformance --target cuda:sm_90 --build-only
+                                                  counts what would run on kernels, without compiling any or a GPU
 """
 
 from __future__ import annotations
@@ -17,16 +20,22 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from whet_backend import EXCEPTIONS, WhetBackend, cases, drawn, exceptions, generated
+from whet_backend import EXCEPTIONS, BuiltError, WhetBackend, cases, drawn, exceptions, generated
+
+from whet.plan import Plan
 
 DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
+CUDA = Path(__file__).with_name("cuda.toml")
 SEVERAL = "models of several operators"
+KINDS = ("native", "reference", "constant", "no")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Outcome:
     operator: str
     kind: str
     why: str = ""
+    lacking: tuple[str, ...] = ()  # why regions run on the host
 
 
 def run_case(home: str, name: str) -> Outcome:
@@ -49,15 +59,22 @@ def run_case(home: str, name: str) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case.run(result)
-        bad = [text for _, text in (*result.errors, *result.failures, *result.skipped)]
+        bad = [text for _, text in (*result.errors, *result.failures, *result.skipped)
+               if BuiltError.__name__ not in text or WhetBackend.plan is None]
         model, plan = WhetBackend.model, WhetBackend.plan
         operator = "" if model is None else _operator(model)
         if bad or plan is None or name in drawn():
             return Outcome(name, operator, "no", _reason(bad[0]) if bad else "passed by luck")
         steps = plan.summary()["steps"]
         if steps["reference"] or steps["host"]:
-            return Outcome(name, operator, "reference")
+            return Outcome(name, operator, "reference", lacking=_lacking(plan))
         return Outcome(name, operator, "native" if generated(model, plan) else "constant")
+
+
+def _lacking(plan: Plan) -> tuple[str, ...]:
+    """The kinds of the steps of a plan that run on the host for want of a kernel, and why."""
+    rows = plan.summary()["layers"]
+    return tuple(f"{r['kind']}: {r['reason']}" for r in rows if r.get("reason"))
 
 
 def _operator(model: onnx.ModelProto) -> str:
@@ -114,11 +131,34 @@ for that operator.
 
 | operator | native | reference | constant | no |
 |---|---|---|---|---|""", file=out)
-    table = by_operator(outcomes)
-    for op in sorted(table, key=lambda o: (o == SEVERAL, "(" in o, o)):
-        print(f"| {op} |", " | ".join(str(table[op][k] or "") for k in ("native", "reference", "constant", "no")), "|",
-              file=out)
+    _rows({op: [row[k] for k in KINDS] for op, row in by_operator(outcomes).items()}, out)
+    if CUDA.exists():
+        told = tomllib.loads(CUDA.read_text())
+        print(f"""
+## On a GPU
+
+The same cases built for an {told["gpu"]} (`python tests/conformance --target cuda`), where convolutions and products
+may be library calls (cuDNN, cuBLASLt), which count as kernels do:
+
+| | cases |
+|---|---|
+| all | {len(outcomes)} |
+| pass | {told["passed"]} |
+| pass on generated and library kernels alone | {told["native"]} |
+
+| operator | native | reference | constant | no |
+|---|---|---|---|---|""", file=out)
+        _rows(told["operators"], out)
+        if told["fails"]:
+            print("\nWhat passes on the CPU and not there:\n", file=out)
+            for name, why in told["fails"].items():
+                print(f"- `{name}`: {why}", file=out)
     return out.getvalue()
+
+
+def _rows(table: Mapping[str, Sequence[int]], out: io.StringIO) -> None:
+    for op in sorted(table, key=lambda o: (o == SEVERAL, "(" in o, o)):
+        print(f"| {op} |", " | ".join(str(n or "") for n in table[op]), "|", file=out)
 
 
 def write_exceptions(outcomes: list[Outcome]) -> None:
@@ -130,23 +170,56 @@ def write_exceptions(outcomes: list[Outcome]) -> None:
     EXCEPTIONS.write_text(f"{head}[fails]\n" + "".join(f"{line}\n" for line in lines))
 
 
+def record(outcomes: list[Outcome]) -> None:
+    """cuda.toml: what the page says of GPUs."""
+    from whet.targets.cuda import device
+
+    gpu = device.require(0)
+    count = collections.Counter(o.kind for o in outcomes)
+    lines = ["# ONNX's suite on a GPU: `python tests/conformance --target cuda --docs` writes this.",
+             f"gpu = {json.dumps(gpu.name)}", f"passed = {len(outcomes) - count['no']}", f"native = {count['native']}",
+             "", "[operators]"]
+    table = by_operator(outcomes)
+    lines += [f"{json.dumps(op)} = [{', '.join(str(row[k]) for k in KINDS)}]"
+              for op, row in sorted(table.items())]
+    lines += ["", "[fails]"]
+    lines += [f"{o.name} = {json.dumps(o.why, ensure_ascii=False)}" for o in sorted(outcomes, key=lambda o: o.name)
+              if o.kind == "no" and o.name not in exceptions() | drawn()]
+    CUDA.write_text("\n".join([*lines, ""]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default="", metavar="PATTERN")
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--exceptions", action="store_true")
-    parser.add_argument("--list", choices=("native", "reference", "constant"), action="append", default=[],
+    parser.add_argument("--list", choices=KINDS[:3], action="append", default=[],
                         help="also name these cases")
+    parser.add_argument("--target", default="cpu", help="cpu, cuda or cuda:sm_NN")
+    parser.add_argument("--build-only", action="store_true", help="do not compile kernels for the GPU, nor run")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     if args.match and (args.docs or args.exceptions):
         parser.error("--docs and --exceptions need every case")
+    if args.exceptions and args.target != "cpu":
+        parser.error("the exceptions are the CPU's")
+    if args.docs and args.build_only:
+        parser.error("--docs tells what passed, not what was built")
+    WhetBackend.target, WhetBackend.build_only = args.target, args.build_only
+    if args.target != "cpu":
+        import in_process
+
+        in_process.use(compiled=not args.build_only)
     with tempfile.TemporaryDirectory(prefix="whet-onnx-") as home:
         names = [n for n in sorted(cases(home)) if re.search(args.match, n)]
         # Forked: the workers have the cases already, and a case that brings its process down is seen as such.
         with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
             outcomes = list(pool.map(run_case, [home] * len(names), names, chunksize=16))
     fails = exceptions() | drawn()
+    lacking = collections.Counter(why for o in outcomes for why in o.lacking)
+    if args.target != "cpu":
+        for why, times in lacking.most_common():
+            print(f"{times} steps on the host: {why}")
     for o in outcomes:
         if o.kind in args.list or (o.kind == "no" and (args.match or o.name not in fails)):
             print(f"{o.kind}: {o.name}: {o.why or o.operator}")
@@ -158,8 +231,10 @@ def main() -> int:
           f"({count['reference']} with a reference kernel or host step, {count['constant']} with nothing to compute)")
     if args.exceptions:
         write_exceptions(outcomes)
-    if args.docs:
+    if args.docs and args.target == "cpu":
         DOCS.write_text(document(outcomes))
+    elif args.docs:
+        record(outcomes)
     return 0 if all(o.name in fails for o in outcomes if o.kind == "no") else 1
 
 

@@ -42,11 +42,17 @@ class WhetRep(BackendRep):
         return tuple(got[o] for o in self.outputs)
 
 
+class BuiltError(Exception):
+    """A plan was built, and is not to be run."""
+
+
 class WhetBackend(Backend):
-    """Builds with the cost model's choices, for one thread."""
+    """Builds with the cost model's choices, for one thread (or the GPU of `target`)."""
 
     model: onnx.ModelProto | None = None  # the last that was asked for, and its plan if it could be built
     plan: Plan | None = None
+    target = "cpu"
+    build_only = False
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -57,8 +63,10 @@ class WhetBackend(Backend):
         cls.model, cls.plan = model, None
         names = {d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim if d.dim_param}
         profile: dict[str, Any] = {n: SIZES for n in sorted(names) if n.isidentifier()}
-        cls.plan = whet.build(model, opt_level=0, threads=1, timing_cache=TimingCache(),
-                              profiles=[profile] if profile else None)
+        cls.plan = whet.build(model, target=cls.target, opt_level=0, timing_cache=TimingCache(),
+                              profiles=[profile] if profile else None, threads=1 if cls.target == "cpu" else None)
+        if cls.build_only:
+            raise BuiltError
         return WhetRep(model, cls.plan)
 
 
@@ -67,7 +75,7 @@ def generated(model: onnx.ModelProto | None, plan: Plan | None) -> bool:
     if model is None or plan is None:
         return False
     steps = plan.summary()["steps"]
-    return steps["reference"] == steps["host"] == 0 and steps["native"] > 0 and _depends(model)
+    return steps["reference"] == steps["host"] == 0 < steps["native"] + steps["library"] and _depends(model)
 
 
 def _depends(model: onnx.ModelProto) -> bool:

@@ -26,7 +26,7 @@ class CumSum(Movement):
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         n = power_of_two(optimum(region, region.output.shape[region.attrs["axis"]]))
         most = power_of_two(self._lines(region))
-        sizes = dict.fromkeys((min(n, c) for c in (1024, 256, 64)))
+        sizes = dict.fromkeys(min(n, c) for c in (1024, 256, 64))
         return [{"columns": c, "rows": min(max(e // c, 1), most)} for c in sizes for e in (_ELEMENTS, 512)
                 if e >= c]
 
