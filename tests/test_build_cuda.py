@@ -1,4 +1,4 @@
-"""Building for GPUs without one: kernels are compiled for a capability, nothing is tuned; what has no kernel says so."""
+"""Building for GPUs without one: kernels are compiled for a capability, nothing is tuned; what is missing is named."""
 
 from __future__ import annotations
 
