@@ -1,0 +1,95 @@
+"""Whole models on the GPU against ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import whet
+from whet.measure import centred_error
+from whet.plan import Plan
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent / "targets" / "cuda"))
+from on_device import needs_cuda
+
+from benchmarks.light_models import light_input, refill
+from whet.tuning.cache import TimingCache
+
+ort = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Caches of this module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("WHET_CACHE", str(path))
+        yield path
+
+
+def wanted(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Inputs, and what ONNX Runtime makes of them."""
+    feeds = light_input(name, seed=1)
+    session = ort.InferenceSession(refill(name).SerializeToString(), providers=["CPUExecutionProvider"])
+    return feeds, session.run(None, feeds)[0]
+
+
+def run(plan: Plan, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    with whet.load(plan) as engine:
+        (y,) = engine(feeds).values()
+        (again,) = engine(feeds).values()
+        np.testing.assert_array_equal(y, again)
+        return np.asarray(y, np.float32)
+
+
+# Precision: how far from fp32 the outputs may be, of their deviation.
+ALLOWED = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["light_squeezenet", "light_shufflenet", "light_inception_v1", "light_resnet50"])
+def test_untuned_plans_match_onnx_runtime(name: str, precision: str) -> None:
+    plan = whet.build(refill(name), target="cuda", precision={"fp32", precision}, opt_level=0)
+    assert plan.summary()["steps"]["reference"] == 0
+    feeds, want = wanted(name)
+    assert centred_error(run(plan, feeds), want) < ALLOWED[precision]
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
+def test_tuned_plans_match_onnx_runtime(precision: str) -> None:
+    feeds, want = wanted("light_squeezenet")
+    plan = whet.build(refill("light_squeezenet"), target="cuda", precision={"fp32", precision}, opt_level=1)
+    assert {e["how"] for e in plan.evidence["tuning"]} <= {"measured", "in place", "model"}
+    assert centred_error(run(plan, feeds), want) < ALLOWED[precision]
+
+
+@needs_cuda
+def test_a_plan_for_the_capability_runs_on_this_gpu(tmp_path: Path) -> None:
+    feeds, want = wanted("light_squeezenet")
+    built = whet.build(refill("light_squeezenet"), target="cuda", hardware_compat="same-cc", opt_level=0)
+    built.save(tmp_path / "p.plan")
+    opened = Plan.open(tmp_path / "p.plan")
+    device = opened.manifest.target.device
+    assert device is not None
+    assert (device.name, device.uses) == ("", [])
+    assert centred_error(run(opened, feeds), want) < ALLOWED["fp32"]
+    with whet.load(opened, recompile=True) as engine:
+        (y,) = engine(feeds).values()
+    assert centred_error(np.asarray(y), want) < ALLOWED["fp32"]
+
+
+@needs_cuda
+def test_a_second_build_measures_and_compiles_nothing() -> None:
+    cache = TimingCache()
+    plans = [whet.build(refill("light_squeezenet"), target="cuda", precision={"fp32", "fp16"}, opt_level=1,
+                        timing_cache=cache) for _ in range(2)]
+    assert plans[0].hash == plans[1].hash
+    assert {e["how"] for e in plans[1].evidence["tuning"]} <= {"cache", "in place", "model"}
+    assert plans[1].evidence["tuning_seconds"] < 1
