@@ -61,13 +61,13 @@ SPECIAL = np.array([[-np.inf] * 6, [1, 2, np.inf, 0, 0, 0], [1, np.nan, 2, 3, 4,
 
 
 def special(run, machine) -> None:
-    r = softmax(dense(F, 5, 6))
-    for cols in (8, 2):
+    for more in ({"cols": 8}, {"cols": 2}, {"cols": 4, "split": True}):
         for log in (False, True):
             r = softmax(dense(F, 5, 6), log=log)
             with np.errstate(all="ignore"):
                 want, = region_reference(r, [SPECIAL])
-                made = Softmax().implement(r, {"rows": 4, "cols": cols, "warps": 1}, machine, 1)
+                rows = 1 if "split" in more else 4
+                made = Softmax().implement(r, {"rows": rows, "warps": 1, **more}, machine, 1)
                 np.testing.assert_allclose(run(r, made, [SPECIAL])[0], want, 1e-5)
 
 
@@ -80,11 +80,12 @@ def test_infinities_and_nan_on_a_gpu():
     special(on_device.run, on_device.gpu())
 
 
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("cols", [8, 16])
-def test_walked_rows(cols):
+def test_walked_and_divided(cols, split):
     r = added(softmax(dense(F, 5, 33)))
     x = [np.random.default_rng(i).standard_normal(t.shape).astype(np.float32) for i, t in enumerate(r.inputs)]
-    made = Softmax().implement(r, {"rows": 2, "cols": cols, "warps": 1}, H100, 1)
+    made = Softmax().implement(r, {"rows": 1, "cols": cols, "warps": 1, "split": split}, H100, 1)
     np.testing.assert_allclose(interpreted.run(r, made, x)[0], region_reference(r, x)[0], 1e-5, 1e-6)
 
 
@@ -92,3 +93,4 @@ def test_walked_rows(cols):
 def test_compiles(number):
     for name in ("halves", "log", "fused", "symbolic", "doubles"):
         compiles(Softmax(), CASES[name], number)
+    compiles(Softmax(), softmax(dense(F, 1, 50257)), number)

@@ -60,7 +60,8 @@ class Pointwise:
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         nest = _nest(region)
         if nest.turned is not None:
-            return _turned_space(optimum(region, nest.extents[nest.turned]), optimum(region, nest.extents[-1]))
+            return [*_turned_space(optimum(region, nest.extents[nest.turned]), optimum(region, nest.extents[-1])),
+                    *({"block": b, "warps": 4} for b in (1024, 512, 256))]
         n = max(1, optimum(region, product(nest.extents)))
         lanes = 16 // max(1, min(v.dtype.size for v in nest.views.values()))  # elements of the widest access
         found = [(32 * w * lanes * k, w) for w in (4, 8, 2, 1) for k in (1, 2, 4)] + [(128, 4), (256, 4), (512, 4)]
@@ -112,12 +113,12 @@ def _nest(region: Region) -> _Nest:
     views = {k: Tensor(t.dtype, tuple(extents), tuple(x)) for k, t, x in zip(keys, tensors, merged_strides)}
     turned: dict[int, int] = {}
     last = len(extents) - 1
-    if last > 0 and optimum(region, extents[-1]) >= 4:
+    if last > 0 and optimum(region, extents[-1]) > 1:
         for k in keys[1:]:
             x = views[k].strides
             if x[last] not in (0, 1):
                 for i in range(last):
-                    if x[i] == 1 and optimum(region, extents[i]) >= 4:
+                    if x[i] == 1 and optimum(region, extents[i]) > 1:
                         turned[i] = turned.get(i, 0) + 1
     return _Nest(tuple(extents), views, max(turned, key=lambda i: turned[i]) if turned else None)
 

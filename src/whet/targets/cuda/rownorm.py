@@ -12,13 +12,11 @@ from collections.abc import Iterable
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, upper
-from whet.targets.base import Implementation, Params, Work
+from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, root
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, optimum, ranges
-from whet.targets.cuda.rows import Rows, Tile, pow2, rows_of, seconds, tilings, types_reason
-
-PARTS = 2048  # of a row at most
+from whet.targets.cuda.rows import Rows, Tile, divisions, part_of, pow2, rows_of, seconds, tilings, types_reason
 
 
 class RowNorm:
@@ -37,9 +35,7 @@ class RowNorm:
         sms = machine.multiprocessors or 108
         parts: list[Params] = []
         if count < 2 * sms and n > 2048:
-            for c, w in ((4096, 8), (2048, 4), (2048, 8), (8192, 8), (1024, 4)):
-                if upper(ceildiv(nest.length, c), ranges(region)) <= PARTS and c < 2 * n:
-                    parts.append({"rows": 1, "cols": c, "warps": w, "split": True})
+            parts = divisions(nest)
         whole = tilings(nest, machine, most=16 - len(parts))
         return [*parts, *whole] if count * 4 < sms and n >= 8192 else [*whole, *parts]
 
@@ -149,7 +145,7 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     programs = nest.count * parts
 
     first = Tile(f"{region.kind}_parts", nest, machine, 1, c)
-    means, squares = _part(first, parts, size, real)
+    means, squares = part_of(first, parts, (0, size), real)
     s = first.s
     block = first.block("start", "end")
     d = first.value(block, 0.0)
@@ -161,7 +157,7 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     s.line(f"tl.store({squares} + pid + tl.zeros((1, 1), tl.int32), {_sum(f'{d} * {d}')})")
 
     last = Tile(region.kind, nest, machine, 1, c)
-    means, squares = _part(last, parts, size, real)
+    means, squares = part_of(last, parts, (0, size), real)
     s = last.s
     lanes = pow2(upper(parts, ranges(region)))
     count = s.integer(parts)
@@ -182,14 +178,3 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     _write(last, s.name_of(f"{v} - {mean}", "d") if mean else v, rate, block)
     steps = tuple(t.s.step(programs, warps=params["warps"], stages=2) for t in (first, last))
     return Implementation(steps, workspace=2 * size)
-
-
-def _part(tile: Tile, parts: Dim, size: Dim, real: DType) -> tuple[str, str]:
-    """The program's row and columns [start, end); pointers to the parts' means and squares."""
-    s, c = tile.s, tile.c
-    s.line("pid = tl.program_id(0)")
-    count = s.integer(parts)
-    tile.begin(f"(pid // {count})")
-    s.line(f"start = pid % {count} * {c}")
-    s.line(f"end = tl.minimum(start + {c}, {s.integer(tile.nest.length)})")
-    return s.pointer(Work(0), real), s.pointer(Work(size), real, aligned=False)

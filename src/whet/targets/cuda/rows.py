@@ -16,7 +16,7 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import Expr, Leaf, identity
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape, ceildiv, product, upper
-from whet.targets.base import In, Out, Params
+from whet.targets.base import In, Out, Params, Work
 from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide, finish
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import (
@@ -38,6 +38,7 @@ from whet.targets.cuda.kernel import Source
 
 LAUNCH = 1.5e-6  # seconds that a small kernel takes
 RESIDENT = 1 << 14  # columns that a program holds in registers at most
+PARTS = 2048  # that a row is divided into at most
 Key = tuple[str, int]  # x: read by operand 0; w: another operand; e: read by the epilogue; o: an output
 OUT: Key = ("o", 0)
 
@@ -294,6 +295,26 @@ def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[P
                 found[r, c, w] = idle + abs(_log2(each) - _log2(goal)) + 0.1 * abs(w - 4) + (0 if c >= whole else 0.5)
     best = sorted(found, key=lambda f: found[f])[:most]
     return [{"rows": r, "cols": c, "warps": w} for r, c, w in best]
+
+
+def divisions(nest: Rows) -> list[Params]:
+    """Ways to divide each row among programs (`split`), of `cols` columns each."""
+    n = optimum(nest.region, nest.length)
+    return [{"rows": 1, "cols": c, "warps": w, "split": True}
+            for c, w in ((4096, 8), (2048, 4), (2048, 8), (8192, 8), (1024, 4))
+            if c < 2 * n and upper(ceildiv(nest.length, c), ranges(nest.region)) <= PARTS]
+
+
+def part_of(tile: Tile, parts: Dim, places: Sequence[Dim], dtype: DType) -> list[str]:
+    """Finds a program's row, `pid`, and its columns [`start`, `end`), of `parts` programs of a row; pointers to what
+    the programs of all rows leave at these places of the workspace."""
+    s, c = tile.s, tile.c
+    s.line("pid = tl.program_id(0)")
+    count = s.integer(parts)
+    tile.begin(f"(pid // {count})")
+    s.line(f"start = pid % {count} * {c}")
+    s.line(f"end = tl.minimum(start + {c}, {s.integer(tile.nest.length)})")
+    return [s.pointer(Work(p), dtype, aligned=False) for p in places]
 
 
 def pow2(n: int) -> int:
