@@ -113,7 +113,7 @@ def emit_wide(s: Source, e: Expr, leaf: LeafFn) -> str:
 
 def _coarse_terms(e: Expr) -> set[int]:
     """The operators whose results are 16-bit floats, or are read only to be rounded to one: there the GPU's own
-    approximations of exp and division (2 ulp of f32) do."""
+    approximations of exp and division (2 ulp of f32), and shorter ones of tanh and gelu, do."""
     readers: dict[int, list[Apply]] = {}
     for t in e.terms:
         if isinstance(t, Apply):
@@ -210,6 +210,8 @@ def _sigmoid(s: Source, x: str, double: bool, coarse: bool) -> str:
 def _float_op(s: Source, op: str, args: Sequence[str], imms: Sequence[Any], attrs: Mapping[str, Any], double: bool,
               coarse: bool) -> str:
     x = args[0]
+    if op == "tanh" and coarse and not double:
+        return _coarse_tanh(s, x)
     if op in _LIBRARY:
         return s.name_of(f"libdevice.{_LIBRARY[op]}({x})")
     match op:
@@ -256,8 +258,31 @@ def _gelu(s: Source, x: str, approximate: str, double: bool, coarse: bool) -> st
         a, b = (constant(2 * math.sqrt(2 / math.pi) * c, kind) for c in (1.0, 0.044715))
         u = s.name_of(f"{x} * ({a} + {b} * {x} * {x})")
         return s.name_of(f"{x} * {_sigmoid(s, u, double, coarse)}")
+    if coarse and not double:
+        return _coarse_gelu(s, x)
     half, scale = constant(0.5, kind), constant(math.sqrt(0.5), kind)
     return s.name_of(f"{half} * {x} * (1.0 + libdevice.erf({x} * {scale}))")
+
+
+def _coarse_gelu(s: Source, x: str) -> str:
+    """x (1 + erf(x / sqrt 2)) / 2 to 2e-7, without branches.
+
+    erfc(z) = (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z): Abramowitz and Stegun, 7.1.26.
+    """
+    z = s.name_of(f"tl.abs({x}) * {math.sqrt(0.5)!r}")
+    t = s.name_of(f"1.0 / (1.0 + 0.3275911 * {z})")
+    p = "1.061405429"
+    for a in ("-1.453152027", "1.421413741", "-0.284496736", "0.254829592"):
+        p = f"({p} * {t} + {a})"
+    q = s.name_of(f"{p} * {t} * tl.exp(-{z} * {z})")
+    return s.name_of(f"0.5 * {x} * tl.where({x} >= 0, 2.0 - {q}, {q})")
+
+
+def _coarse_tanh(s: Source, x: str) -> str:
+    """tanh to 1e-4 of itself, without branches."""
+    t = s.name_of(f"tl.exp(-2.0 * tl.abs({x}))")
+    y = s.name_of(f"(1.0 - {t}) / (1.0 + {t})")
+    return s.name_of(f"tl.where(tl.abs({x}) < 0.015, {x}, tl.where({x} < 0, -{y}, {y}))")
 
 
 def _float_mod(s: Source, a: str, b: str, fmod: bool) -> str:
