@@ -95,7 +95,7 @@ def test_branches_run_on_several_streams() -> None:
             x = rows(64, seed=seed)
             for y in ctx.run({"x": x}).values():
                 np.testing.assert_array_equal(y, expected(x))
-        assert len({p.lane for p in ctx._bind_segment(0, 0, {}).places}) == 4
+        assert len({p.lane for p in ctx.bind(0, 0, {}).places}) == 4
 
 
 def replace_struct(s: Any, **changes: Any) -> Any:

@@ -99,6 +99,13 @@ def _interface(x: Any, dtype: np.dtype, device: Device, what: str) -> OnDevice:
     return OnDevice(address, shape, x, dtype, device)
 
 
+def same_shape(x: Borrowed, shape: tuple[int, ...], what: str) -> None:
+    """InputError unless that is its shape."""
+    if x.shape != shape:
+        raise InputError(f"{what} has the shape {list(shape)}", why=f"the tensor given for it has {list(x.shape)}",
+                         do="give a tensor of that shape")
+
+
 def _scattered(what: str) -> InputError:
     return InputError(f"{what} is not contiguous", why="tensors on a GPU are used in place", do="give x.contiguous()")
 
@@ -118,14 +125,15 @@ class DeviceArray:
         device: the GPU; address: of the first element.
     """
 
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype, stream: Owned) -> None:
-        """Fresh memory, allocated and given back in the order of the stream, which lives as long."""
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype, stream: Any, owned: Owned | None
+                 ) -> None:
+        """Fresh memory, allocated in the order of the stream, and given back in it if it is `owned` by us."""
         self.device, self.shape, self.dtype = device, shape, dtype
         self.nbytes = math.prod(shape) * dtype.itemsize
-        self._exported = [False]
+        self._exported = [owned is None]
         with device.current():
-            self.address = device.allocate_ordered(self.nbytes, stream.handle)
-        self._close = weakref.finalize(self, _free, device, self.address, stream, self._exported)
+            self.address = device.allocate_ordered(self.nbytes, stream)
+        self._close = weakref.finalize(self, _free, device, self.address, owned, self._exported)
         self._close.atexit = False
         self.ready: Any = None  # an event, where the stream is the caller's
 
@@ -183,12 +191,12 @@ class DeviceArray:
         return f"<whet array {list(self.shape)} of {self.dtype} on GPU {self.device.index}>"
 
 
-def _free(device: Device, address: int, stream: Owned, exported: list[bool]) -> None:
+def _free(device: Device, address: int, owned: Owned | None, exported: list[bool]) -> None:
     # Others may still work on what they were given, on streams of theirs: cuMemFree waits for that.
-    if exported[0]:
+    if exported[0] or owned is None:
         release(device, "cuMemFree", address)
     else:
-        release(device, "cuMemFreeAsync", address, stream.handle)
+        release(device, "cuMemFreeAsync", address, owned.handle)
 
 
 # ---- DLPack out ----------------------------------------------------------------------------------

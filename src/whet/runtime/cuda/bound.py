@@ -15,6 +15,7 @@ from whet.runtime.cuda.code import Code, Kernel, Launchable
 from whet.runtime.cuda.driver import Device, DeviceMemory, Owned, capturing
 
 KEPT_GRAPHS = 8  # of one set of dimensions, by addresses of inputs and outputs
+POINTER_ALIGN = 16  # of the inputs and outputs that kernels take
 ALIGN = 256  # of inputs, outputs and hidden scratch
 Allocate = Callable[[int, str], DeviceMemory]
 

@@ -12,24 +12,25 @@ import numpy as np
 
 from whet.errors import InputError, LostDeviceError, PlanError
 from whet.plan.manifest import HOST_TYPES, np_dtype
+from whet.plan.program import Tensor
 from whet.runtime.binding import evaluate
-from whet.runtime.cuda import steptimes
-from whet.runtime.cuda.arrays import DeviceArray, OnDevice, borrow_device, on_device
-from whet.runtime.cuda.bound import Bound, Streams
+from whet.runtime.cuda import plain, runner, steptimes
+from whet.runtime.cuda.arrays import DeviceArray, borrow_device, on_device, same_shape
+from whet.runtime.cuda.bound import POINTER_ALIGN, Bound, Streams
 from whet.runtime.cuda.driver import DeviceMemory
+from whet.runtime.cuda.order import Order, stream_of
 from whet.runtime.cuda.pipeline import Pipeline
 from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
 from whet.runtime.cuda.states import DeviceStates
-from whet.runtime.engine import KEPT_BINDINGS, Context, Feeds, StepTime, borrow_one, into, named, no_overlap
-from whet.runtime.feeds import Borrowed, borrow, borrow_output
-from whet.runtime.program import Times
+from whet.runtime.engine import KEPT_BINDINGS, Context, Feeds, StepTime, borrow_one, into, named
+from whet.runtime.feeds import Borrowed, borrow
+from whet.runtime.program import Loaded, Times
 from whet.runtime.states import States
 
 if TYPE_CHECKING:
     from whet.runtime.cuda.engine import CudaEngine
 
 Given = list[Borrowed | None]
-POINTER_ALIGN = 16  # of what kernels take for inputs and outputs
 KEPT_KEYS = 16  # addresses that were seen once
 
 
@@ -47,14 +48,15 @@ class CudaContext(Context):
         self._environments = OrderedDict()
         self._bound: dict[tuple[int, int], OrderedDict[tuple[int, ...], Bound]] = {}
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()  # addresses that a run had no graph for
-        self._hot: tuple[Bound, Placed, Any] | None = None  # of the last run on host arrays
+        self._lent: tuple[Loaded, dict[str, int]] | None = None  # the states of a runner
+        self.hot: tuple[Bound, Placed, Any] | None = None  # of the last run on host arrays
         with d.current():
-            self._streams = Streams(d)
-            self._memory = engine.allocate(engine.arena_bytes, "a context's activations")
+            self.streams = Streams(d)
+            self._memory: DeviceMemory | None = engine.allocate(engine.arena_bytes, "a context's activations")
+            self.order = Order(d, self.streams.first)
             self.slot = Slot(d, engine.allocate)
-            plain = engine._programs[0].plain
-            self._states: States = (DeviceStates(engine._programs, d, engine.allocate, self._streams.first) if plain
-                                    else States(engine._programs))
+            self._states: States = (DeviceStates(engine._programs, d, engine.allocate, self.streams.first)
+                                    if engine._programs[0].plain else States(engine._programs))
             self._warm()
 
     # -- running -------------------------------------------------------------------------------------
@@ -74,11 +76,11 @@ class CudaContext(Context):
         tensors that are not contiguous. LostDeviceError: the GPU failed; the engine is closed then.
         """
         with self._lock:
-            hot = self._hot
+            hot = self.hot
             if hot is None or out is not None or device or stream is not None:
                 return self._guarded(feeds, out, device, stream)
             bound, placed, graph = hot
-            if len(feeds) != len(bound.inputs):
+            if self.order.elsewhere or len(feeds) != len(bound.inputs):
                 return self._guarded(feeds, out, device, stream)
             for t, view in zip(bound.inputs, placed.inputs):
                 x = feeds.get(t.name)
@@ -89,7 +91,7 @@ class CudaContext(Context):
                 with self.device.current():
                     self._replay(placed, graph)
             except LostDeviceError:
-                self._lose()
+                self.lose()
                 raise
             return {t.name: copied(y) for t, y in zip(bound.outputs, placed.outputs)}
 
@@ -97,7 +99,7 @@ class CudaContext(Context):
         """Run in the background, after what has been submitted before; errors come out of the future. Copies of
         one run overlap with what the others compute. The arrays are read until the future is done."""
         with self._lock:
-            self._open_device()
+            self.check_open()
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "whet-context")
                 if self._programs_plain and not self._states.inputs:
@@ -109,91 +111,35 @@ class CudaContext(Context):
             return future
 
     def runner(self, inputs: Sequence[Any], outputs: Sequence[Any], stream: Any = None) -> Callable[[], None]:
-        """As of `Context`, on tensors of the host or this GPU. With a `stream` calls return when the run is in the
-        stream's order; the tensors must be on the device then."""
+        """As of `Context`, on tensors of the host or this GPU. With a `stream`, which must live as long as the context,
+        calls do not wait for the run's end; the tensors must be on the device then."""
         with self._lock, self.device.current():
-            self._open_device()
+            self.check_open()
             feeds = dict(zip(self.engine.inputs, inputs, strict=True))
             out = dict(zip(self.engine.outputs, outputs, strict=True))
             s = self._stream_of(stream)
             borrowed = self._borrow_all(feeds, s)
             which, env = self._environment(borrowed)
-            if not self._programs_plain or self._states.inputs:
+            if not self._programs_plain or not self._states_stay:
                 def walk() -> None:
                     with self._lock:
-                        self._guarded_run(lambda: self._run_borrowed(borrowed, out, None, False, stream))
+                        self.guarded(lambda: self._run_borrowed(borrowed, out, None, False, stream))
 
                 return walk
-            return self._bind_runner(self._bind_segment(which, 0, env), borrowed, out, s)
-
-    def _bind_runner(self, b: Bound, borrowed: Given, out: Feeds, stream: Any) -> Callable[[], None]:
-        slot = Slot(self.device, self.engine.allocate)
-        placed = slot.place(b)
-        addresses, reads, writes, keep = list(placed.addresses), [], [], []
-        for t, x, view in zip(b.inputs, borrowed, placed.inputs):
-            assert x is not None
-            if isinstance(x, OnDevice) and x.address % POINTER_ALIGN == 0:
-                addresses[t.index] = x.address
-                keep.append(x)
-            else:
-                reads.append((view, x.value, (placed.addresses[t.index], view.ctypes.data, t.nbytes)))
-        for t, view in zip(b.outputs, placed.outputs):
-            y = out[t.name]
-            what = f"the output {t.name!r}"
-            if on_device(y):
-                place = borrow_device(y, t.dtype, self.device, int(stream), what)
-                _same_shape(place, t.shape, what)
-                if place.address % POINTER_ALIGN:
-                    raise InputError(f"{what} begins at {place.address:#x}", why="it must be a multiple of 16",
-                                     do="give a fresh tensor")
-                addresses[t.index] = place.address
-                keep.append(place)
-            else:
-                place_ = borrow_output(y, t.dtype, t.shape, what)
-                writes.append((place_.value, view, (view.ctypes.data, placed.addresses[t.index], t.nbytes)))
-        own = int(stream) == int(self._streams.first)
-        if (reads or writes) and not own:
-            raise InputError("arrays of the host cannot be used in the order of a stream", do="leave stream out")
-        graph = b.capture(self._streams, addresses)
-        d, handle, lock, first = self.device, graph.handle, self._lock, self._streams.first
-        launch, push, pop, wait = d.api.cuGraphLaunch, d.api.cuCtxPushCurrent, d.api.cuCtxPopCurrent, \
-            d.api.cuStreamSynchronize
-
-        def go(keep: object = (keep, graph, slot, b, self)) -> None:
-            with lock:
-                self._open_device()
-                push(d.context)
-                try:
-                    for view, x, move in reads:
-                        copy(view, x)
-                        transfer(d, move, True, first)
-                    if own:
-                        code = launch(handle, first)[0]
-                    else:
-                        self._order(stream)
-                        code = launch(handle, stream)[0]
-                        self._ordered(stream)
-                    for _, _, move in writes:
-                        transfer(d, move, False, first)
-                    if own and not code:
-                        code = wait(first)[0]
-                    if code:
-                        d.fail(code, "a run")
-                except LostDeviceError:
-                    self._lose()
-                    raise
-                finally:
-                    pop()
-                for y, view, _ in writes:
-                    copy(y, view)
-
-        return go
+            self.order.switch(s)
+            loaded = self.engine._programs[which]
+            given = [self._lend(loaded, t, env, s) if x is None else x for t, x in zip(loaded.program.inputs, borrowed)]
+            made = runner.make(self, self.bind(which, 0, env), given, out, s)
+            if self._states.inputs:
+                self._states.keep(loaded, {}, env)
+                self._lent = (loaded, env)
+            return made
 
     def state(self, name: str) -> np.ndarray | None:
         """A copy of the state that is fed as input `name`; None before the first run."""
         with self._lock:
             with self.device.current():
-                self.device.synchronize(self._streams.first)
+                self.order.settle()
             return self._states.read(name)
 
     def timed(self, feeds: Feeds) -> tuple[dict[str, Any], list[StepTime]]:
@@ -204,7 +150,7 @@ class CudaContext(Context):
             self._times = {}
             host: Times = {}
             try:
-                results = self._guarded_run(lambda: self._run_borrowed(self._borrow(feeds), None, host, False, None))
+                results = self.guarded(lambda: self._run_borrowed(self._borrow(feeds), None, host, False, None))
                 native = self._times
             finally:
                 self._times = None
@@ -220,31 +166,61 @@ class CudaContext(Context):
         with self._lock:
             if self._closed:
                 return
-            self._closed, self._hot = True, None
+            self._closed, self.hot = True, None
             for kept in self._bound.values():
                 for b in kept.values():
                     b.close()
             self._bound.clear()
             self.slot.close()
+            self.order.close()
             if isinstance(self._states, DeviceStates):
                 self._states.close()
-            self._memory.close()
-            self._streams.close()
+            if self._memory is not None:
+                self._memory.close()
+            self.streams.close()
 
     # -- inside --------------------------------------------------------------------------------------
+
+    @property
+    def states_gone(self) -> bool:
+        """True if a runner's states have been reset: they begin as zeros again."""
+        return self._lent is not None and any(n not in self._states._values for n in self._states.inputs)
+
+    def lend_states(self, stream: Any) -> None:
+        """Fill a runner's states with zeros where they have been reset, in the stream's order."""
+        assert self._lent is not None
+        loaded, env = self._lent
+        for t in loaded.program.inputs:
+            if t.name in self._states.inputs:
+                self._lend(loaded, t, dict(env), stream)
+        self._states.keep(loaded, {}, env)
+
+    def can_replay(self, b: Bound, placed: Placed) -> bool:
+        """True if host arrays of these shapes need nothing but copies and a graph that is there."""
+        return self._times is None and b.has_graph(placed.addresses)
+
+    @property
+    def _states_stay(self) -> bool:
+        """True if no run changes where the states are and how large: rows of them are replaced."""
+        return all(s.in_place and not s.length for s in self.engine._programs[0].states.values())
+
+    def _lend(self, loaded: Loaded, t: Tensor, env: dict[str, int], stream: Any) -> Borrowed:
+        if isinstance(self._states, DeviceStates):
+            self._states.stream = stream
+        return self._states.lend(loaded, t, env)
 
     @property
     def _programs_plain(self) -> bool:
         return self.engine._programs[0].plain
 
-    def _open_device(self) -> None:
+    def check_open(self) -> None:
         self.device.alive()
         if self._closed:
             raise ValueError("the context is closed")
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
         """The device was lost: this context and the engine are of no more use. What they hold cannot be freed."""
-        self._closed, self._hot = True, None
+        self._closed, self.hot = True, None
         self.engine._closed = True
 
     def _guarded(self, feeds: Feeds, out: Feeds | None, device: bool, stream: Any) -> dict[str, Any]:
@@ -253,14 +229,14 @@ class CudaContext(Context):
                 borrowed = self._borrow_all(feeds, self._stream_of(stream))
             return self._run_borrowed(borrowed, out, None, device, stream)
 
-        return self._guarded_run(go)
+        return self.guarded(go)
 
-    def _guarded_run(self, go: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        self._open_device()
+    def guarded(self, go: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        self.check_open()
         try:
             return go()
         except LostDeviceError:
-            self._lose()
+            self.lose()
             raise
         except MemoryError as e:
             raise PlanError("there is no memory for this run", why=str(e) or "an array of it is too large",
@@ -268,7 +244,7 @@ class CudaContext(Context):
 
     def _borrow(self, feeds: Feeds) -> Given:
         with self.device.current():
-            return self._borrow_all(feeds, self._streams.first)
+            return self._borrow_all(feeds, self.streams.first)
 
     def _borrow_all(self, feeds: Feeds, stream: Any) -> Given:
         """What the caller gives, in the plan's order; None for states."""
@@ -291,36 +267,13 @@ class CudaContext(Context):
         return out
 
     def _stream_of(self, stream: Any) -> Any:
-        """The stream that the caller means, as the driver's handle; the context's own for None."""
-        if stream is None:
-            return self._streams.first
-        for name in ("cuda_stream", "ptr"):
-            stream = getattr(stream, name, stream)
-        told = getattr(stream, "__cuda_stream__", None)
-        if told is not None:
-            stream = (told() if callable(told) else told)[1]
-        try:
-            return self.device.api.CUstream(int(stream))
-        except (TypeError, ValueError) as e:
-            raise InputError(f"stream={stream!r:.60}", why="that is no CUDA stream", do="give its address") from e
-
-    def _order(self, stream: Any) -> None:
-        """What comes next on a caller's stream waits for the context's."""
-        api, check = self.device.api, self.device.check
-        check(api.cuEventRecord(self.slot.done.handle, self._streams.first), "cuEventRecord")
-        check(api.cuStreamWaitEvent(stream, self.slot.done.handle, 0), "cuStreamWaitEvent")
-
-    def _ordered(self, stream: Any) -> None:
-        """The context's stream waits for what a caller's has got."""
-        api, check = self.device.api, self.device.check
-        check(api.cuEventRecord(self.slot.done.handle, stream), "cuEventRecord")
-        check(api.cuStreamWaitEvent(self._streams.first, self.slot.done.handle, 0), "cuStreamWaitEvent")
+        return self.streams.first if stream is None else stream_of(self.device, stream)
 
     def _replay(self, placed: Placed, graph: Any) -> None:
         """Inputs up, the graph, outputs down, and wait."""
-        d, stream = self.device, self._streams.first
+        d, stream = self.device, self.streams.first
         if self._closed:
-            self._open_device()
+            self.check_open()
         self.slot.wait()
         transfer(d, placed.upload, True, stream)
         code = d.api.cuGraphLaunch(graph, stream)[0]
@@ -340,10 +293,11 @@ class CudaContext(Context):
         which, env = self._environment(borrowed)
         loaded = self.engine._programs[which]
         with self.device.current():
-            given = [self._states.lend(loaded, t, env) if x is None else x
-                     for t, x in zip(loaded.program.inputs, borrowed)]
+            s = self._stream_of(stream) if loaded.plain else self.streams.first
+            self.order.switch(s)
+            given = [self._lend(loaded, t, env, s) if x is None else x for t, x in zip(loaded.program.inputs, borrowed)]
             if loaded.plain:
-                return self._run_plain(which, env, given, out, device, self._stream_of(stream))
+                return plain.run(self, which, env, given, out, device, s)
             spans = [(x.address, x.address + x.nbytes, t.name)
                      for t, x in zip(loaded.program.inputs, given) if x.address]
 
@@ -356,111 +310,32 @@ class CudaContext(Context):
             self._states.keep(loaded, results, env)
         return {n: self._hand_over(out.get(n), y, n, spans, device) for n, y in results.items()}
 
-    def _run_plain(self, which: int, env: dict[str, int], given: Sequence[Borrowed], out: Feeds, device: bool,
-                   stream: Any) -> dict[str, Any]:
-        """One segment over the plan's own inputs and outputs."""
-        d, loaded, first = self.device, self.engine._programs[which], self._streams.first
-        b = self._bind_segment(which, 0, env)
-        placed = self.slot.place(b)
-        self.slot.wait()
-        home = list(placed.addresses)
-        wanted = list(home)  # where the caller has them
-        ups: list[tuple[int, int, int]] = []
-        spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(b.inputs, given) if x.address]
-        for t, x, view in zip(b.inputs, given, placed.inputs):
-            if t.name in self._states.inputs:
-                home[t.index] = wanted[t.index] = x.address
-            elif isinstance(x, OnDevice):
-                wanted[t.index] = x.address
-            elif t.nbytes:
-                copy(view, x.value)
-                ups.append((home[t.index], view.ctypes.data, t.nbytes))
-        if len(ups) == len(b.inputs) and placed.upload is not None:
-            ups = [placed.upload]
-        results: dict[str, Any] = {}
-        downs: list[tuple[Any, np.ndarray, tuple[int, int, int]]] = []
-        fetched: list[tuple[DeviceArray, tuple[int, int, int]]] = []
-        for t, view in zip(b.outputs, placed.outputs):
-            what = f"the output {t.name!r}"
-            if t.name in self._states.outputs:
-                assert isinstance(self._states, DeviceStates)
-                home[t.index] = wanted[t.index] = self._states.place(loaded, t.name, t.shape, t.dtype)
-            elif t.name in out and on_device(out[t.name]):
-                place = borrow_device(out[t.name], t.dtype, d, int(stream), what)
-                _same_shape(place, t.shape, what)
-                no_overlap(spans, place.address, t.nbytes, t.name)
-                results[t.name], wanted[t.index] = out[t.name], place.address
-            elif t.name in out:
-                host = borrow_output(out[t.name], t.dtype, t.shape, what)
-                no_overlap(spans, host.address, t.nbytes, t.name)
-                results[t.name] = out[t.name]
-                downs.append((host.value, view, (view.ctypes.data, home[t.index], t.nbytes)))
-            elif device:
-                results[t.name] = made = DeviceArray(d, t.shape, t.dtype, self._streams.main)
-                fetched.append((made, (made.address, home[t.index], t.nbytes)))
-            else:
-                results[t.name] = fresh = np.empty(t.shape, t.dtype)
-                downs.append((fresh, view, (view.ctypes.data, home[t.index], t.nbytes)))
-        own = int(stream) == int(first)
-        if not own:
-            self._order(stream)
-        for move in ups:
-            transfer(d, move, True, stream)
-        self._go(b, home, wanted, stream)
-        for _, (to, source, size) in fetched:
-            self._copy_on_device(to, source, size, stream)
-        for _, _, move in downs:
-            if move[2]:
-                transfer(d, move, False, stream)
-        if not own:
-            self._ordered(stream)
-        if own or downs:
-            d.synchronize(stream)
-        else:
-            self.slot.busy = bool(ups)
-            self._mark_ready([a for a, _ in fetched], stream)
-        for y, view, _ in downs:
-            copy(y, view)
-        if self._states.inputs:
-            self._states.keep(loaded, results, env)
-        elif home == wanted and len(ups) <= 1 and self._times is None and b.has_graph(placed.addresses):
-            self._hot = (b, placed, b.graph(self._streams, placed.addresses))
-        return {t.name: results[t.name] for t in b.outputs if t.name in results}
-
-    def _go(self, b: Bound, home: list[int], wanted: list[int], stream: Any) -> None:
+    def go(self, b: Bound, home: Sequence[int], wanted: Sequence[int], stream: Any) -> None:
         """Run on the tensors at `wanted`, with a graph where there is one or it pays; where addresses are seen for
         the first time, through copies in the places at `home`."""
         if self._times is not None:
             seconds = steptimes.measure(self.device, b, wanted if _aligned(wanted) else home, stream)
             self._note(b, seconds)
             return
-        key, moved = tuple(wanted), home != wanted
-        if moved and not b.has_graph(key) and (key not in self._seen or not _aligned(wanted)):
+        key = tuple(wanted)
+        if home != wanted and not b.has_graph(key) and (key not in self._seen or not _aligned(wanted)):
             self._seen[key] = None
             if len(self._seen) > KEPT_KEYS:
                 self._seen.popitem(last=False)
-            n = len(b.inputs)
-            both = (*b.inputs, *b.outputs)
-            for t, to, source in list(zip(both, home, wanted))[:n]:
-                if to != source:
-                    self._copy_on_device(to, source, t.nbytes, stream)
-            self._go(b, home, home, stream)
-            for t, source, to in list(zip(both, home, wanted))[n:]:
-                if to != source:
-                    self._copy_on_device(to, source, t.nbytes, stream)
+            plain.through(self, b, home, wanted, stream)
             return
         if b.runs == 0 and not b.has_graph(key):
             b.runs += 1  # a capture costs some hundred microseconds: for shapes that come again
-            b.launch(self._streams, wanted, stream)
+            b.launch(self.streams, wanted, stream)
             return
-        code = self.device.api.cuGraphLaunch(b.graph(self._streams, key), stream)[0]
+        code = self.device.api.cuGraphLaunch(b.graph(self.streams, key), stream)[0]
         if code:
             self.device.fail(code, "a run")
 
     def _run_segment(self, which: int, segment: int, values: Sequence[Any], env: Mapping[str, int]
                      ) -> list[np.ndarray]:
         """Run a segment on arrays of the program."""
-        b = self._bind_segment(which, segment, env)
+        b = self.bind(which, segment, env)
         placed = self.slot.place(b)
         self.slot.wait()
         for t, x, view in zip(b.inputs, values, placed.inputs):
@@ -469,9 +344,9 @@ class CudaContext(Context):
                 raise InputError(f"the value {t.name!r} has the shape {list(given.shape)}",
                                  why=f"what reads it was built for {list(t.shape)}", do="check the inputs' values")
             copy(view, given.value)
-        stream, home = self._streams.first, list(placed.addresses)
+        stream, home = self.streams.first, list(placed.addresses)
         transfer(self.device, placed.upload, True, stream)
-        self._go(b, home, home, stream)
+        self.go(b, home, home, stream)
         transfer(self.device, placed.download, False, stream)
         self.device.synchronize(stream)
         return [copied(y) for y in placed.outputs]
@@ -482,24 +357,16 @@ class CudaContext(Context):
             return y if out is None else into(out, y, name, spans)
         if out is not None and not on_device(out):
             return into(out, y, name, spans)
-        d, stream = self.device, self._streams.first
+        d, stream = self.device, self.streams.first
         what = f"the output {name!r}"
         with d.current():
-            made = DeviceArray(d, y.shape, y.dtype, self._streams.main) if out is None else out
+            made = DeviceArray(d, y.shape, y.dtype, stream, self.streams.main) if out is None else out
             place = borrow_device(made, y.dtype, d, int(stream), what)
-            _same_shape(place, y.shape, what)
+            same_shape(place, y.shape, what)
             if y.nbytes:
                 d.check(d.api.cuMemcpyHtoDAsync(place.address, y.ctypes.data, y.nbytes, stream), "copying to the GPU")
                 d.synchronize(stream)
         return made
-
-    def _copy_on_device(self, to: int, source: int, size: int, stream: Any) -> None:
-        if size:
-            self.device.check(self.device.api.cuMemcpyDtoDAsync(to, source, size, stream), "copying on the GPU")
-
-    def _mark_ready(self, arrays: Sequence[DeviceArray], stream: Any) -> None:
-        for a in arrays:
-            a.follow(stream)
 
     def _note(self, b: Bound, seconds: np.ndarray) -> None:
         assert self._times is not None
@@ -508,7 +375,7 @@ class CudaContext(Context):
                 before = self._times.get(key)
                 self._times[key] = (b.labels, seconds if before is None else before[1] + seconds)
 
-    def _bind_segment(self, which: int, segment: int, env: Mapping[str, int]) -> Bound:
+    def bind(self, which: int, segment: int, env: Mapping[str, int]) -> Bound:
         """The launches of a segment for these dimensions: remembered ones, or new ones."""
         engine = self.engine
         tables = engine._programs[which].tables[segment]
@@ -519,30 +386,27 @@ class CudaContext(Context):
             kept.move_to_end(key)
             return b
         self._room(evaluate(tables.segment.arena, env), tables.segment.dims, env)
+        assert self._memory is not None
         b = Bound(tables, env, engine._code, engine._weights, self._memory, engine.allocate)
         kept = self._bound.setdefault((which, segment), kept)
         kept[key] = b
         if len(kept) > KEPT_BINDINGS:
-            kept.popitem(last=False)[1].close()
+            kept.popitem(last=False)  # graphs and scratch go with it, unless a runner has it
         return b
 
     def _room(self, size: int, names: Sequence[str], env: Mapping[str, int]) -> None:
         """Make the activations' memory that large."""
-        if size <= self._memory.size:
+        if self._memory is not None and size <= self._memory.size:
             return
         engine = self.engine
         if size > engine.memory_limit:
             raise PlanError(f"the activations would take {size >> 20} MiB for {named(names, env)}",
                             why=f"the limit is {engine.memory_limit >> 20} MiB",
                             do="give smaller inputs, or set engine.memory_limit")
-        self.device.synchronize(self._streams.first)
-        self._hot = None
-        for kept in self._bound.values():
-            for b in kept.values():
-                b.close()
-            kept.clear()
-        self._memory.close()
-        self._memory = DeviceMemory(self.device, 0, 0)  # in case there is no room for the new
+        self.order.settle()
+        self.hot = None
+        self._bound.clear()
+        self._memory = None  # given back before there is more, unless a runner uses it
         self._memory = engine.allocate(size, "a context's activations")
 
     def _warm(self) -> None:
@@ -552,15 +416,9 @@ class CudaContext(Context):
             return
         env = {n: best for n, (_, best, _) in loaded.program.dims.items()}
         if isinstance(loaded.program.segments[0].arena, int):
-            b = self._bind_segment(0, 0, env)
-            b.graph(self._streams, self.slot.place(b).addresses)
+            b = self.bind(0, 0, env)
+            b.graph(self.streams, self.slot.place(b).addresses)
 
 
 def _aligned(addresses: Sequence[int]) -> bool:
     return all(a % POINTER_ALIGN == 0 for a in addresses)
-
-
-def _same_shape(x: Borrowed, shape: tuple[int, ...], what: str) -> None:
-    if x.shape != shape:
-        raise InputError(f"{what} has the shape {list(shape)}", why=f"the tensor given for it has {list(x.shape)}",
-                         do="give a tensor of that shape")

@@ -41,12 +41,12 @@ class Pipeline:
                 future.set_result(context.run(feeds, out))
                 return
             with context._lock:
-                context._open_device()
+                context.check_open()
                 with self.device.current():
                     self._start(context, feeds, out or {}, future)
         except BaseException as e:
             if isinstance(e, LostDeviceError):
-                context._lose()
+                context.lose()
             future.set_exception(e)
 
     def close(self) -> None:
@@ -58,10 +58,10 @@ class Pipeline:
         self._down.close()
 
     def _start(self, context: CudaContext, feeds: Any, out: Any, future: Future[dict[str, Any]]) -> None:
-        d, api, stream = self.device, self.device.api, context._streams.first
+        d, api, stream = self.device, self.device.api, context.streams.first
         borrowed = context._borrow_all(feeds, stream)
         which, env = context._environment(borrowed)
-        b = context._bind_segment(which, 0, env)
+        b = context.bind(which, 0, env)
         if not out.keys() <= context.engine.outputs.keys():
             raise InputError(f"out has {sorted(out.keys() - context.engine.outputs.keys())}",
                              why=f"the plan's outputs are {list(context.engine.outputs)}", do="leave the others out")
@@ -82,10 +82,11 @@ class Pipeline:
             placed = stage.slot.place(b)
             for x, view in zip(borrowed, placed.inputs):
                 copy(view, x.value)  # type: ignore[union-attr]
+            context.order.switch(stream)
             transfer(d, placed.upload, True, self._up.handle)
             _follow(d, stage.event, self._up.handle, stream)
             home = list(placed.addresses)
-            context._go(b, home, home, stream)
+            context.go(b, home, home, stream)
             _follow(d, stage.event, stream, self._down.handle)
             transfer(d, placed.download, False, self._down.handle)
             d.check(api.cuEventRecord(stage.done.handle, self._down.handle), "cuEventRecord")
@@ -109,7 +110,7 @@ class Pipeline:
             future.set_result(results)
         except BaseException as e:
             if isinstance(e, LostDeviceError):
-                context._lose()
+                context.lose()
             future.set_exception(e)
         finally:
             self._free.put(stage)

@@ -64,6 +64,12 @@ class Slot:
             self.device.check(self.device.api.cuEventSynchronize(self.done.handle), "a run")
             self.busy = False
 
+    def used(self, stream: Any, busy: bool) -> None:
+        """Where `busy`, the host memory is read by what the stream has been given, and nobody waits for that."""
+        if busy:
+            self.device.check(self.device.api.cuEventRecord(self.done.handle, stream), "cuEventRecord")
+        self.busy = busy
+
     def close(self) -> None:
         """Give the memory back."""
         if self.memory is not None and self.pinned is not None:

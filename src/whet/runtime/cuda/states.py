@@ -41,8 +41,8 @@ class DeviceStates(States):
 
     def __init__(self, programs: Sequence[Loaded], device: Device, allocate: Callable[[int, str], DeviceMemory],
                  stream: Any) -> None:
-        """`stream`: where the context runs."""
-        self.device, self._allocate, self._stream = device, allocate, stream
+        """`stream`: where the context's next run is."""
+        self.device, self._allocate, self.stream = device, allocate, stream
         self._buffers: dict[tuple[str, int], DeviceMemory] = {}
         self._turn: dict[str, int] = {}
         self._next: dict[str, _Value] = {}
@@ -88,5 +88,5 @@ class DeviceStates(States):
             memory = self._buffers[name, which] = self._allocate(size, f"the state {name!r}")
         if zero and size:
             with self.device.current():
-                self.device.check(self.device.api.cuMemsetD8Async(memory.address, 0, size, self._stream), "a state")
+                self.device.check(self.device.api.cuMemsetD8Async(memory.address, 0, size, self.stream), "a state")
         return _Value(memory, shape, dtype, self.device)
