@@ -169,6 +169,7 @@ class Builder:
             "precision": {"allowed": sorted(self.allowed), "compute": used, "note": self.note, **self.told, **extra},
             "steps": counts, "copies": first.copies, "layers": told.layers,
             "output_values": told.outputs, "plugins": _plugins(outlines),
+            **({"untuned": tuned.untuned} if tuned.untuned else {}),
             "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                        "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                        "weights": sum(w.nbytes for w in weights.arrays.values())},

@@ -20,6 +20,7 @@ from whet.ir.printer import format_node, format_shape
 from whet.ir.region import Region, Tensor, region_from_json
 from whet.ir.work import flops
 from whet.plan import Plan
+from whet.targets.base import Target
 from whet.targets.cpu.target import CpuTarget
 from whet.tools.steps import VIEWS, moves, region_bytes, steps
 from whet.tools.timing import LayerTimes
@@ -188,11 +189,11 @@ def inspect_model(path: Path, shapes: Mapping[str, Sequence[Any]] | None = None,
         "profile": {n: {"min": lo, "opt": best, "max": hi} for n, (lo, best, hi) in graph.dims.items()},
         "reference": sorted({str(n.attrs.get("name") or n.op) for n in graph.nodes if n.op == "onnx"}),
     }
-    cpu = CpuTarget.of_host(threads or len(os.sched_getaffinity(0)))
+    target = CpuTarget.of_host(threads or len(os.sched_getaffinity(0)))
     final = passes.run(graph)
     outputs = [(n, _type(v)) for n, v in zip(names_out, final.outputs)]
     summary["output_values"] = [[v.name] for v in final.outputs]
-    layers = _model_layers(final, cpu)
+    layers = _model_layers(final, target)
     kinds = collections.Counter(l.kind for l in layers)
     facts = [("model", f"{graph.name}, {parameters / 1e6:.2f} M parameters"),
              ("operators", ", ".join(f"{k} {n}" for k, n in counts.most_common())),
@@ -201,9 +202,9 @@ def inspect_model(path: Path, shapes: Mapping[str, Sequence[Any]] | None = None,
     return Inspection("model", path.name, layers, inputs, outputs, facts, summary, basis="estimated")
 
 
-def _model_layers(graph: Graph, cpu: CpuTarget) -> list[Layer]:
+def _model_layers(graph: Graph, target: Target) -> list[Layer]:
     out = []
-    for s in steps(graph, cpu):
+    for s in steps(graph, target):
         node = s.node
         reads = [v.name for v in (*node.inputs, *graph.learnt(node)) if v is not None and v.data is None]
         layer = Layer(node.origin or s.kind, s.kind, list(dict.fromkeys(reads)), [v.name for v in node.outputs],
@@ -314,6 +315,15 @@ def _spec(t: Mapping[str, Any]) -> str:
     return f"{t['dtype']}[{'x'.join(map(str, t['shape'])) or 'scalar'}]"
 
 
+def _target(s: Mapping[str, Any]) -> str:
+    t = s["target"]
+    d = t.get("device")
+    if d is None:
+        return f"{t['arch']} {t['isa']}, {s['threads']} threads"
+    called = "".join(f", calls {name} {d['libraries'].get(name, '')}" for name in d["uses"])
+    return (f"{d['name']} ({t['isa']}), driver {d['driver']}" if d["name"] else f"any GPU of {t['isa']}") + called
+
+
 def plan_facts(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     """One screen about a plan, from its summary: shapes, target, steps, memory."""
     mib = 1 << 20
@@ -324,8 +334,9 @@ def plan_facts(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("states", "\n".join(
             f"{x['output']} is the next run's {x['input']}, " + ("in place" if x["in_place"] else "handed on")
             for x in s["states"])))
-    facts.append(("target", f"{s['target']['arch']} {s['target']['isa']}, {s['threads']} threads, computes in "
-                            f"{s['precision']['compute']}"))
+    facts.append(("target", f"{_target(s)}, computes in {s['precision']['compute']}"))
+    if s.get("untuned"):
+        facts.append(("tuning", s["untuned"]))
     if s["precision"].get("note"):
         facts.append(("precision", s["precision"]["note"]))
     facts.append(("steps", ", ".join(f"{n} {k}" for k, n in s["steps"].items() if n) + f"; {s['copies']} copies"))

@@ -13,9 +13,9 @@ from whet.ir.ops_host import HOST
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate, names
 from whet.ir.work import flops
-from whet.lowering import outline
+from whet.lowering import outline, to_host
 from whet.lowering.assemble import Weights
-from whet.targets.cpu.target import CpuTarget
+from whet.targets.base import Target
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
 LOOKED_UP = frozenset({"gather", "gather_nd", "gather_elements"})  # they read of their first operand what is asked for
@@ -45,15 +45,15 @@ class Step:
 class _Costs:
     """What the cost model says of regions; equal ones are asked about once."""
 
-    def __init__(self, cpu: CpuTarget, dims: Mapping[str, tuple[int, int, int]]) -> None:
-        self.cpu = cpu
+    def __init__(self, target: Target, dims: Mapping[str, tuple[int, int, int]]) -> None:
+        self.target = target
         self.env = {n: opt for n, (_, opt, _) in dims.items()}
         self.choices: dict[str, tuple[float, str]] = {}
 
     def region(self, node: Node, region: Region) -> Step:
         sig = region.signature()
         if sig not in self.choices:
-            found = self.cpu.candidates(region)
+            found = self.target.candidates(region)
             self.choices[sig] = (found[0].cost, found[0].tactic) if found else (0.0, "")
         seconds, tactic = self.choices[sig]
         return Step(node, region.kind, region, seconds, region_bytes(region), flops(region), tactic)
@@ -63,9 +63,9 @@ class _Costs:
         return Step(node, "host", None, REFERENCE_CALL + count / REFERENCE_RATE, count, 0)
 
 
-def steps(graph: Graph, cpu: CpuTarget) -> list[Step]:
+def steps(graph: Graph, target: Target) -> list[Step]:
     """The nodes of a graph of regions (`passes.run`) as steps, in order; views cost nothing."""
-    costs = _Costs(cpu, graph.dims)
+    costs = _Costs(target, graph.dims)
     out = []
     for node in graph.nodes:
         if node.op == "region":
@@ -77,14 +77,17 @@ def steps(graph: Graph, cpu: CpuTarget) -> list[Step]:
     return out
 
 
-def launched(graph: Graph, cpu: CpuTarget) -> list[Step]:
+def launched(graph: Graph, target: Target) -> list[Step]:
     """What a plan of a graph of regions (used up) would run: launches, with the copies that lowering adds for views
     which no kernel follows, and host steps, those of bodies included."""
-    costs = _Costs(cpu, graph.dims)
+    if target.fallback:
+        to_host(graph, target.accepts)
+    costs = _Costs(target, graph.dims)
     hosted = [costs.host(n) for g in (graph, *_inside(graph)) for n in g.nodes if n.op in HOST]
     for g in _inside(graph):
         costs.env.update({n: opt for n, (_, opt, _) in g.dims.items()})
-    return [*(costs.region(l.node, l.region) for l in outline(graph, cpu.accepts, Weights()).launches), *hosted]
+    found = outline(graph, target.accepts, Weights(), aligned=target.aligned).launches
+    return [*(costs.region(l.node, l.region) for l in found), *hosted]
 
 
 def _inside(graph: Graph) -> Iterator[Graph]:

@@ -39,7 +39,7 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
         if CANDIDATES[opt_level] == 0 or not target.gpu.live:
             _settle(todo, target, crew, out, progress)
             if not target.gpu.live:
-                out.notes.append(f"nothing was tuned: the plan is for any {target.gpu.arch}, which was not there")
+                out.untuned = f"nothing was tuned: the plan is for any GPU of {target.gpu.arch}, and there was none"
             return
         cache.check_writable()
         try:

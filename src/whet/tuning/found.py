@@ -31,13 +31,14 @@ class Progress:
 
 @dataclass
 class Tuned:
-    """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what could
-    not be tuned."""
+    """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what went
+    wrong on the way. `untuned`: why nothing was measured."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    untuned: str = ""
 
 
 def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:
