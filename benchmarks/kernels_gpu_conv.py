@@ -25,8 +25,7 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf
 from whet.ir.region import Region, Tensor
 from whet.runtime.cuda import libraries
 from whet.runtime.cuda.driver import Device
-from whet.targets.cuda import TACTICS
-from whet.targets.cuda.compile import to_object
+from whet.targets.cuda import TACTICS, compile
 from whet.targets.cuda.gpu import Gpu
 
 F16, F32 = DType.F16, DType.F32
@@ -119,14 +118,15 @@ def _candidates(job: tuple[Region, Gpu, int, list[str]]) -> list[tuple[str, Any]
     return out
 
 
-def _object(job: tuple[str, int]) -> bytes | str:
+def _object(job: tuple[str, int, bool]) -> bytes | str:
+    code, number, compile.DEPENDENT = job
     try:
-        return to_object(*job)
+        return compile.to_object(code, number)
     except Exception as e:  # a setting that does not fit is a candidate less
         return f"{type(e).__name__}: {' '.join(str(e).split())[-200:]}"
 
 
-def timed(layers: list[Layer], batch: int, most: int, only: list[str], until: float
+def timed(layers: list[Layer], batch: int, most: int, only: list[str], until: float, dependent: bool
           ) -> Iterator[tuple[Layer, dict[str, tuple[float, Any]], list[str], int]]:
     """For each layer the best (seconds, parameters) of every tactic, faults, and the number of candidates."""
     from whet.tuning.cuda_bench import CudaBench
@@ -141,7 +141,7 @@ def timed(layers: list[Layer], batch: int, most: int, only: list[str], until: fl
         codes = {s.kernel.symbol: s.kernel.code for m in made for *_, i in m for s in i.steps}
         print(f"{gpu.name}, cuDNN {gpu.libraries.get('cudnn')}: {sum(map(len, made))} candidates, {len(codes)} "
               f"kernels, {time.monotonic() - START:.0f} s", flush=True)
-        objects = dict(zip(codes, pool.map(_object, [(c, gpu.number) for c in codes.values()], chunksize=2)))
+        objects = dict(zip(codes, pool.map(_object, [(c, gpu.number, dependent) for c in codes.values()], chunksize=2)))
         print(f"compiled, {time.monotonic() - START:.0f} s", flush=True)
     for layer, region, candidates in zip(layers, regions, made):
         best: dict[str, tuple[float, Any]] = {}
@@ -173,12 +173,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="parts of tactics' names, comma-separated")
     parser.add_argument("--layers", default="", help="a slice of the network's layers, such as 0:12")
     parser.add_argument("--until", type=float, default=1e9, help="seconds after which nothing more is timed")
+    parser.add_argument("--dependent", action="store_true", help="Triton's kernels begin while the one before ends")
     options = parser.parse_args()
     first, _, last = options.layers.partition(":")
     layers = NETWORKS[options.network][int(first or 0):int(last) if last else None]
     sums: dict[str, float] = {}
     for layer, best, faults, count in timed(layers, options.batch, options.most, options.only.split(",")
-                                            if options.only else [], options.until):
+                                            if options.only else [], options.until, options.dependent):
         if not best:
             print(f"{layer}: nothing timed", *faults[:2])
             continue

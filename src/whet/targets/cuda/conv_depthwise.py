@@ -157,6 +157,7 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
             s.line(f"in{t} = ((x{t} >= 0) & (x{t} < {width}))[:, None]" + (" & some" if inside else ""))
     for r in range(ry):
         s.line(f"sums{r} = tl.zeros(({bx}, {bc}), {sums})")
+    s.line("#: wait")
     weights: dict[tuple[int, int], str] = {}
 
     def weight(ty: int, tx: int) -> str:

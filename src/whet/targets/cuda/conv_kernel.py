@@ -18,6 +18,7 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Arg, In, Pack, Packed, Params, Step, Work
 from whet.targets.cuda.conv_problem import (
     Conv,
+    at_opt,
     code_offset,
     conv_of,
     is_wide,
@@ -180,6 +181,7 @@ class Kernel:
         s.line(f"k = tl.arange(0, {b.bk})")
         n = b.iterations(c)
         s.line(f"sums = tl.zeros(({b.bm}, {b.bn}), tl.{REGISTER[self.p.sums]})")
+        self._begin(n)
         if n == 0:  # a transposed convolution's pixels that no tap meets
             return
         assert n % b.split == 0, "programs that share a tile's products take equal parts"
@@ -193,6 +195,27 @@ class Kernel:
                 s.line(f"a = tl.where({mask}, a, tl.full((), {pad}, a.dtype))")
             self._weights(n)
             self._dot()
+
+    def _begin(self, iterations: int) -> None:
+        """Where a kernel that is launched early waits; before that it asks for its weights, the first ones first."""
+        s, b, c = self.s, self.b, self.c
+        pixels = at_opt(self.region, c.pixels)
+        programs = -(-pixels // b.bm)  # that read the same weights
+        most = 4096 if programs <= 2 else 1024 if programs <= 16 else 0
+        size = self.p.operand.size
+        span = iterations // b.split * b.bk
+        lines = -(-span * size // 128)
+        if self.const and lines and most:
+            rows = min(most, 1 << (lines * b.bn - 1).bit_length())
+            depth = iterations * b.bk
+            group = f"group * {-(-c.og // b.bn) * b.bn * depth} + " if c.groups > 1 else ""
+            part = f"part * {span} + " if b.split > 1 else ""
+            s.line(f"#: line = tl.arange(0, {rows})")
+            s.line(f"#: ahead = {self.w} + {group}{part}(column0 + line % {b.bn}) * {depth} + "
+                   f"tl.minimum(line // {b.bn}, {lines - 1}) * {128 // size}")
+            s.line('#: tl.inline_asm_elementwise("prefetch.global.L2 [$1]; // $0", "=r,l", [ahead], dtype=tl.int32, '
+                   'is_pure=False, pack=1)')
+        s.line("#: wait")
 
     def _windows(self, pixels: Pixels) -> str:
         """Each pixel's window: text of the offset of its first element; its place `at<i>` along the dimensions that

@@ -6,6 +6,7 @@ own: no tensor cores, which have nothing to do here, and no waiting but for the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -104,13 +105,18 @@ def _kernel(region: Region, params: Params, machine: Gpu, width: int) -> Step:
     s.line(f"k = tl.arange(0, {bk})")
     s.line(f"parts = tl.zeros(({bo}, {bk}), {sums})")
     masked = c.cg % bk != 0
-    with s.block(f"for i in range({width // bk}):"):
-        s.line(f"at = i * {bk} + k")
+    once = width == bk
+    if not once:
+        s.line("#: wait")
+    with contextlib.nullcontext() if once else s.block(f"for i in range({width // bk}):"):
+        s.line("at = k" if once else f"at = i * {bk} + k")
+        s.line(f"w = tl.load({pw} + channel[:, None] * {width} + at[None, :])")
+        if once:  # the weights are there before the pixels may be read
+            s.line("#: wait")
         mask = f", mask=at < {c.cg}, other=0" if masked else ""
         s.line(f"v = tl.load({px} + {near + ' + ' if near else ''}{times(s, 'at', x.strides[-1])}{mask})")
         if p.operand.is_float and x.dtype is not p.operand:
             s.line(f"v = v.to(tl.{REGISTER[p.operand]})")
-        s.line(f"w = tl.load({pw} + channel[:, None] * {width} + at[None, :])")
         s.line(f"parts += v.to({sums})[None, :] * w.to({sums})")
     s.line("sums = tl.sum(parts, 1)[None, :]")
     inside = c.og % bo != 0
