@@ -49,7 +49,7 @@ def check(r: Region, env=None, tolerance=2e-6, arrays=None) -> None:
     ((1, 5, 9, 7), (3, 3), {"strides": (2, 2), "pads": (1, 1, 1, 1)}),
     ((1, 3, 4, 5, 6), (3, 2, 3), {"pads": (1, 0, 1, 1, 1, 0)}), ((2, 4, 9), (3,), {"pads": (1, 1)}),
     ((1, 2, 5, 6), (2, 2), {"dilations": (2, 3), "pads": (0, 1, 1, 0)}), ((2, 5, 7, 7), (7, 7), {}),
-    ((1, 3, 6, 7), (7, 6), {"pads": (3, 2, 3, 3), "strides": (1, 2)})], ids=str)
+    ((1, 3, 4, 5), (7, 6), {"pads": (3, 2, 3, 3), "strides": (1, 2)})], ids=str)
 def test_every_kind_shape_and_layout(shape, kernel, more, last, kind):
     check(pool(shape, kind[0], kernel, last=last, **more, **kind[1]))
 
@@ -57,7 +57,6 @@ def test_every_kind_shape_and_layout(shape, kernel, more, last, kind):
 @pytest.mark.parametrize("d", [DType.I8, DType.U8, DType.I32, DType.U64, DType.F16, DType.BF16, DType.F64],
                          ids=lambda d: d.value)
 def test_maxima_of_every_type(d):
-    check(pool((1, 3, 9, 9), "max", (3, 3), d, pads=(1, 1, 1, 1)), tolerance=0)
     check(pool((1, 3, 9, 9), "max", (5, 5), d, pads=(1, 1, 1, 1)), tolerance=0)
 
 

@@ -70,8 +70,8 @@ def test_volumes_strides_and_slices():
     check(resize(Tensor.dense(F, (4, 5, 6)), (8, 7, 6), "linear", output=strided(F, (8, 7, 6), 11)))
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
-@pytest.mark.parametrize("coordinate", COORDINATES)
+@pytest.mark.parametrize(("mode", "coordinate"), [("nearest", "half_pixel"), ("cubic", "asymmetric"),
+                                                  *(("linear", c) for c in COORDINATES)])
 def test_symbolic_sizes(mode, coordinate):
     b, h, w = symbol("b"), symbol("h"), symbol("w")
     dims = {"b": (0, 1, 4), "h": (1, 8, 40), "w": (1, 8, 400)}
@@ -79,10 +79,10 @@ def test_symbolic_sizes(mode, coordinate):
     rs = [resize(Tensor.dense(F, (b, h, w, 5)), (b, h * 2, w * 3, 5), mode, coordinate=coordinate, dims=dims,
                  scales=(None, 2.0, 3.0, None)),
           resize(last, (b, 2, 2 * h, (w + 1) // 2), mode, coordinate=coordinate, dims=dims, exclude_outside=True),
-          resize(last, (b, 2, 9, 70), mode, coordinate=coordinate, dims=dims, rounding="ceil")]
+          resize(last, (b, 2, 9, 20), mode, coordinate=coordinate, dims=dims, rounding="ceil")]
     check(rs[0], {"b": 0, "h": 2, "w": 3})
-    for r in rs:
-        check(r, {"b": 1, "h": 5, "w": 17} if r is not rs[1] else {"b": 1, "h": 1, "w": 1})
+    for r, h_, w_ in zip(rs, (2, 1, 5), (3, 1, 17)):
+        check(r, {"b": 1, "h": h_, "w": w_})
 
 
 def fine(x: Tensor, shape, mode, **more) -> Region:
@@ -92,13 +92,13 @@ def fine(x: Tensor, shape, mode, **more) -> Region:
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 @pytest.mark.parametrize("exclude", [False, True])
 def test_antialiasing_along_one_axis(mode, exclude):
-    for shape, out in (((2, 3, 40, 33), (2, 3, 7, 33)), ((2, 3, 90), (2, 3, 11)), ((3, 7), (3, 20)),
-                       ((30, 70), (1, 70)), ((4, 0), (4, 0)), ((3, 9), (3, 0)), ((5, 6), (5, 6))):
+    for shape, out in (((2, 20, 33), (2, 7, 33)), ((3, 20), (3, 5)), ((3, 7), (3, 20)), ((4, 0), (4, 0)),
+                       ((3, 9), (3, 0)), ((5, 6), (5, 6))):
         check(fine(Tensor.dense(F, shape), out, mode, exclude_outside=exclude, cubic_coeff_a=-0.5))
-    check(fine(Tensor.dense(DType.U8, (2, 37, 9)), (2, 8, 9), mode))
+    check(fine(Tensor.dense(DType.U8, (2, 17, 9)), (2, 8, 9), mode))
     n, m = symbol("n"), symbol("m")
     r = fine(Tensor.dense(F, (n, 3)), (m, 3), mode, exclude_outside=exclude, dims={"n": (1, 9, 50), "m": (0, 5, 50)})
-    for env in ({"n": 40, "m": 7}, {"n": 1, "m": 5}, {"n": 9, "m": 0}):
+    for env in ({"n": 20, "m": 7}, {"n": 9, "m": 0}):
         check(r, env)
     assert "one axis" in Resize().applies(fine(Tensor.dense(F, (30, 40)), (3, 4), mode), H100)
 

@@ -37,7 +37,7 @@ def test_scatter_nd(shape, of, reduction):
 @pytest.mark.parametrize(("axis", "reduction"), [(0, "none"), (0, "mul"), (1, "max"), (2, "min"), (2, "add")])
 def test_scatter_elements(axis, reduction):
     of = [2, 3, 4]
-    of[axis] = 35
+    of[axis] = 17
     for shape in (tuple(of), (2, 2, 3)):
         x, u = Tensor.dense(F, (2, 3, 4)), Tensor.dense(F, shape)
         r = movement("scatter_elements", [x, Tensor.dense(DType.I32, shape), u], {"axis": axis, "reduction": reduction})
@@ -50,7 +50,7 @@ def test_every_type(d):
     check(nd(d, (5, 7, 9), (4, 2), "none"), nd_arrays(d, (5, 7, 9), (4, 2)))
     if d is not DType.BOOL:
         arrays = [values(d, (5, 40)), np.array([[3], [-5], [1], [3]]), values(d, (4, 40), 5)]
-        for reduction in ("add", "max"):
+        for reduction in (("add", "max")[d.size % 2],):
             check(nd(d, (5, 40), (4, 1), reduction), arrays, tolerance=1e-15)
 
 
@@ -67,7 +67,7 @@ def test_strides_and_symbolic_sizes():
                  {"reduction": "add"}, dims=dims)
     e = movement("scatter_elements", [Tensor.dense(F, (b, s)), Tensor.dense(I64, (b, 4)), Tensor.dense(F, (b, 4))],
                  {"axis": 1}, dims=dims)
-    for n, w in ((1, 1), (3, 31), (0, 5)):
+    for n, w in ((1, 1), (3, 11), (0, 5)):
         env = {"b": n, "s": w}
         check(r, [values(F, (n, w)), indices((n, 1), n) if n else np.zeros((0, 1), np.int64), values(F, (n, w), 2)],
               env, tolerance=1e-6)
@@ -88,8 +88,7 @@ def cumsum(x, axis, exclusive=False, reverse=False, kind="cumsum", tolerance=1e-
     check(r, [np.where(np.isfinite(a.astype(np.float64)), a, 1).astype(a.dtype)], tolerance=tolerance, most=2)
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("exclusive", "reverse"), [(False, False), (True, True), (False, True)])
 @pytest.mark.parametrize(("shape", "axis"), [
     ((1,), 0), ((5, 33), 0), ((5, 33), 1), ((3, 0, 5), 1), ((3, 5, 0), 1), ((2, 90, 3), 1)])
 def test_running_sums_along_any_axis(shape, axis, exclusive, reverse):
