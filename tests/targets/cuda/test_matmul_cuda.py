@@ -43,6 +43,8 @@ CASES: dict[str, tuple[Tactic, Region]] = {
     "symbolic depth": (TILES, region((20, batch()), (batch(), 20), F32, dims=DIMS)),
     "f32 by f16": (TILES, region((20, 24), (24, 20), F32, F16, anchor=F32)),
     "f32 weights rounded to f16": (TILES, region((20, 24), (24, 20), F32, compute="f16", const=True)),
+    "one column": (TILES, region((3, 17, 5), (5, 1), F32)),
+    "one row and one column": (TILES, region((1, 40), (40, 1), F64)),
     "no depth": (TILES, region((20, 0), (0, 20), F32)),
     "split": (SPLIT, region((33, 300), (300, 50))),
     "split evenly": (SPLIT, region((64, 512), (512, 32), compute="f16")),
@@ -56,6 +58,7 @@ CASES: dict[str, tuple[Tactic, Region]] = {
     "rows of codes": (ROWS, region((1, 299), (299, 18), U8, I8)),
     "rows of batches": (ROWS, region((3, 1, 33), (3, 33, 20), DType.I64)),
     "rows of 8-bit floats": (ROWS, scaled(2, 40, 24, F8)),
+    "one row by one column": (ROWS, region((1, 5, 16), (3, 16, 1), F32, const=True)),
     "symbolic few rows": (ROWS, region((batch(), 300), (300, 20), F32, dims={"batch": (0, 2, 64)})),
 }
 

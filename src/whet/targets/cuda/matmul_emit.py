@@ -147,6 +147,8 @@ class Body:
 
         def place(key: Key) -> tuple[str, str]:
             m, n = self.p.strides[key][-3:-1]
+            if key == OUT:  # addresses of the block's shape, also along a dimension of one element
+                m, n = m if m != 0 or rows == "0" else 1, n if n != 0 else 1
             terms = [f"{i} * {self.number(d)}" if d != 1 else i for i, d in ((rows, m), (columns, n)) if d != 0]
             masks = [t for t, d in ((row_mask, m), (column_mask, n)) if t and d != 0]
             return " + ".join([self._bases[key], *terms]), " & ".join(masks)
