@@ -22,7 +22,7 @@ from whet.ir.work import flops
 from whet.lowering import Outline, agree, complete, outline, room_for, to_host
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
-from whet.passes import precision
+from whet.passes import branches, precision
 from whet.plan import Plan, PlanData
 from whet.plan.data import NativeStep
 from whet.plan.manifest import Device
@@ -99,8 +99,9 @@ class Builder:
         kept = _Kept(self.fp32_layers)
         formed = []
         for i, graph in enumerate(graphs):
+            ordered = branches.shallow_first(graph) if self.target.branches else graph
             formed.append(passes.finish(
-                graph, compute, self._dump(i, len(graphs)), keep=kept, wide=self.wide, states=self.states,
+                ordered, compute, self._dump(i, len(graphs)), keep=kept, wide=self.wide, states=self.states,
                 traits=precision.GPU if self.target.name == "cuda" else precision.CPU,
                 beyond=lambda n: not n.names.isdisjoint(self.beyond)))
             if self.target.fallback:
