@@ -29,7 +29,7 @@ def made(r: Region, rows: int = 16, keys: int = 16) -> Implementation:
 
 
 @pytest.mark.parametrize("size", [(1, 2, 37, 53, 16, 16), (2, 1, 1, 19, 8, 24), (1, 1, 17, 1, 3, 5),
-                                  (1, 2, 16, 32, 40, 80)], ids=str)
+                                  (1, 1, 16, 32, 40, 80)], ids=str)
 @pytest.mark.parametrize("blocks", [(16, 16), (32, 64)], ids=str)
 def test_lengths_and_widths_that_divide_nothing(size: tuple, blocks: tuple) -> None:
     b, h, s, t, d, e = size
@@ -37,11 +37,11 @@ def test_lengths_and_widths_that_divide_nothing(size: tuple, blocks: tuple) -> N
     check(run, r, made(r, *blocks))
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 33), (2, 1, 1, 33), (1, 2, 21, 33), (21, 33), (2, 2, 21, 1), (1,)],
+@pytest.mark.parametrize("shape", [(1, 1, 1, 33), (2, 1, 1, 33), (1, 2, 15, 33), (15, 33), (2, 2, 15, 1), (1,)],
                          ids=str)
 @pytest.mark.parametrize("dtype", [DType.BOOL, F32, BF16], ids=lambda d: d.value)
 def test_masks_of_any_broadcast(shape: tuple, dtype: DType) -> None:
-    r = region(2, 2, 1, 21, 33, 8, 8, strided(dtype, shape))
+    r = region(2, 2, 2, 15, 33, 8, 8, strided(dtype, shape))
     check(run, r, made(r))
 
 
@@ -79,7 +79,7 @@ def test_infinite_and_nan_inputs_spoil_only_their_rows() -> None:
 
 @pytest.mark.parametrize("past", [0, 5, 40])
 def test_causal_rows_see_the_past_and_themselves(past: int) -> None:
-    r = region(2, 2, 2, 37, 37 + past, 16, 16, causal=True, offset=past)
+    r = region(1, 2, 2, 37, 37 + past, 16, 16, causal=True, offset=past)
     check(run, r, made(r))
 
 
@@ -89,17 +89,17 @@ def test_rows_before_the_first_key_give_zero(offset: int) -> None:
     check(run, r, made(r))
 
 
-@pytest.mark.parametrize("heads", [(6, 2), (5, 1), (4, 4)])
+@pytest.mark.parametrize("heads", [(4, 2), (3, 1)])
 def test_groups_of_heads_share_keys_and_values(heads: tuple[int, int]) -> None:
     h, g = heads
-    r = region(2, h, g, 19, 35, 16, 24, strided(F32, (2, h, 19, 35)), causal=True, offset=20)
+    r = region(1, h, g, 19, 35, 16, 24, strided(F32, (1, h, 19, 35)), causal=True, offset=20)
     check(run, r, made(r))
 
 
-@pytest.mark.parametrize("s", [1, 5, 33])
+@pytest.mark.parametrize("s", [1, 9])
 @pytest.mark.parametrize("causal", [False, True])
 def test_lengths_below_the_caches_capacity(s: int, causal: bool) -> None:
-    r = region(3, 4, 2, s, 50, 16, 16, lengths=True, causal=causal, room=9, masked_zero=True)
+    r = region(3, 2, 1, s, 50, 16, 16, lengths=True, causal=causal, room=9, masked_zero=True)
     check(run, r, made(r), lengths=[s, 50, 37])
 
 
@@ -120,7 +120,7 @@ def test_soft_caps_bound_the_scores_before_the_mask() -> None:
     check(run, r, made(r))
 
 
-@pytest.mark.parametrize("sizes", [(2, 17, 5), (1, 50, 60), (0, 3, 3), (1, 0, 2), (1, 3, 0)])
+@pytest.mark.parametrize("sizes", [(2, 17, 5), (1, 20, 33), (0, 3, 3), (1, 0, 2), (1, 3, 0)])
 def test_any_batch_number_of_queries_and_of_keys_in_one_kernel(sizes: tuple[int, int, int]) -> None:
     b, s, t = symbol("b"), symbol("s"), symbol("t")
     dims = {"b": (0, 2, 3), "s": (0, 16, 50), "t": (0, 16, 60)}
@@ -189,8 +189,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("number", [80, 90])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "number"), [*((n, 90) for n in MODELS), ("BERT", 80), ("tf32", 80), ("f64", 80)])
 def test_kernels_compile(name: str, number: int) -> None:
     machine = typical((number // 10, number % 10))
     settings = list(FUSED.space(MODELS[name], machine, 1))

@@ -28,8 +28,7 @@ def made(r: Region, rows: int = 1, parts: int = 4, keys: int = 16) -> Implementa
 
 
 @WAYS
-@pytest.mark.parametrize("size", [(2, 3, 1, 1, 77, 16, 16), (1, 4, 2, 1, 130, 40, 24), (1, 2, 1, 3, 35, 3, 5),
-                                  (1, 1, 1, 1, 9, 8, 8)], ids=str)
+@pytest.mark.parametrize("size", [(2, 3, 1, 1, 77, 16, 16), (1, 2, 1, 3, 35, 3, 5), (1, 1, 1, 1, 9, 40, 24)], ids=str)
 @pytest.mark.parametrize("parts", [1, 4])
 def test_few_queries_see_many_keys(rows: int, size: tuple, parts: int) -> None:
     b, h, g, s, t, d, e = size
@@ -40,8 +39,8 @@ def test_few_queries_see_many_keys(rows: int, size: tuple, parts: int) -> None:
 @WAYS
 @pytest.mark.parametrize("causal", [False, True])
 def test_lengths_below_the_caches_capacity(rows: int, causal: bool) -> None:
-    r = region(3, 4, 2, 2, 100, 16, 16, lengths=True, causal=causal, room=9, masked_zero=True)
-    check(run, r, made(r, rows), lengths=[2, 100, 37])
+    r = region(3, 2, 1, 2, 50, 16, 16, lengths=True, causal=causal, room=9, masked_zero=True)
+    check(run, r, made(r, rows, 2), lengths=[2, 50, 37])
 
 
 @WAYS
@@ -49,16 +48,16 @@ def test_past_and_present_of_symbolic_lengths(rows: int) -> None:
     past, b, room = symbol("past"), symbol("b"), symbol("room")
     dims = {"past": (0, 30, 1000), "b": (0, 1, 4), "room": (0, 0, 50)}
     r = region(b, 4, 2, 1, past + 1, 16, 16, causal=True, offset=past, room=room, dims=dims)  # type: ignore[arg-type]
-    for values in ((0, 1, 0), (1, 2, 3), (100, 1, 0), (7, 0, 1)):
-        check(run, r, made(r, rows, 8), dict(zip(("past", "b", "room"), values, strict=True)))
+    for values in ((0, 1, 0), (70, 1, 3), (7, 0, 1)):
+        check(run, r, made(r, rows), dict(zip(("past", "b", "room"), values, strict=True)))
 
 
 @WAYS
-@pytest.mark.parametrize("shape", [(1, 1, 1, 77), (2, 1, 2, 77), (1, 2, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 40), (1, 2, 2, 40), (2, 1, 2, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [DType.BOOL, F32], ids=lambda d: d.value)
 def test_masks(rows: int, shape: tuple[int, ...], dtype: DType) -> None:
-    r = region(2, 2, 1, 2, 77, 16, 16, strided(dtype, shape))
-    check(run, r, made(r, rows))
+    r = region(2, 2, 1, 2, 40, 16, 16, strided(dtype, shape))
+    check(run, r, made(r, rows, 2))
 
 
 @WAYS
@@ -100,9 +99,7 @@ def test_codes_and_many_queries_are_refused() -> None:
     assert "rows" in DECODE.applies(region(1, 2, 2, 128, 128, 16, 16), H100)
 
 
-@pytest.mark.parametrize("number", [80, 90])
-@pytest.mark.parametrize("which", [0, -1])
-@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize(("which", "batch", "number"), [(0, 1, 80), (0, 32, 90), (-1, 1, 90)])
 def test_kernels_compile(which: int, batch: int, number: int) -> None:
     machine = typical((number // 10, number % 10))
     past = symbol("past")

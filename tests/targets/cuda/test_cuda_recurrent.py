@@ -26,52 +26,47 @@ SINGLE = {**SMALL, "rows": 1}
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_every_option_in_both_directions(option: tuple, layout: int) -> None:
     kind, given, more = option
-    r = region(kind, 3, 3, 17, *given, reverse=BOTH, layout=layout, **more)
+    r = region(kind, 2, 3, 9, *given, reverse=BOTH, layout=layout, **more)
     check(run, STEPS if layout else ONE, r, H100, params=SMALL)
 
 
 @pytest.mark.parametrize("kind", GATES)
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 19), (0, 2, 5), (3, 0, 5), (2, 17, 32)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 19), (0, 2, 5), (3, 0, 5), (2, 17, 16)], ids=str)
 def test_odd_sizes(kind: str, sizes: tuple[int, int, int]) -> None:
     r = region(kind, *sizes, "h", reverse=(True,))
     for tactic in (ONE, STEPS):
-        if sizes[0]:
+        if sizes[0] or tactic is ONE:
             check(run, tactic, r, H100, params=SINGLE if sizes[1] == 1 else SMALL)
-    check(run, ONE, r, H100)
 
 
 @pytest.mark.parametrize("kind", GATES)
 def test_any_batch_and_length_in_one_kernel(kind: str) -> None:
     r = region(kind, symbol("t"), symbol("b"), 9, "lengths", "h", reverse=BOTH, lengths=DType.I64,
                dims={"t": (0, 4, 30), "b": (0, 4, 30)})
-    for t, b in ((0, 3), (3, 0), (1, 1), (3, 18)):
+    for t, b in ((0, 3), (3, 0), (2, 3)):
         check(run, ONE, r, H100, {"t": t, "b": b}, params=SMALL)
     assert "unknown" in STEPS.applies(r, H100)
 
 
 @pytest.mark.parametrize("kind", GATES)
 def test_nan_and_infinities_go_where_the_equations_send_them(kind: str) -> None:
-    check(run, ONE, region(kind, 2, 4, 18, "h", reverse=BOTH), H100, spoil=True, params=SMALL)
-    check(run, ONE, region(kind, 2, 4, 18, "h", reverse=BOTH, clip=1.5), H100, spoil=True, params=SMALL)
+    for clip in (None, 1.5):
+        check(run, ONE, region(kind, 2, 4, 9, "h", clip=clip), H100, spoil=True, params=SMALL)
 
 
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_every_activation(function: str) -> None:
-    r = region("rnn", 2, 2, 9, reverse=BOTH, activations=(((function, 0.7, 0.3),), (("tanh", 0.0, 0.0),)))
+    r = region("rnn", 1, 2, 9, reverse=BOTH, activations=(((function, 0.7, 0.3),), (("tanh", 0.0, 0.0),)))
     check(run, ONE, r, H100, params=SMALL)
 
 
-@pytest.mark.parametrize("number", [80, 90])
-@pytest.mark.parametrize("kind", GATES)
-def test_it_compiles(kind: str, number: int) -> None:
-    for batch in (1, 32):
-        r = region(kind, 20, batch, 256, "h", "lengths", reverse=BOTH)
-        for tactic in (ONE, STEPS):
-            settings = list(tactic.space(r, H100, 1))
-            assert settings
-            steps = tactic.implement(r, settings[0], H100, 1).steps
-            for code in {s.kernel.code for s in steps}:
-                unpack(to_object(code, number))
+@pytest.mark.parametrize(("kind", "number", "params"), [("lstm", 90, SMALL), ("gru", 80, SINGLE)], ids=str)
+def test_it_compiles(kind: str, number: int, params: dict[str, int]) -> None:
+    r = region(kind, 20, 4, 64, "h", "lengths", reverse=BOTH)
+    for tactic in (ONE, STEPS):
+        assert list(tactic.space(r, H100, 1))
+        for code in {s.kernel.code for s in tactic.implement(r, params, H100, 1).steps}:
+            unpack(to_object(code, number))
 
 
 @needs_cuda
