@@ -182,7 +182,8 @@ class Builder:
             scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.target.threads,
             info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
-                     **({"notes": tuned.notes} if tuned.notes else {}), **found})
+                     **({"notes": tuned.notes} if tuned.notes else {}),
+                     **({"failed": tuned.failed} if tuned.failed else {}), **found})
 
 
     def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -34,7 +35,7 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
     """Choose for regions that the cache does not know, each unlike the others. TuningError where nothing works."""
     if not regions:
         return
-    with Crew(cores(), WORKER) as crew:
+    with Crew(_children(target), WORKER) as crew:
         todo = _candidates(regions, target, crew, progress)
         if CANDIDATES[opt_level] == 0 or not target.gpu.live:
             _settle(todo, target, crew, out, progress)
@@ -143,6 +144,9 @@ class _Measuring:
             raise TuningError(f"every candidate for a {region.kind} failed", where=describe(region),
                               why="; ".join(f"{t.tactic}: {t.failed}" for t in trials[:4]),
                               do="report this model; --opt-level 0 skips measuring")
+        for t in trials:
+            if t.seconds is None:
+                self.out.failed.setdefault(t.tactic, Counter())[t.failed.splitlines()[0][:200]] += 1
         best = trials[0]
         self.out.choices[region.signature()] = Choice(best.tactic, best.params, "measured", best.seconds)
         self.cache.put(key_of(self.cache, self.target, region.timing_key()), Entry(region.kind, trials))
@@ -199,6 +203,11 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
 def cores() -> int:
     """Processes to compile in."""
     return len(os.sched_getaffinity(0))
+
+
+def _children(target: CudaTarget) -> int:
+    """Processes to enumerate and compile in: those that ask libraries open the GPU, which takes memory of it."""
+    return min(cores(), max(2, target.gpu.memory_bytes >> 30)) if target.gpu.live else cores()
 
 
 def _candidates(regions: Sequence[Region], target: CudaTarget, crew: Crew, progress: Callable[[Progress], None]

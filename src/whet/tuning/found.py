@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from whet.ir.region import Region
@@ -32,12 +33,14 @@ class Progress:
 @dataclass
 class Tuned:
     """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what went
-    wrong on the way. `untuned`: why nothing was measured."""
+    wrong on the way. `failed`: candidates that could not be used, by tactic: why, and how many. `untuned`: why nothing
+    was measured."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    failed: dict[str, Counter[str]] = field(default_factory=dict)
     untuned: str = ""
 
 
