@@ -183,7 +183,8 @@ class Builder:
             info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
                      **({"notes": tuned.notes} if tuned.notes else {}),
-                     **({"failed": tuned.failed} if tuned.failed else {}), **found})
+                     **({"failed": {k: dict(v) for k, v in tuned.failed.items()}} if tuned.failed else {}),
+                     **found})
 
 
     def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class _Measuring:
                               do="report this model; --opt-level 0 skips measuring")
         for t in trials:
             if t.seconds is None:
-                self.out.failed.setdefault(t.tactic, Counter())[t.failed.splitlines()[0][:200]] += 1
+                self.out.failed.setdefault(t.tactic, Counter())[t.failed.partition("\n")[0][:200]] += 1
         best = trials[0]
         self.out.choices[region.signature()] = Choice(best.tactic, best.params, "measured", best.seconds)
         self.cache.put(key_of(self.cache, self.target, region.timing_key()), Entry(region.kind, trials))
