@@ -240,7 +240,7 @@ def _tensor(t: Tensor) -> str:
 
 
 def _precision(compute: str) -> str:
-    return {"f32": "fp32"}.get(compute, compute)
+    return {"f32": "fp32", "f16": "fp16", "f8": "fp8"}.get(compute, compute)
 
 
 def _profile(profile: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
