@@ -123,8 +123,9 @@ class _Weights:
         text = f"{self.bytes} + {place}"
         return self.body.s.name_of(f"tl.load({text}, mask={mask}, other=0)" if mask else f"tl.load({text})", "bytes")
 
-    def part(self, loaded: str, i: int, k: str, columns: str, mask: str) -> str:
-        """The weights of part i of the bytes in f32; k: their rows, or where a stretch lies in a group, its first."""
+    def part(self, loaded: str, i: int, k: str, columns: str, mask: str) -> tuple[str, str]:
+        """(codes less their zero points, scales) of part i of the bytes in f32; k: their rows, or where a stretch lies
+        in a group, its first."""
         c, s = self.codes, self.body.s
         field = loaded if c.bits == 8 else f"(({loaded} >> {c.bits * i}) & {(1 << c.bits) - 1})"
         code = s.name_of(f"{field}.to(tl.float32)", "code")
@@ -136,7 +137,7 @@ class _Weights:
             code = s.name_of(f"{code} - tl.load({self.zero} + {place}{hidden}).to(tl.float32)", "code")
         elif c.half:
             code = s.name_of(f"{code} - {float(c.half)}", "code")
-        return s.name_of(f"{code} * {scale}", "w")
+        return code, scale
 
 
 def _scales(scale: np.ndarray, codes: Codes) -> np.ndarray:
@@ -179,6 +180,8 @@ class GroupedTiles:
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         p, how = problem(region), products(region)
         c = codes_of(region, params["stretch"], 1, False)
+        if not c.even:
+            how = Products(DType.F32, DType.F32)
         p = replace(p, wide=p.wide or c.depth * c.n >= 2**31)
         bm, bn, h = params["bm"], params["bn"], c.stretch
         body = Body("matmul_grouped", region, p, how, machine)
@@ -197,10 +200,12 @@ class GroupedTiles:
                 a = body.operand("a", "rm[:, None]", deep, body.m_mask(bm),
                                  "" if c.exact else f"({deep} < {c.depth})", f"({bm}, {h})")
                 first = f"(k + {i * h})" if c.even else f"(k + {i * h} + rk[:, None])"
-                b = w.part(loaded, i, first, "rn[None, :]", mask)
-                kind = REGISTER[how.operand]
+                code, scale = w.part(loaded, i, first, "rn[None, :]", mask)
                 precision = ', input_precision="ieee"' if how.operand is DType.F32 else ""
-                s.line(f"acc = tl.dot({a.value()}, {b}.to(tl.{kind}), acc{precision})")
+                if c.even:  # codes are exact in 16 bits, where weights would be rounded
+                    s.line(f"acc += tl.dot({a.value()}, {code}.to(tl.{REGISTER[how.operand]}){precision}) * {scale}")
+                else:
+                    s.line(f"acc = tl.dot({a.value()}, {code} * {scale}, acc{precision})")
         body.finish("acc", "rm[:, None]", "rn[None, :]", body.m_mask(bm), mask)
         count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
         return Implementation((s.step(count, params["warps"], params["stages"]),), w.packs())
@@ -265,7 +270,8 @@ class GroupedRows:
             for i in range(c.per):
                 start = s.name_of(f"((chunk + rr) * {c.per} + {i}) * {h}", "start")
                 deep = s.name_of(f"{start} + jj", "k")
-                b = w.part(loaded, i, start if c.even else deep, "nn", mask)
+                code, scale = w.part(loaded, i, start if c.even else deep, "nn", mask)
+                b = s.name_of(f"{code} * {scale}", "w")
                 for acc, (row, row_mask) in zip(sums, places):
                     a = body.operand("a", row, deep, row_mask, "" if c.exact else f"({deep} < {c.depth})",
                                      f"(1, {r}, {h})")
