@@ -99,7 +99,7 @@ class Bound:
         self._patch(addresses)
         return [lambda go=go: go(stream, True) for go in self._launches]  # type: ignore[misc]
 
-    def graph(self, streams: Streams, addresses: tuple[int, ...]) -> Any:
+    def graph(self, streams: Streams, addresses: tuple[int, ...]) -> Owned:
         """The graph for these addresses: a remembered one, or a new one."""
         found = self._graphs.get(addresses)
         if found is None:
@@ -108,7 +108,7 @@ class Bound:
                 self._graphs.popitem(last=False)
         else:
             self._graphs.move_to_end(addresses)
-        return found.handle
+        return found
 
     def has_graph(self, addresses: tuple[int, ...]) -> bool:
         """True if a graph for these addresses is remembered."""

@@ -17,7 +17,7 @@ from whet.runtime.binding import evaluate
 from whet.runtime.cuda import plain, runner, steptimes
 from whet.runtime.cuda.arrays import DeviceArray, borrow_device, on_device, same_shape
 from whet.runtime.cuda.bound import POINTER_ALIGN, Bound, Streams
-from whet.runtime.cuda.driver import DeviceMemory
+from whet.runtime.cuda.driver import DeviceMemory, Owned
 from whet.runtime.cuda.order import Order, stream_of
 from whet.runtime.cuda.pipeline import Pipeline
 from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
@@ -49,7 +49,7 @@ class CudaContext(Context):
         self._bound: dict[tuple[int, int], OrderedDict[tuple[int, ...], Bound]] = {}
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()  # addresses that a run had no graph for
         self._lent: tuple[Loaded, dict[str, int]] | None = None  # the states of a runner
-        self.hot: tuple[Bound, Placed, Any] | None = None  # of the last run on host arrays
+        self.hot: tuple[Bound, Placed, Owned] | None = None  # of the last run on host arrays
         with d.current():
             self.streams = Streams(d)
             self._memory: DeviceMemory | None = engine.allocate(engine.arena_bytes, "a context's activations")
@@ -269,14 +269,14 @@ class CudaContext(Context):
     def _stream_of(self, stream: Any) -> Any:
         return self.streams.first if stream is None else stream_of(self.device, stream)
 
-    def _replay(self, placed: Placed, graph: Any) -> None:
+    def _replay(self, placed: Placed, graph: Owned) -> None:
         """Inputs up, the graph, outputs down, and wait."""
         d, stream = self.device, self.streams.first
         if self._closed:
             self.check_open()
         self.slot.wait()
         transfer(d, placed.upload, True, stream)
-        code = d.api.cuGraphLaunch(graph, stream)[0]
+        code = d.api.cuGraphLaunch(graph.handle, stream)[0]
         if code:
             d.fail(code, "a run")
         transfer(d, placed.download, False, stream)
@@ -328,7 +328,7 @@ class CudaContext(Context):
             b.runs += 1  # a capture costs some hundred microseconds: for shapes that come again
             b.launch(self.streams, wanted, stream)
             return
-        code = self.device.api.cuGraphLaunch(b.graph(self.streams, key), stream)[0]
+        code = self.device.api.cuGraphLaunch(b.graph(self.streams, key).handle, stream)[0]
         if code:
             self.device.fail(code, "a run")
 
