@@ -215,8 +215,9 @@ def test_pointers_are_checked() -> None:
         np.testing.assert_array_equal(ctx.run({"x": good})["y"], expected(x))
         with pytest.raises(InputError, match="does not know"):
             ctx.run({"x": Pointer(x.ctypes.data, (4, 5), "float32", device=0)})
+        pinned = d.pinned(80)
         with pytest.raises(InputError, match="host"):
-            ctx.run({"x": Pointer(d.pinned(80).address, (4, 5), "float32", device=0)})
+            ctx.run({"x": Pointer(pinned.address, (4, 5), "float32", device=0)})
         with pytest.raises(InputError, match="GPU 3"):
             ctx.run({"x": Pointer(memory.address, (4, 5), "float32", device=3)})
         with pytest.raises(InputError, match="overlaps"):
@@ -279,7 +280,7 @@ def test_no_room_for_the_weights_at_load() -> None:
     try:
         with pytest.raises(DeviceMemoryError, match="weights") as e:
             load_data(data)
-        assert "600 MiB" in e.value.why
+        assert "it takes 601 MiB" in e.value.why
         assert "free" in e.value.why
     finally:
         hog.close()

@@ -56,8 +56,12 @@ class CudaEngine(Engine):
         self._allocated.add(made)
         return made
 
-    def _new_context(self) -> Context:
+    def context(self) -> Context:
+        """As of `Engine`. LostDeviceError once the device was lost."""
         self.device.alive()
+        return super().context()
+
+    def _new_context(self) -> Context:
         return CudaContext(self)
 
     @property
