@@ -54,7 +54,7 @@ class MatmulTiles:
         body.tile("tl.program_id(0)", bm, bn, params["group"])
         body.indices(bm, bn)
         body.enter()
-        body.wait(body.may_prefetch(), bn)
+        body.begin(bm, bn)
         if how.dot:
             exact = isinstance(p.k, int) and p.k % bk == 0
             total = depth_loop(body, bm, bn, bk, "0", body.number(p.k), exact)

@@ -12,6 +12,8 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products, multiple
 
+EARLY = 64 * 64  # elements of a tile whose epilogue's operands have room in registers beside the sums
+
 
 class Body:
     """The text of a matmul kernel. Names in it: `rm`, `rn`, `rk` are the indices of the block; `outer` counts
@@ -22,6 +24,7 @@ class Body:
         self.region, self.p, self.how = region, p, how
         self._params: dict[Key, str] = {}
         self._bases: dict[Key, str] = {}
+        self._ready: dict[Key, str] = {}  # what the epilogue reads and was loaded early
 
     # -- places ------------------------------------------------------------------------------------------------
 
@@ -93,6 +96,15 @@ class Body:
     def n_mask(self, bn: int, columns: str = "rn[None, :]") -> str:
         return "" if isinstance(self.p.n, int) and self.p.n % bn == 0 else f"({columns} < {self.number(self.p.n)})"
 
+    def begin(self, bm: int, bn: int, prefetch_from: str = "0", prefetch_to: str = "") -> None:
+        """Between the indices and the products of a tile: wait, with constants on their way."""
+        place = "rm[:, None]", "rn[None, :]", self.m_mask(bm), self.n_mask(bn)
+        if bm * bn <= EARLY:
+            self.preload(*place, const=True)
+        self.wait(self.may_prefetch(), bn, prefetch_from, prefetch_to)
+        if bm * bn <= EARLY:
+            self.preload(*place, const=False)
+
     def wait(self, prefetch: bool = False, bn: int = 0, begin: str = "0", end: str = "") -> None:
         """Here the kernel waits for those before it, if it was launched early: what is above reads no memory. prefetch:
         meanwhile its columns of b, rows [begin, end), which nobody writes, are brought into the L2 cache."""
@@ -141,33 +153,40 @@ class Body:
 
     # -- results -----------------------------------------------------------------------------------------------
 
+    def preload(self, rows: str, columns: str, row_mask: str, column_mask: str, const: bool) -> None:
+        """Load what the epilogue reads before the products are summed, so that nothing waits for it at the end:
+        constants (which may be read before the kernel waits for others), or everything else."""
+        for key in [k for k in self.p.tensors if k[0] == "e" and self.p.tensors[k].const == const]:
+            if key not in self._ready:
+                self._ready[key] = self.s.name_of(
+                    self.load(key, *self._place(key, rows, columns, row_mask, column_mask)), "early")
+
     def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> None:
         """The epilogue of the sums `total` and the store. rows, columns: texts of indices that broadcast to them."""
         s, region = self.s, self.region
 
-        def place(key: Key) -> tuple[str, str]:
-            m, n = self.p.strides[key][-3:-1]
-            if key == OUT:  # addresses of the block's shape, also along a dimension of one element
-                m, n = m if m != 0 or rows == "0" else 1, n if n != 0 else 1
-            terms = [f"{i} * {self.number(d)}" if d != 1 else i for i, d in ((rows, m), (columns, n)) if d != 0]
-            masks = [t for t, d in ((row_mask, m), (column_mask, n)) if t and d != 0]
-            return " + ".join([self._bases[key], *terms]), " & ".join(masks)
+        def read(key: Key) -> str:
+            return self._ready.get(key) or self.load(key, *self._place(key, rows, columns, row_mask, column_mask))
 
         if SUMS in self.p.tensors:
-            total = s.name_of(f"{total} + 128 * {self.load(SUMS, *place(SUMS))}", "total")
-
-        def leaf(t: Leaf) -> str:
-            if t.source == ANCHOR:
-                return total
-            return self.load(("e", t.source), *place(("e", t.source)))
-
+            total = s.name_of(f"{total} + 128 * {read(SUMS)}", "total")
         value, dtype = total, region.anchor.dtype
         if region.epilogue is not None:
-            value, dtype = expr.emit(s, region.epilogue, leaf), region.epilogue.dtype
-        pointers, _ = place(OUT)
+            value = expr.emit(s, region.epilogue, lambda t: total if t.source == ANCHOR else read(("e", t.source)))
+            dtype = region.epilogue.dtype
+        pointers, _ = self._place(OUT, rows, columns, row_mask, column_mask)
         masks = " & ".join(t for t in (row_mask, column_mask) if t)
         value = stored(value, dtype, region.output.dtype)
         s.line(f"tl.store({pointers}, {value}, mask={masks})" if masks else f"tl.store({pointers}, {value})")
+
+    def _place(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> tuple[str, str]:
+        """(addresses, mask) of a tensor like the output, or one that broadcasts to it."""
+        m, n = self.p.strides[key][-3:-1]
+        if key == OUT:  # addresses of the block's shape, also along a dimension of one element
+            m, n = m if m != 0 or rows == "0" else 1, n if n != 0 else 1
+        terms = [f"{i} * {self.number(d)}" if d != 1 else i for i, d in ((rows, m), (columns, n)) if d != 0]
+        masks = [t for t, d in ((row_mask, m), (column_mask, n)) if t and d != 0]
+        return " + ".join([self._bases[key], *terms]), " & ".join(masks)
 
 
 def stored(value: str, dtype: DType, out: DType) -> str:

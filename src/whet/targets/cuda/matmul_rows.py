@@ -77,7 +77,11 @@ class MatmulRows:
         s.line(f"rn = {body.wide(f'pn * {bn}')} + tl.arange(0, {bn})\nrk = tl.arange(0, {bk})")
         first = "0" if p.m == 1 else s.name_of(body.wide(f"pm * {rows}"), "row")
         body.enter()
+        if p.m == 1:
+            body.preload("0", "rn", "", body.n_mask(bn, "rn"), const=True)
         body.wait(body.may_prefetch(), bn)
+        if p.m == 1:
+            body.preload("0", "rn", "", body.n_mask(bn, "rn"), const=False)
         along = next(d[-1] for (role, _), d in p.strides.items() if role == "b") == 1  # the depth is contiguous
         column, deep = ("rn[:, None]", "rk[None, :]") if along else ("rn[None, :]", "rk[:, None]")
         block = f"({bn}, {bk})" if along else f"({bk}, {bn})"

@@ -94,6 +94,8 @@ def sum_step(region: Region, p: Problem, machine: Gpu, parts: int, dtype: DType,
     body.tile("tl.program_id(0)", bm, bn, 1)
     body.indices(bm, bn)
     body.enter("eso")
+    tile = "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn)
+    body.preload(*tile, const=True)
     body.wait()
     work = body.s.pointer(Work(offset), dtype)
     masks = " & ".join(t for t in (body.m_mask(bm), body.n_mask(bn)) if t)
@@ -107,7 +109,7 @@ def sum_step(region: Region, p: Problem, machine: Gpu, parts: int, dtype: DType,
     kind = REGISTER[products(region).total]
     if dtype is not products(region).total:
         total = body.s.name_of(f"{total}.to(tl.{kind})", "total")
-    body.finish(total, "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
+    body.finish(total, *tile)
     return body.s.step(ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch), 4 if bm * bn >= 512 else 2, 1)
 
 
