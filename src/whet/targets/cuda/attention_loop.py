@@ -61,8 +61,9 @@ class Loop:
         self.live = "" if full else "live[:, None]"
         self.inside = "" if self._whole else "(t < keys)[:, None]"
         for t in (*p.region.inputs, p.region.output):
+            wide = index.is_wide(p.region, t)
             for stride in t.strides:
-                self.number(stride)  # before `index` asks, which does not know of multiples
+                self.number(stride, wide)  # before `index` asks, which does not know of multiples
 
     @property
     def _whole(self) -> bool:
@@ -71,11 +72,11 @@ class Loop:
 
     # -- where things lie ------------------------------------------------------------------------------------
 
-    def number(self, d: Dim) -> str:
+    def number(self, d: Dim, wide: bool = False) -> str:
         """Text of an integer; parameters that are surely multiples of 16 say so."""
         if isinstance(d, int):
             return str(d) if d >= 0 else f"({d})"
-        return self.s.integer(d, aligned=all(c % 16 == 0 for _, c in d.terms))
+        return self.s.integer(d, wide, all(c % 16 == 0 for _, c in d.terms))
 
     def enter(self, tile: str) -> None:
         """Names that everything below uses: r (rows), query and head (of rows), live."""
