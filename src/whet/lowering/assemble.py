@@ -35,14 +35,15 @@ MOST_STATIC = 8 << 30  # bytes of address space that a profile's maximum may res
 @dataclass
 class Assembly:
     """What the launches become. `arena` (bytes) is symbolic where it is planned when sizes are known; `arena_sum` is
-    what the temporaries would take without sharing. `after`: see `plan.program.Segment`. `places`: of each launch's
-    inputs and outputs."""
+    what the temporaries would take without sharing. `after`: see `plan.program.Segment`; `waits` is the same
+    of launches. `places`: of each launch's inputs and outputs."""
 
     steps: list[NativeStep] = field(default_factory=list)
     arena: Dim = 0
     arena_sum: int = 0
     scratch_bytes: int = 0
     after: list[list[int]] | None = None
+    waits: list[list[int]] | None = None
     places: list[tuple[list[Place], list[Place]]] = field(default_factory=list)
 
 
@@ -89,7 +90,8 @@ class _Assembler:
         for i, (launch, made) in enumerate(zip(self.launches, self.implementations)):
             self._native(i, launch, made)
         if self.branches and isinstance(self.out.arena, int):
-            self.out.after = self._after()
+            self.out.waits = self._waits()
+            self.out.after = steps_after(self.out.waits, [len(m.steps) for m in self.implementations])
         return self.out
 
     # -- memory ------------------------------------------------------------------------------------
@@ -136,12 +138,11 @@ class _Assembler:
                     common[k] &= before[i]
         return lambda a, b: not users[a] & ~common[b] or not users[b] & ~common[a]
 
-    def _after(self) -> list[list[int]]:
+    def _waits(self) -> list[list[int]]:
         place = {b: p for b, p in self.place.items() if isinstance(p, int)}
         work = {i: (off, max(0, upper(self.implementations[i].workspace, self.ranges)))
                 for i, off in self.work.items() if isinstance(off, int)}
-        waits, _ = order(accesses(self.launches, self.ranges, place, work))
-        return steps_after(waits, [len(m.steps) for m in self.implementations])
+        return order(accesses(self.launches, self.ranges, place, work))[0]
 
     def _in_place(self, spans: Mapping[Buffer, Sequence[int]]) -> dict[Buffer, Buffer]:
         """Pointwise results that may overwrite an operand (same bytes at the same place, and the operand is not read

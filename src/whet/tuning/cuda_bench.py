@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
+from whet.runtime.cuda import lanes
+from whet.runtime.cuda.bound import Streams, fork_and_join
 from whet.runtime.cuda.code import Code, Kernel, Launchable
-from whet.runtime.cuda.driver import Device, DeviceMemory, Owned
+from whet.runtime.cuda.driver import Device, DeviceMemory, Owned, capturing
 from whet.runtime.cuda.libraries import Libraries
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
 from whet.tuning.bench import random_array
@@ -27,16 +30,29 @@ SAMPLE, PIECES = 1 << 18, 4  # bytes of a result that are compared, and in how m
 GAP = 256
 
 
+Launch = tuple[Launchable, list[int], int]  # a unit, its arguments, its tiles
+
+
 @dataclass
 class Prepared:
     """A candidate with all that it needs on the device: `runs` are its launches, for each copy of the constants."""
 
-    runs: list[list[tuple[Launchable, list[int], int]]]
+    runs: list[list[Launch]]
     memory: list[DeviceMemory]
 
     def close(self) -> None:
         for m in self.memory:
             m.close()
+
+
+def _launch(unit: Launchable, values: Sequence[int], tiles: int) -> Callable[[Any, bool], None]:
+    def go(stream: Any, early: bool) -> None:
+        if isinstance(unit, Kernel):
+            unit.launch(int(stream), values, tiles, early)
+        else:
+            unit.launch(int(stream), values, tiles)
+
+    return go
 
 
 class Operands:
@@ -88,10 +104,12 @@ class CudaBench:
     def __init__(self, index: int) -> None:
         self.device = Device.open(index)
         self.libraries = Libraries(self.device)
-        self.stream = self.device.stream()
+        self.streams = Streams(self.device)
+        self.stream = self.streams.first
         self.events = self.device.event(timing=True), self.device.event(timing=True)
         self.buffers: Buffers | None = None
         self.best: dict[str, float] = {}  # by region
+        self.begun: WeakSet[Any] = WeakSet()  # units of libraries that have been launched
 
     def time(self, region: Region, made: Implementation, objects: Mapping[str, bytes]
              ) -> tuple[float, list[np.ndarray]]:
@@ -259,18 +277,24 @@ class CudaBench:
             out.append(memory[-1].address if n else 0)
         return out
 
-    def capture(self, runs: Sequence[Sequence[tuple[Launchable, list[int], int]]]) -> Owned:
-        """An executable graph of these launches, one after the other."""
+    def capture(self, runs: Sequence[Sequence[Launch]], after: Sequence[Sequence[int]] | None = None) -> Owned:
+        """An executable graph of these launches: one after the other, or as `after` says (see `plan.program.Segment`).
+        Libraries load at their first launch what must not be loaded in a capture, so theirs are launched before."""
         d, api = self.device, self.device.api
+        steps = [step for run in runs for step in run]
         with d.current():
-            mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-            d.check(api.cuStreamBeginCapture(self.stream, mode), "cuStreamBeginCapture")
-            try:
-                for run in runs:
-                    for unit, values, tiles in run:
-                        unit.launch(int(self.stream), values, tiles)
-            finally:
-                code, graph = api.cuStreamEndCapture(self.stream)
+            for unit, values, tiles in steps:
+                if not isinstance(unit, Kernel) and unit not in self.begun:
+                    self.begun.add(unit)
+                    unit.launch(int(self.stream), values, tiles)
+                    d.synchronize(self.stream)
+            with capturing():
+                mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+                d.check(api.cuStreamBeginCapture(self.stream, mode), "cuStreamBeginCapture")
+                try:
+                    fork_and_join(self.streams, lanes.schedule(after, len(steps)), [_launch(*step) for step in steps])
+                finally:
+                    code, graph = api.cuStreamEndCapture(self.stream)
             d.check((code,), "cuStreamEndCapture")
             made = Owned(d, d.check(api.cuGraphInstantiate(graph, 0), "cuGraphInstantiate"))
             d.check(api.cuGraphDestroy(graph), "cuGraphDestroy")

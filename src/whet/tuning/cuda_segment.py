@@ -12,6 +12,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import evaluate
+from whet.lowering.hazards import steps_after
 from whet.plan import dims
 from whet.plan.data import ArenaArg, InputArg, OutputArg, Place, WeightArg
 from whet.runtime.cuda.code import Code, Launchable
@@ -78,7 +79,7 @@ class Segment:
         for l in self.asked.launches:
             k = turn[l.region] = turn.get(l.region, -1) + 1
             runs.append(instead.get(l.region, self.steps.get(l.region, []))[k])
-        return self.bench.capture(runs)
+        return self.bench.capture(runs, steps_after([l.waits for l in self.asked.launches], [len(r) for r in runs]))
 
     def _spaces(self) -> dict[Any, int]:
         """The address of each input, output, constant and of the arena; as large as what is read and written there."""

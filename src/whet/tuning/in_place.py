@@ -31,9 +31,11 @@ SHARE = 0.01  # of the time that a region takes to be worth it
 
 @dataclass(frozen=True)
 class Placed:
-    """A launch: its region (by signature), and where its operands and results lie."""
+    """A launch: its region (by signature), the earlier launches that it waits for, and where its operands and results
+    lie."""
 
     region: str
+    waits: list[int]
     inputs: list[Place]
     outputs: list[Place]
 
@@ -121,6 +123,6 @@ def _segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]
     body = assemble(launches, implementations, dims, _Names(), branches=True)
     if not isinstance(body.arena, int):
         return None
-    placed = [Placed(s, ins, outs) for s, (ins, outs) in zip(signatures, body.places)]
+    placed = [Placed(s, waits, ins, outs) for s, waits, (ins, outs) in zip(signatures, body.waits or (), body.places)]
     env = {n: opt for n, (_, opt, _) in dims.items()}
     return Trials(placed, regions, env, body.arena, choices, others, seconds)

@@ -127,7 +127,7 @@ class Bound:
         with capturing():
             d.check(api.cuStreamBeginCapture(streams.first, mode), "cuStreamBeginCapture")
             try:
-                self._fork_and_join(streams)
+                fork_and_join(streams, self.places, self._launches)
             except BaseException:
                 code, graph = api.cuStreamEndCapture(streams.first)
                 if not code and int(graph):
@@ -194,31 +194,35 @@ class Bound:
                 out.append(_library(unit, part, tiles))
         return out
 
-    def _fork_and_join(self, streams: Streams) -> None:
-        api, check, places = self.device.api, self.device.check, self.places
-        begun = {0}
-        start = streams.event(0)
-        if any(p.lane for p in places):
-            check(api.cuEventRecord(start, streams.first), "cuEventRecord")
-        marks: dict[int, Any] = {}
 
-        def mark(step: int) -> None:
-            marks[step] = streams.event(1 + len(marks))
-            check(api.cuEventRecord(marks[step], streams.lane(places[step].lane)), "cuEventRecord")
+def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Sequence[Callable[[Any, bool], None]]
+                  ) -> None:
+    """Launch steps at their places (`lanes.schedule`), while the first stream is captured. A launch is a function of
+    (stream, whether it may begin early)."""
+    api, check = streams.device.api, streams.device.check
+    begun = {0}
+    start = streams.event(0)
+    if any(p.lane for p in places):
+        check(api.cuEventRecord(start, streams.first), "cuEventRecord")
+    marks: dict[int, Any] = {}
 
-        last = set(lanes.ends(places))
-        for i, (go, p) in enumerate(zip(self._launches, places)):
-            stream = streams.lane(p.lane)
-            if p.lane not in begun:
-                begun.add(p.lane)
-                check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
-            for k in p.waits:
-                check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
-            go(stream, not p.waits)
-            if p.noted or i in last:
-                mark(i)
-        for i in last:
-            check(api.cuStreamWaitEvent(streams.first, marks[i], 0), "cuStreamWaitEvent")
+    def mark(step: int) -> None:
+        marks[step] = streams.event(1 + len(marks))
+        check(api.cuEventRecord(marks[step], streams.lane(places[step].lane)), "cuEventRecord")
+
+    last = set(lanes.ends(places))
+    for i, (go, p) in enumerate(zip(launches, places)):
+        stream = streams.lane(p.lane)
+        if p.lane not in begun:
+            begun.add(p.lane)
+            check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
+        for k in p.waits:
+            check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
+        go(stream, not p.waits)
+        if p.noted or i in last:
+            mark(i)
+    for i in last:
+        check(api.cuStreamWaitEvent(streams.first, marks[i], 0), "cuStreamWaitEvent")
 
 
 def _kernel(unit: Kernel, part: np.ndarray, hidden: Sequence[int], tiles: int) -> Callable[[Any, bool], None]:

@@ -106,7 +106,7 @@ class Kernel:
         step's arguments, unless all are 0."""
         return [size * tiles * self.unit.ctas for size in self.unit.hidden]
 
-    def launch(self, stream: int, values: Sequence[int], tiles: int) -> None:
+    def launch(self, stream: int, values: Sequence[int], tiles: int, early: bool = True) -> None:
         unit = self.unit
         n, hidden = len(unit.args), len(unit.hidden)
         if len(values) not in (n, n + hidden) or (len(values) == n and any(unit.hidden)):
@@ -114,7 +114,7 @@ class Kernel:
         slots = np.zeros(n + hidden, np.int64)
         slots[: len(values)] = values
         places = np.arange(n + hidden, dtype=np.int64) * 8 + slots.ctypes.data
-        self.start(stream, places.ctypes.data, tiles)
+        self.start(stream, places.ctypes.data, tiles, early)
 
     def start(self, stream: Any, parameters: int, tiles: int, early: bool = True) -> None:
         """Launch with the addresses of the parameters' values (Triton's own included) in a table at `parameters`; all
