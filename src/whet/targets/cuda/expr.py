@@ -74,19 +74,20 @@ def number(x: float) -> str:
     return repr(x) if math.isfinite(x) else 'float("nan")' if x != x else 'float("inf")' if x > 0 else '-float("inf")'
 
 
-def emit(s: Source, e: Expr, leaf: LeafFn) -> str:
-    """Appends the lines that compute the expression; the result, in the register type of `e.dtype`."""
+def emit(s: Source, e: Expr, leaf: LeafFn, narrow: bool = False) -> str:
+    """Appends the lines that compute the expression; the result, in the register type of `e.dtype`. narrow: whoever
+    stores it rounds it to 16 bits."""
     last = e.terms[-1]
     if isinstance(last, Leaf):
         return leaf(last) if last.dtype is not DType.BOOL else widen(s, leaf(last), last.dtype)
-    return finish(s, emit_wide(s, e, leaf), e.dtype)
+    return finish(s, emit_wide(s, e, leaf, narrow), e.dtype)
 
 
-def emit_wide(s: Source, e: Expr, leaf: LeafFn) -> str:
+def emit_wide(s: Source, e: Expr, leaf: LeafFn, narrow: bool = False) -> str:
     """Like `emit`, in the compute type; a last rounding from f32 to f16 or bf16 is left to whoever stores."""
     values: dict[int, str] = {}
     read: dict[Leaf, str] = {}
-    coarse = _coarse_terms(e)
+    coarse = _coarse_terms(e, narrow)
     last = len(e.terms) - 1
     final = e.terms[last]
     if isinstance(final, Apply) and final.op == "cast" and final.dtype in NARROW and \
@@ -111,16 +112,17 @@ def emit_wide(s: Source, e: Expr, leaf: LeafFn) -> str:
     return value(last)
 
 
-def _coarse_terms(e: Expr) -> set[int]:
+def _coarse_terms(e: Expr, narrow: bool = False) -> set[int]:
     """The operators whose results are 16-bit floats, or are read only to be rounded to one: there the GPU's own
-    approximations of exp and division (2 ulp of f32), and shorter ones of tanh and gelu, do."""
+    approximations of exp and division (2 ulp of f32), and shorter ones of tanh and gelu, do. narrow: the whole is
+    rounded to 16 bits; all but tanh (1e-4 of itself, which a subtraction could raise) are exact enough for that."""
     readers: dict[int, list[Apply]] = {}
     for t in e.terms:
         if isinstance(t, Apply):
             for a in t.args:
                 readers.setdefault(a, []).append(t)
     return {i for i, t in enumerate(e.terms) if isinstance(t, Apply) and (
-        t.dtype in NARROW or (i in readers and all(r.op == "cast" and r.dtype in NARROW for r in readers[i])))}
+        t.dtype in NARROW or (narrow and (t.op != "tanh" or i == len(e.terms) - 1)) or (i in readers and all(r.op == "cast" and r.dtype in NARROW for r in readers[i])))}
 
 
 def apply(s: Source, t: Apply, args: Sequence[str], dtypes: Sequence[DType], imms: Sequence[Any] = (None,) * 3,

@@ -172,7 +172,8 @@ class Body:
             total = s.name_of(f"{total} + 128 * {read(SUMS)}", "total")
         value, dtype = total, region.anchor.dtype
         if region.epilogue is not None:
-            value = expr.emit(s, region.epilogue, lambda t: total if t.source == ANCHOR else read(("e", t.source)))
+            value = expr.emit(s, region.epilogue, lambda t: total if t.source == ANCHOR else read(("e", t.source)),
+                              region.output.dtype in expr.NARROW)
             dtype = region.epilogue.dtype
         pointers, _ = self._place(OUT, rows, columns, row_mask, column_mask)
         masks = " & ".join(t for t in (row_mask, column_mask) if t)
