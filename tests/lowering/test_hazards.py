@@ -15,7 +15,7 @@ from whet.lowering.assemble import Weights, assemble
 from whet.lowering.hazards import Access, order, steps_after
 from whet.lowering.storage import Buffer, Launch, Storage, schedule
 from whet.passes.fuse import form_regions
-from whet.targets.base import Implementation, In, Kernel, Out, Step
+from whet.targets.base import Implementation, In, Kernel, Out, Pack, Packed, Step
 
 
 def elements(s: Storage, shape: tuple[int, ...]) -> set[int]:
@@ -130,3 +130,13 @@ def test_what_grows_in_place_is_waited_for() -> None:
     read = Launch(Node("region", [], [], {}, "reader"), [Storage(state, 6, (1,))], [Storage(y, 0, (1,))], region)
     body = assemble([write, read], [implementation(region)] * 2, {}, Weights(), branches=True)
     assert body.after == [[], [0]]
+
+
+def test_constants_that_are_only_packed_are_not_kept_as_they_were() -> None:
+    g = fork(1)
+    plan = schedule(g, lambda region: "")
+    pack = Pack((1,), lambda w: w + 1)
+    made = [Implementation((Step(Kernel("k", ""), (In(0), Packed(0), Out(0)), 1),), (pack,)) for _ in plan.launches]
+    weights = Weights()
+    assemble(plan.launches, made, {}, weights, branches=True)
+    assert [a.max() for a in weights.arrays.values()] == [1.0]

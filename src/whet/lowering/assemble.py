@@ -36,7 +36,7 @@ MOST_STATIC = 8 << 30  # bytes of address space that a profile's maximum may res
 class Assembly:
     """What the launches become. `arena` (bytes) is symbolic where it is planned when sizes are known; `arena_sum` is
     what the temporaries would take without sharing. `after`: see `plan.program.Segment`; `waits` is the same
-    of launches. `places`: of each launch's inputs and outputs."""
+    of launches. `place` tells where a value lies (a constant is kept if it is asked for)."""
 
     steps: list[NativeStep] = field(default_factory=list)
     arena: Dim = 0
@@ -44,7 +44,7 @@ class Assembly:
     scratch_bytes: int = 0
     after: list[list[int]] | None = None
     waits: list[list[int]] | None = None
-    places: list[tuple[list[Place], list[Place]]] = field(default_factory=list)
+    place: Callable[[Storage], Place] | None = None
 
 
 class Weights:
@@ -81,7 +81,7 @@ class _Assembler:
         self.branches = branches
         self.launches, self.implementations, self.weights = launches, implementations, weights
         self.ranges = {n: (lo, hi) for n, (lo, _, hi) in dims.items()}
-        self.out = Assembly()
+        self.out = Assembly(place=self._at)
         self.place: dict[Buffer, Dim] = {}
         self.work: dict[int, Dim] = {}
 
@@ -185,7 +185,6 @@ class _Assembler:
                     return IntArg(to_json(value))
             raise InternalError(f"unknown kernel argument {a!r}", where=launch.origin)
 
-        self.out.places.append(([self._at(s) for s in launch.inputs], [self._at(s) for s in launch.outputs]))
         for step in made.steps:
             self.out.scratch_bytes = max(self.out.scratch_bytes, step.kernel.scratch_bytes)
             self.out.steps.append(NativeStep(step.kernel.symbol, tuple(arg(a) for a in step.args), to_json(step.tiles),

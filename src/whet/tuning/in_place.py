@@ -121,8 +121,9 @@ def _segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]
     made = {s: replace(target.implement(r, *choices[s]), steps=(), packs=(), workspace=0) for s, r in regions.items()}
     implementations: list[Implementation] = [made[s] for s in signatures]
     body = assemble(launches, implementations, dims, _Names(), branches=True)
-    if not isinstance(body.arena, int):
+    if not isinstance(body.arena, int) or body.waits is None or body.place is None:
         return None
-    placed = [Placed(s, waits, ins, outs) for s, waits, (ins, outs) in zip(signatures, body.waits or (), body.places)]
+    placed = [Placed(s, waits, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
+              for s, waits, l in zip(signatures, body.waits, launches)]
     env = {n: opt for n, (_, opt, _) in dims.items()}
     return Trials(placed, regions, env, body.arena, choices, others, seconds)
