@@ -26,6 +26,7 @@ BUDGET = {1: 20.0, 2: 40.0, 3: 70.0, 4: 400.0, 5: float("inf")}
 SURE = 4  # the first of a region's candidates are measured however long that takes
 COMPILE_TIMEOUT, RUN_TIMEOUT = 180.0, 30.0
 PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close to the best they must be
+LONGEST = 400  # characters of a failure that are kept
 FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
 
@@ -114,7 +115,7 @@ class _Measuring:
         except OutOfTimeError:
             return None, None, {}
         except (RuntimeError, WorkerDied) as e:
-            return Trial(c.tactic, c.params, failed=str(e)), None, {}
+            return Trial(c.tactic, c.params, failed=str(e)[:LONGEST]), None, {}
         return Trial(c.tactic, c.params, seconds=float(f"{seconds:.4g}")), sample, objects
 
     def _last_round(self, region: Region, trials: list[Trial], objects: list[dict[str, bytes]]
