@@ -70,12 +70,8 @@ class Bound:
         if np.any((tiles < 0) | (tiles > layout.MAX_TILES)):
             raise outside("a step with too many tiles")
         self._tiles: list[int] = tiles.tolist()
-        self._slots = np.zeros(len(tables.args), np.int64)
-        bind_slots(tables, self._slots, values, weights.address, arena)
-        self._bind_io(tables, values)
-        self._firsts = tables.first_arg.tolist()
-        self._counts = tables.steps["n_args"].tolist()
-        self._hidden = self._hidden_scratch(allocate)
+        self._bind_slots(tables, values, weights, arena)
+        self._scratch = self._hidden_scratch(allocate)
         self._launches = self._prepare()
         self.places = lanes.schedule(getattr(tables.segment, "after", None), len(self._units))
         self._graphs: OrderedDict[tuple[int, ...], Owned] = OrderedDict()
@@ -146,52 +142,62 @@ class Bound:
         for g in self._graphs.values():
             g.close()
         self._graphs.clear()
-        if self._hidden is not None:
-            self._hidden[0].close()
+        if self._scratch is not None:
+            self._scratch.close()
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _bind_io(self, tables: Tables, values: np.ndarray) -> None:
+    def _bind_slots(self, tables: Tables, values: np.ndarray, weights: DeviceMemory, arena: DeviceMemory) -> None:
+        """One array has each step's arguments and behind them Triton's own, another the address of each of these."""
+        counts = tables.steps["n_args"].astype(np.int64)
+        hidden = np.array([len(u.unit.hidden) if isinstance(u, Kernel) else 0 for u in self._units], np.int64)
+        before = np.cumsum(hidden) - hidden
+        places = np.arange(len(tables.args)) + np.repeat(before, counts)  # of the arguments, in the array
+        numbers = np.zeros(len(tables.args), np.int64)
+        bind_slots(tables, numbers, values, weights.address, arena)
+        self._slots = np.zeros(len(numbers) + int(hidden.sum()), np.int64)
+        self._slots[places] = numbers
+        self._pointers = self._slots.ctypes.data + 8 * np.arange(len(self._slots), dtype=np.int64)
+        self._firsts: list[int] = (tables.first_arg + before).tolist()
+        self._counts: list[int] = counts.tolist()
         offsets = tables.args["value"][tables.io_slots] + values[tables.arg_expr[tables.io_slots]]
         both = self.inputs + self.outputs
         limits = np.array([tables.capacities.get(t.index, t.nbytes) for t in both] or [0], np.int64)
         if np.any(offsets < 0):
             raise outside("an address outside an input or output")
         self._io_offsets = np.minimum(offsets, limits[tables.io_index])  # a view of no elements may begin behind them
-        self._io_slots, self._io_index = tables.io_slots, tables.io_index
+        self._io_slots, self._io_index = places[tables.io_slots], tables.io_index
 
     def _patch(self, addresses: Sequence[int]) -> None:
         if len(self._io_slots):
             self._slots[self._io_slots] = np.array(addresses, np.int64)[self._io_index] + self._io_offsets
 
-    def _hidden_scratch(self, allocate: Allocate) -> tuple[DeviceMemory, list[list[int]]] | None:
-        """Memory behind Triton's own parameters, a piece for each step, since steps may overlap; and its places."""
-        wanted = [u.hidden_bytes(n) if isinstance(u, Kernel) else [] for u, n in zip(self._units, self._tiles)]
-        if not any(map(any, wanted)):
+    def _hidden_scratch(self, allocate: Allocate) -> DeviceMemory | None:
+        """Memory behind Triton's own parameters, a piece for each step, since steps may overlap."""
+        wanted = []  # slot, place in the memory
+        at = 0
+        for unit, tiles, first, count in zip(self._units, self._tiles, self._firsts, self._counts):
+            if isinstance(unit, Kernel) and any(unit.unit.hidden):
+                for k, size in enumerate(unit.hidden_bytes(tiles)):
+                    if size:
+                        wanted.append((first + count + k, at))
+                        at += -(-size // ALIGN) * ALIGN
+        if not wanted:
             return None
-        places, at = [], 0
-        for sizes in wanted:
-            mine = []
-            for size in sizes:
-                mine.append(at if size else -1)
-                at += -(-size // ALIGN) * ALIGN
-            places.append(mine)
-        return allocate(at, "the kernels' scratch"), places
+        memory = allocate(at, "the kernels' scratch")
+        for slot, place in wanted:
+            self._slots[slot] = memory.address + place
+        return memory
 
     def _prepare(self) -> list[Callable[[Any, bool], None]]:
         """A function for each step: (stream, whether it may begin early)."""
         out: list[Callable[[Any, bool], None]] = []
-        for i, (unit, tiles) in enumerate(zip(self._units, self._tiles)):
-            first = self._firsts[i]
-            part = self._slots[first : first + self._counts[i]]
+        table = self._pointers.ctypes.data
+        for unit, tiles, first, count in zip(self._units, self._tiles, self._firsts, self._counts):
             if isinstance(unit, Kernel):
-                own: list[int] = [0] * len(unit.unit.hidden)
-                if self._hidden is not None:
-                    memory, places = self._hidden
-                    own = [memory.address + p if p >= 0 else 0 for p in places[i]]
-                out.append(_kernel(unit, part, own, tiles))
+                out.append(_kernel(unit, table + 8 * first, tiles))
             else:
-                out.append(_library(unit, part, tiles))
+                out.append(_library(unit, self._slots[first : first + count], tiles))
         return out
 
 
@@ -225,24 +231,13 @@ def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Seq
         check(api.cuStreamWaitEvent(streams.first, marks[i], 0), "cuStreamWaitEvent")
 
 
-def _kernel(unit: Kernel, part: np.ndarray, hidden: Sequence[int], tiles: int) -> Callable[[Any, bool], None]:
+def _kernel(unit: Kernel, parameters: int, tiles: int) -> Callable[[Any, bool], None]:
     """The launch of a kernel, whose parameters are read where they lie."""
-    own = np.array(hidden, np.int64)
-    pointers = np.concatenate([part.ctypes.data + 8 * np.arange(len(part), dtype=np.int64),
-                               own.ctypes.data + 8 * np.arange(len(own), dtype=np.int64)]).astype(np.int64)
-    start, at = unit.start, pointers.ctypes.data
-
-    def go(stream: Any, early: bool, keep: Any = (own, pointers, part)) -> None:
-        start(stream, at, tiles, early)
-
-    return go
+    return lambda stream, early: unit.start(stream, parameters, tiles, early)
 
 
 def _library(unit: Launchable, part: np.ndarray, tiles: int) -> Callable[[Any, bool], None]:
-    def go(stream: Any, early: bool) -> None:
-        unit.launch(int(stream), part.tolist(), tiles)
-
-    return go
+    return lambda stream, early: unit.launch(int(stream), part.tolist(), tiles)
 
 
 def _offsets(inputs: Sequence[Io], outputs: Sequence[Io]) -> tuple[list[int], int, int]:
