@@ -17,6 +17,7 @@ _LIBDEVICE: dict[str, Callable[..., np.ndarray]] = {
     "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh,
     "atanh": np.arctanh, "floor": np.floor, "ceil": np.ceil, "rint": np.rint, "erf": erf, "fmod": np.fmod,
     "pow": np.power, "copysign": np.copysign, "expm1": np.expm1, "log1p": np.log1p, "trunc": np.trunc,
+    "fast_expf": np.exp, "fast_dividef": np.divide,
     "rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype), "isnan": np.isnan, "exp2": np.exp2, "log2": np.log2,
 }
 

@@ -121,8 +121,13 @@ def _coarse_terms(e: Expr, narrow: bool = False) -> set[int]:
         if isinstance(t, Apply):
             for a in t.args:
                 readers.setdefault(a, []).append(t)
+    last = len(e.terms) - 1
+
+    def rounded(i: int) -> bool:
+        return i in readers and all(r.op == "cast" and r.dtype in NARROW for r in readers[i])
+
     return {i for i, t in enumerate(e.terms) if isinstance(t, Apply) and (
-        t.dtype in NARROW or (narrow and (t.op != "tanh" or i == len(e.terms) - 1)) or (i in readers and all(r.op == "cast" and r.dtype in NARROW for r in readers[i])))}
+        t.dtype in NARROW or rounded(i) or (narrow and (t.op != "tanh" or i == last)))}
 
 
 def apply(s: Source, t: Apply, args: Sequence[str], dtypes: Sequence[DType], imms: Sequence[Any] = (None,) * 3,
@@ -204,7 +209,20 @@ def _one_over(s: Source, x: str, double: bool, coarse: bool) -> str:
     return division(one, x, double, coarse)
 
 
+def _quick_over(s: Source, y: str) -> str:
+    """1 / y in two instructions, for y >= 1: 0 beyond 2^126."""
+    one = s.name_of("tl.full((), 1.0, tl.float32)", "c")
+    return s.name_of(f"libdevice.fast_dividef({one}, {y})")
+
+
+def _quick_exp(x: str) -> str:
+    """Text of exp(x) in two instructions: a relative error of |x| * 1e-7, 0 for what would be subnormal."""
+    return f"libdevice.fast_expf({x})"
+
+
 def _sigmoid(s: Source, x: str, double: bool, coarse: bool) -> str:
+    if coarse and not double:
+        return _quick_over(s, s.name_of(f"1.0 + {_quick_exp(f'-{x}')}"))
     e = s.name_of(f"1.0 + {exponential(f'-{x}', double, coarse)}")
     return s.name_of(_one_over(s, e, double, coarse))
 
@@ -272,11 +290,11 @@ def _coarse_gelu(s: Source, x: str) -> str:
     erfc(z) = (a1 t + ... + a5 t^5) exp(-z^2), t = 1 / (1 + p z): Abramowitz and Stegun, 7.1.26.
     """
     z = s.name_of(f"tl.abs({x}) * {math.sqrt(0.5)!r}")
-    t = s.name_of(f"1.0 / (1.0 + 0.3275911 * {z})")
+    t = _quick_over(s, s.name_of(f"1.0 + 0.3275911 * {z}"))
     p = "1.061405429"
     for a in ("-1.453152027", "1.421413741", "-0.284496736", "0.254829592"):
         p = f"({p} * {t} + {a})"
-    q = s.name_of(f"{p} * {t} * tl.exp(-{z} * {z})")
+    q = s.name_of(f"{p} * {t} * {_quick_exp(f'-{z} * {z}')}")
     return s.name_of(f"0.5 * {x} * tl.where({x} >= 0, 2.0 - {q}, {q})")
 
 
