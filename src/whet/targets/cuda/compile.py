@@ -88,9 +88,11 @@ def _compiled(r: Recipe, number: int) -> bytes:
     fn = function(_waiting(r) if dependent else r)
     source = ASTSource(fn=fn, signature=dict(zip(fn.arg_names, r.types, strict=True)),
                        attrs={(i,): [["tt.divisibility", 16]] for i in r.aligned})
-    made = triton.compile(source, target=GPUTarget("cuda", number, 32),
-                          options={"num_warps": r.warps, "num_stages": r.stages, **r.options,
-                                   "launch_pdl": dependent})
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.disable_line_info = True  # two thirds of a cubin's bytes
+        made = triton.compile(source, target=GPUTarget("cuda", number, 32),
+                              options={"num_warps": r.warps, "num_stages": r.stages, **r.options,
+                                       "launch_pdl": dependent})
     m = made.metadata
     letters = "".join("p" if t.startswith("*") else "l" if t == "i64" else "i" for t in r.types)
     unit = abi_cuda.Cubin(m.name, letters, m.num_warps, m.shared, [m.global_scratch_size, m.profile_scratch_size],
