@@ -190,7 +190,7 @@ def in_range(e: Expr) -> list[np.ndarray]:
         lo, hi = (-2.0**31, 2.0**31) if b.is_storage else (float(np.iinfo(b.np).min), float(np.iinfo(b.np).max))
         x = np.where((real >= lo) & (real < hi), real, 1).astype(a.np)
     elif b in (DType.F6E2M3FN, DType.F6E3M2FN, DType.F4E2M1FN):  # NaN becomes a zero of either sign
-        x = np.where(np.isnan(x.astype(np.float32)), 1, x.astype(np.float64)).astype(a.np)
+        x = x if a.is_integer else np.where(np.isnan(x.astype(np.float32)), 1, x.astype(np.float64)).astype(a.np)
     return [x]
 
 
