@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ from whet.runtime.cuda.engine import CudaEngine
 from whet.runtime.engine import load, load_data
 
 pytestmark = pytest.mark.cuda
+alone = pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ,
+                           reason="asks how much of the GPU's memory is free: run it in one process, without -n")
 
 
 def made(*args: Any, **options: Any) -> CudaEngine:
@@ -225,6 +228,7 @@ def test_pointers_are_checked() -> None:
         np.testing.assert_array_equal(ctx.run({"x": x})["y"], expected(x))
 
 
+@alone
 @needs_cuda
 def test_ten_thousand_runs_take_no_more_memory() -> None:
     d = device()
@@ -240,6 +244,7 @@ def test_ten_thousand_runs_take_no_more_memory() -> None:
     assert engine.device_bytes == 0
 
 
+@alone
 @needs_cuda
 def test_closing_gives_all_memory_back() -> None:
     d = device()
@@ -271,6 +276,7 @@ def test_weights_of_any_size_arrive() -> None:
         np.testing.assert_array_equal(got, big)
 
 
+@alone
 @needs_cuda
 def test_no_room_for_the_weights_at_load() -> None:
     d = device()
@@ -284,6 +290,14 @@ def test_no_room_for_the_weights_at_load() -> None:
         assert "free" in e.value.why
     finally:
         hog.close()
+
+
+@needs_cuda
+def test_no_room_for_the_activations() -> None:
+    with made(arena_bytes=1 << 45) as engine, pytest.raises(DeviceMemoryError, match="activations") as e:
+        engine.context()
+    assert f"it takes {1 << 25} MiB" in e.value.why
+    assert engine.device_bytes == 0
 
 
 @needs_cuda
@@ -309,7 +323,7 @@ def test_times_of_steps() -> None:
         results, times = ctx.timed({"x": x})
         np.testing.assert_array_equal(results["y"], expected(x))
         assert [t.label for t in times] == ["layer0", "layer1", "layer2"]
-        assert all(0 < t.seconds < 1e-3 for t in times)
+        assert all(0 < t.seconds < 1 for t in times)
 
 
 LOST = """
