@@ -9,17 +9,19 @@ from whet.targets.base import Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.matmul_problem import Products, opt, problem, products
 
-# Multiply-adds a second of one multiprocessor of an H100 at full use, by type (two operations each).
+# Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
 _RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
-LAUNCH = 2e-6  # seconds before a kernel's first load and after its last store
-LATENCY = 0.45e-6  # of one block of the depth that nothing hides
+LAUNCH = 1.2e-6  # seconds of a kernel that does nothing, in a graph
+LATENCY = 0.65e-6  # from asking for a block of the operands until it is there
+FROM_L2 = 1e11  # bytes a second that one multiprocessor gets
 
 _HALF = [(128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 4),
          (128, 128, 64, 8, 3), (128, 128, 32, 4, 5), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4), (64, 256, 64, 4, 4),
          (256, 64, 64, 8, 4), (64, 64, 128, 4, 4), (64, 64, 64, 4, 5), (128, 32, 64, 4, 5), (64, 32, 128, 4, 4),
          (64, 32, 64, 4, 5), (32, 64, 128, 4, 4), (32, 64, 64, 4, 5), (32, 32, 128, 4, 4), (32, 32, 64, 4, 5),
          (32, 128, 64, 4, 4), (64, 16, 128, 4, 4), (16, 64, 128, 4, 4), (16, 128, 64, 4, 5), (16, 32, 128, 4, 4),
-         (16, 32, 256, 4, 3), (16, 16, 256, 4, 3)]
+         (16, 32, 256, 4, 3), (16, 16, 256, 4, 3), (64, 32, 64, 4, 8), (64, 64, 64, 4, 8), (32, 64, 64, 4, 8),
+         (32, 32, 128, 4, 6), (64, 16, 128, 4, 6), (64, 32, 128, 4, 6), (128, 64, 64, 4, 6), (64, 128, 64, 4, 6)]
 _WIDE = [(128, 128, 32, 8, 3), (128, 64, 32, 4, 3), (64, 128, 32, 4, 3), (64, 64, 32, 4, 4), (64, 64, 32, 8, 3),
          (64, 32, 32, 4, 4), (32, 64, 32, 4, 4), (32, 32, 64, 4, 4), (32, 32, 32, 4, 4), (16, 64, 64, 4, 4),
          (16, 32, 64, 4, 4), (16, 16, 64, 4, 4), (32, 16, 32, 4, 4), (128, 256, 32, 8, 3)]
@@ -64,24 +66,27 @@ def _shapes(how: Products) -> list[tuple[int, int, int, int, int]]:
 
 
 def seconds(region: Region, params: Params, machine: Gpu, splits: int) -> float:
-    """Estimated seconds at the optimum: waves of programs, each limited by products, by loads from L2, or by the
-    latency of its blocks; never less than the memory takes."""
+    """Estimated seconds at the optimum: programs on the busiest multiprocessor, as many at once as there is room for,
+    each limited by products, by loads from L2, or by the latency of its loads; never less than the memory takes.
+
+    Rates fitted to products of BERT's on an H100 (`benchmarks/kernels_gpu_matmul.py`).
+    """
     p, how = problem(region), products(region)
-    bm, bn, bk = params["bm"], params["bn"], params["bk"]
+    bm, bn, bk, stages = params["bm"], params["bn"], params["bk"], params["stages"]
     m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
     batch = max(1, opt(region, product(p.batch)))
-    sms = machine.multiprocessors or 132
+    sms, shared = machine.multiprocessors or 132, machine.shared_bytes or 101376
     programs = -(-m // bm) * -(-n // bn) * batch * splits
     steps = -(-k // (bk * splits))
     rate = _RATE.get(how.operand, 1.9e12 if how.precision == "tf32" else 1.7e11)
-    used = min(1.0, (bm / 128) ** 0.6) * min(1.0, (bn / 128) ** 0.4) * 0.75
-    used *= 1.05 if bm * bn >= 128 * 256 else 1.0
+    used = 0.75 * min(1.0, (bm / 128) ** 0.3) * min(1.0, (bn / 128) ** 0.2) * (1.05 if bm * bn >= 128 * 256 else 1.0)
     size = how.operand.size
-    block = max(2.0 * bm * bn * bk / 2 / rate / used, (bm + bn) * bk * size / 40e9)
-    resident = max(1, min(4, (machine.shared_bytes or 101376) // max(1, (bm + bn) * bk * size * params["stages"]), 8))
-    waves = -(-programs // sms)  # programs one multiprocessor runs, some of them at once
-    hidden = min(resident, waves)
-    program = steps * max(block, LATENCY / params["stages"] / hidden) + bm * bn * 4 / 60e9 + LATENCY
+    narrow = min(1.0, bn * size / 64) if p.strides["b", next(i for r, i in p.tensors if r == "b")][-2] == 1 \
+        and params.get("order") != "nk" else 1.0  # rows of b shorter than two sectors
+    block = max(bm * bn * bk / rate / used, (bm + bn / narrow) * bk * size / FROM_L2)
+    each = -(-programs // sms)  # on the busiest multiprocessor
+    room = max(1, min(each, shared // max(1, (bm + bn) * bk * size * stages), 32 // params["warps"], 4))
+    program = steps * max(room * block, LATENCY / max(1, stages - 1)) + 2 * LATENCY + room * bm * bn * 4 / FROM_L2
     memory = (sum(t.dtype.size * opt(region, product(t.shape)) for t in (*region.inputs, region.output))
               / (machine.bandwidth or 3e12))
-    return LAUNCH + max(waves * program, memory)
+    return LAUNCH + max(-(-each // room) * program, memory)
