@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tuning.fake_gpu import Playing
+from whet.errors import TuningError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.lowering.storage import Launch, schedule
 from whet.passes.fuse import form_regions
-from whet.targets.base import Candidate, Implementation
+from whet.targets.base import Candidate
 from whet.targets.cuda.gpu import typical
-from whet.targets.cuda.target import CudaTarget
-from whet.tuning import in_place
+from whet.tuning import cuda, in_place
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.cuda import pick
 from whet.tuning.found import Choice, Tuned, key_of
-from whet.tuning.pool import Crew, OutOfTimeError, WorkerDied
+from whet.tuning.pool import Crew, NotTriedError, WorkerDied
+from whet.tuning.tuner import tune
 
 
 @pytest.fixture
@@ -46,8 +48,8 @@ def test_children_work_side_by_side_and_those_that_end_are_replaced(crew: Crew) 
     assert [crew.submit(30, "wait", 0, i).result()[0] for i in range(4)] == [0, 1, 2, 3]
     with pytest.raises(WorkerDied, match="hung"):
         crew.submit(0.3, "wait", 30, 0).result()
-    with pytest.raises(OutOfTimeError):
-        crew.submit(30, "wait", 0, 0, until=time.monotonic() - 1).result()
+    with pytest.raises(NotTriedError):
+        crew.submit(30, "wait", 0, 0, unless=lambda: True).result()
 
 
 def test_a_crew_that_is_closed_leaves_no_process_and_no_request(crew: Crew) -> None:
@@ -70,14 +72,7 @@ def test_every_tactic_is_tried_with_its_own_best_first() -> None:
     assert len(pick(ranked, 1000)) == 7
 
 
-class Target(CudaTarget):
-    """A GPU that is there, whose kernels are not made."""
-
-    def implement(self, region: Any, tactic: str, params: Any) -> Implementation:
-        return Implementation(())
-
-
-TARGET = Target(replace(typical((9, 0)), name="NVIDIA H100", live=True))
+TARGET = Playing(replace(typical((9, 0)), name="NVIDIA H100", live=True))
 
 
 def launches() -> list[Launch]:
@@ -138,3 +133,48 @@ def test_timings_are_of_a_gpu_its_driver_and_libraries() -> None:
         TARGET.gpu, replace(TARGET.gpu, name="NVIDIA H200"), replace(TARGET.gpu, driver="590.1"),
         replace(TARGET.gpu, libraries={"cudnn": "9.19.0"}))}
     assert len(keys) == 4
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, plays: dict[str, list[tuple[float, str]]], level: int = 3
+           ) -> tuple[Choice, Tuned, Entry]:
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(cuda, "WORKER", "tuning.fake_gpu")
+    region = launches()[0].region
+    target, cache = Playing(TARGET.gpu, plays=plays), TimingCache()
+    out = tune([region], target, cache, level)
+    entry = cache.get(key_of(cache, target, region.timing_key()))
+    assert entry is not None
+    return out.choices[region.signature()], out, entry
+
+
+def test_the_fastest_that_is_right_wins_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice, out, entry = chosen(monkeypatch, {
+        "good": [(5, ""), (4, ""), (4.1, "tire")], "crashing": [(1, "end"), (9, "")], "reaching": [(1, "lose")],
+        "lying": [(1, "lie")], "odd": [(1, "not compile")]})
+    assert (choice.tactic, choice.params["us"], choice.how, choice.seconds) == ("good", 4, "measured", 4e-6)
+    failed = {t.tactic: t.failed for t in entry.trials if t.seconds is None}
+    assert "exit 7" in failed["crashing"]
+    assert "an illegal address" in failed["reaching"]
+    assert "differs from" in failed["lying"]
+    assert "a type that is none" in failed["odd"]
+    assert set(out.failed) == set(failed)
+    assert [t.params["us"] for t in entry.trials if t.seconds][:2] == [4, 5], "the one that tires is behind"
+    assert out.objects.keys() >= {"good1"}
+
+
+def test_a_tactic_that_is_far_behind_is_not_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "cores", lambda: 1)
+    plays = {"fast": [(1.0 + 0.01 * k, "") for k in range(12)], "slow": [(9.0, "")] * 12}
+    plays["slow"][2] = 9.0, "compile slowly"  # until then some have been timed
+    _, _, entry = chosen(monkeypatch, plays)
+    tried = [t.tactic for t in entry.trials]
+    assert tried.count("fast") == 12
+    assert cuda.SURE <= tried.count("slow") < 12
+
+
+def test_when_nothing_works_the_error_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TuningError, match="every candidate") as e:
+        chosen(monkeypatch, {"a": [(1, "lose")], "b": [(1, "not compile")]})
+    assert "an illegal address" in e.value.why
+    assert "a type that is none" in e.value.why

@@ -18,12 +18,13 @@ from whet.tuning import in_place, store
 from whet.tuning.agree import dissenters
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, key_of
-from whet.tuning.pool import Crew, OutOfTimeError, WorkerDied
+from whet.tuning.pool import Crew, NotTriedError, WorkerDied
 
 # Candidates of each tactic measured per region at each --opt-level, and the seconds after which no more are begun.
 CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 16, 4: 32, 5: 1000}
 BUDGET = {1: 20.0, 2: 40.0, 3: 70.0, 4: 400.0, 5: float("inf")}
-SURE = 4  # the first of a region's candidates are measured however long that takes
+SURE = 3  # the first of each tactic are measured however long that takes; after that, only tactics whose best so far
+HOPE = {1: 1.5, 2: 1.5, 3: 1.6, 4: 2.5, 5: float("inf")}  # takes at most so many times the region's best
 COMPILE_TIMEOUT, RUN_TIMEOUT = 180.0, 30.0
 PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close to the best they must be
 LONGEST = 400  # characters of a failure that are kept
@@ -60,16 +61,21 @@ class _Measuring:
         self.target, self.cache, self.crew, self.device = target, cache, crew, device
         self.level, self.out, self.progress = opt_level, out, progress
         self.until = time.monotonic() + BUDGET[opt_level]
+        self.hope = HOPE[opt_level]
+        self.best: dict[tuple[str, str], float] = {}  # by region and tactic; of all of them by ""
 
     def run(self, todo: Sequence[tuple[Region, list[Candidate]]]) -> None:
         """Time, and choose."""
+        self.device.submit(RUN_TIMEOUT, "open", self.target)  # while others compile
         picked = [(r, pick(c, CANDIDATES[self.level])) for r, c in todo]
         jobs: dict[tuple[int, int], Future[Any]] = {}
         # The best few of every region first: what is left when the time is over is what promised least.
         for rank in range(max(len(c) for _, c in picked)):
             for i, (region, candidates) in enumerate(picked):
                 if rank < len(candidates):
-                    jobs[i, rank] = self._candidate(region, candidates[rank], rank)
+                    c = candidates[rank]
+                    own = sum(d.tactic == c.tactic for d in candidates[:rank])
+                    jobs[i, rank] = self._candidate(region, c, own)
         total, done = len(jobs), 0
         finals = []
         for i, (region, candidates) in enumerate(picked):
@@ -89,10 +95,17 @@ class _Measuring:
             self._decide(region, trials, last)
 
     def _candidate(self, region: Region, c: Candidate, rank: int) -> Future[Any]:
-        """(objects, (seconds, sample)) of a candidate, to come."""
+        """(objects, (seconds, sample)) of a candidate, to come. `rank`: among those of its tactic."""
         out: Future[Any] = Future()
+        sig = region.signature()
+
+        def hopeless() -> bool:
+            mine, best = self.best.get((sig, c.tactic)), self.best.get((sig, ""))
+            slow = mine is not None and best is not None and mine > self.hope * best
+            return slow or time.monotonic() > self.until
+
         compiled = self.crew.submit(COMPILE_TIMEOUT, "compile", self.target, region, c.tactic, c.params,
-                                    until=float("inf") if rank < SURE else self.until)
+                                    unless=hopeless if rank >= SURE else lambda: False)
 
         def then(job: Future[Any]) -> None:
             if job.cancelled() or job.exception() is not None:
@@ -104,15 +117,23 @@ class _Measuring:
             except RuntimeError as e:  # the crew is closed
                 out.set_exception(e)
                 return
+            timed.add_done_callback(lambda t: self._timed(t, sig, c.tactic))
             timed.add_done_callback(lambda t: _forward(t, objects, out))
 
         compiled.add_done_callback(then)
         return out
 
+    def _timed(self, job: Future[Any], signature: str, tactic: str) -> None:
+        """Remember the best of a region, and of its tactics."""
+        if not job.cancelled() and job.exception() is None:
+            seconds = job.result()[0]
+            for key in ((signature, ""), (signature, tactic)):
+                self.best[key] = min(seconds, self.best.get(key, seconds))
+
     def _outcome(self, c: Candidate, job: Future[Any]) -> tuple[Trial | None, Any, dict[str, bytes]]:
         try:
             objects, (seconds, sample) = job.result()
-        except OutOfTimeError:
+        except NotTriedError:
             return None, None, {}
         except (RuntimeError, WorkerDied) as e:
             return Trial(c.tactic, c.params, failed=str(e)[:LONGEST]), None, {}

@@ -52,6 +52,10 @@ class CudaWorker:
         finally:
             segment.close()
 
+    def open(self, target: CudaTarget) -> None:
+        """Open the target's GPU, which takes a while."""
+        self.opened(target)
+
     def opened(self, target: CudaTarget) -> CudaBench:
         """The bench on the target's GPU."""
         if self.bench is None:

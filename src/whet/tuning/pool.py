@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +20,8 @@ class WorkerDied(Exception):
     """The child crashed or was ended for taking too long; the message says which."""
 
 
-class OutOfTimeError(Exception):
-    """A request was not made: the time for it was over."""
+class NotTriedError(Exception):
+    """A request was not made: when its turn came there was no more need or time for it."""
 
 
 class Child:
@@ -108,14 +108,14 @@ class Crew:
         self._lock = threading.Lock()
         self._closed = False
 
-    def submit(self, timeout: float, *message: Any, until: float = float("inf")) -> Future[Any]:
+    def submit(self, timeout: float, *message: Any, unless: Callable[[], bool] = lambda: False) -> Future[Any]:
         """The reply to a request, to come. Its exception is WorkerDied, RuntimeError with the child's error, or
-        OutOfTimeError if `until` (of time.monotonic) was over before its turn came."""
-        return self._pool.submit(self._do, timeout, message, until)
+        NotTriedError if `unless` said so when its turn came."""
+        return self._pool.submit(self._do, timeout, message, unless)
 
-    def _do(self, timeout: float, message: tuple[Any, ...], until: float) -> Any:
-        if time.monotonic() > until:
-            raise OutOfTimeError
+    def _do(self, timeout: float, message: tuple[Any, ...], unless: Callable[[], bool]) -> Any:
+        if unless():
+            raise NotTriedError
         child = self._child()
         try:
             child.ask(*message)
