@@ -83,6 +83,15 @@ def test_causal_rows_see_the_past_and_themselves(past: int) -> None:
     check(run, r, made(r))
 
 
+@pytest.mark.parametrize("size", [(20, 70, 50), (33, 64, 31), (40, 90, 0)], ids=str)
+def test_blocks_that_every_row_sees_come_first(size: tuple[int, int, int]) -> None:
+    s, t, past = size
+    r = region(1, 2, 1, s, t, 16, 16, causal=True, offset=past)
+    code = made(r).steps[0].kernel.code
+    assert code.count("for t0 in") == 2
+    check(run, r, made(r))
+
+
 @pytest.mark.parametrize("offset", [-50, -3])
 def test_rows_before_the_first_key_give_zero(offset: int) -> None:
     r = region(1, 2, 2, 37, 40, 16, 16, causal=True, offset=offset, masked_zero=True)

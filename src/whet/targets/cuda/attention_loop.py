@@ -59,7 +59,7 @@ class Loop:
         self.single = isinstance(p.keys, int) and p.keys <= self.block and self.part is None
         full = self.rows == 1 or (isinstance(p.rows, int) and p.rows % self.rows == 0)
         self.live = "" if full else "live[:, None]"
-        self.inside = "" if self._whole else "(t < keys)[:, None]"
+        self.checked = True  # whether the block in hand may have keys that a row does not see
         for t in (*p.region.inputs, p.region.output):
             wide = index.is_wide(p.region, t)
             for stride in t.strides:
@@ -67,8 +67,8 @@ class Loop:
 
     @property
     def _whole(self) -> bool:
-        """True if every block is full of keys."""
-        return not self.limited and isinstance(self.p.keys, int) and self.p.keys % self.block == 0
+        """True if every block (the one in hand) is full of keys."""
+        return not self.checked or (not self.limited and isinstance(self.p.keys, int) and self.p.keys % self.block == 0)
 
     # -- where things lie ------------------------------------------------------------------------------------
 
@@ -85,11 +85,13 @@ class Loop:
         s.line(f"r = first + tl.arange(0, {self.rows})")
         if p.share == 1:
             s.line("query = r")
-            self.head, self._head_axes = "g", ()
+            self.head = "g"
+            self._head_axes: tuple[int, ...] = ()
         else:
             s.line(f"query = r // {self.number(p.share)}")
             s.line(f"head = g * {self.number(p.share)} + r % {self.number(p.share)}")
-            self.head, self._head_axes = "head[:, None]", (0,)
+            self.head = "head[:, None]"
+            self._head_axes = (0,)
         if self.live:
             s.line(f"live = r < {self.number(p.rows)}")
         self._sight()
@@ -123,6 +125,9 @@ class Loop:
             s.line(f"share = tl.cdiv(tl.cdiv({t}, {self.block}), {parts}) * {self.block}")
             s.line(f"start = tl.maximum(start, {number} * share)")
             s.line(f"stop = tl.minimum(stop, ({number} + 1) * share)")
+        if self._most_seen:
+            s.line(f"whole = tl.maximum(tl.minimum(stop, first // {self.number(p.share)} + offset + 1), 0)")
+            s.line(f"whole = whole // {self.block} * {self.block}")
 
     # -- operands --------------------------------------------------------------------------------------------
 
@@ -159,7 +164,8 @@ class Loop:
     def _of_keys(self, at: int, size: int, width: int) -> Block:
         """Columns of the block's keys or values."""
         x, mask = self.columns(at, size, width)
-        return Block(("b", "g", "t[:, None]", x), ((), (), (0,), (1,)), (self.inside, mask))
+        inside = "" if self._whole else "(t < keys)[:, None]"
+        return Block(("b", "g", "t[:, None]", x), ((), (), (0,), (1,)), (inside, mask))
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -181,7 +187,23 @@ class Loop:
                 s.line(f"t = t0 + tl.arange(0, {self.block})")
                 s.line(f"top = tl.maximum(top, tl.max({self._scores(q)}, 1))")
             s.line("least = tl.where(top == -float('inf'), 0.0, top)")
-        with s.block(f"for t0 in tl.range(start, stop, {self.block}):"):
+        if self._most_seen:
+            self._blocks(q, "start", "whole", False)
+            self._blocks(q, "tl.maximum(start, whole)", "stop", True)
+        else:
+            self._blocks(q, "start", "stop", True)
+
+    @property
+    def _most_seen(self) -> bool:
+        """True if most blocks of keys are wholly seen by every row: those come first, and nothing is masked there."""
+        return self.causal and not (self.window or self.p.codes) and self.p.opt(self.p.keys) >= 4 * self.block and \
+            self.p.opt(self.p.queries) > 1
+
+    def _blocks(self, q: list[str], start: str, stop: str, checked: bool) -> None:
+        """The rounds of these keys; `checked`: some rows may not see some of them."""
+        s, p = self.s, self.p
+        self.checked = checked
+        with s.block(f"for t0 in tl.range({start}, {stop}, {self.block}):"):
             s.line(f"t = t0 + tl.arange(0, {self.block})")
             scores = self._scores(q)
             if p.codes:
@@ -254,7 +276,7 @@ class Loop:
         if MASK in p.where:
             x = self._masked(x)
         sees = [] if self._whole else ["(t < keys)[None, :]"]
-        if self.causal:
+        if self.causal and self.checked:
             sees.append("(t[None, :] <= last[:, None])")
             if self.window:
                 sees.append(f"(t[None, :] > last[:, None] - {self.window})")
