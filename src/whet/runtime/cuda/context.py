@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.errors import InputError, LostDeviceError, PlanError
+from whet.errors import DeviceError, InputError, LostDeviceError, PlanError
 from whet.plan.manifest import HOST_TYPES, np_dtype
 from whet.plan.program import Tensor
 from whet.runtime.binding import evaluate
@@ -167,6 +168,8 @@ class CudaContext(Context):
             if self._closed:
                 return
             self._closed, self.hot = True, None
+            with contextlib.suppress(DeviceError), self.device.current():  # of a lost device there is nothing to wait for
+                self.order.settle()
             for kept in self._bound.values():
                 for b in kept.values():
                     b.close()
