@@ -168,7 +168,7 @@ class CudaContext(Context):
             if self._closed:
                 return
             self._closed, self.hot = True, None
-            with contextlib.suppress(DeviceError), self.device.current():  # of a lost device there is nothing to wait for
+            with contextlib.suppress(DeviceError), self.device.current():  # a lost device has nothing to wait for
                 self.order.settle()
             for kept in self._bound.values():
                 for b in kept.values():
