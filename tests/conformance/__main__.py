@@ -197,6 +197,7 @@ def main() -> int:
                         help="also name these cases")
     parser.add_argument("--target", default="cpu", help="cpu, cuda or cuda:sm_NN")
     parser.add_argument("--build-only", action="store_true", help="do not compile kernels for the GPU, nor run")
+    parser.add_argument("--progress", action="store_true", help="say every now and then how far it is")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     if args.match and (args.docs or args.exceptions):
@@ -214,7 +215,11 @@ def main() -> int:
         names = [n for n in sorted(cases(home)) if re.search(args.match, n)]
         # Forked: the workers have the cases already, and a case that brings its process down is seen as such.
         with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
-            outcomes = list(pool.map(run_case, [home] * len(names), names, chunksize=16))
+            outcomes = []
+            for o in pool.map(run_case, [home] * len(names), names, chunksize=8):
+                outcomes.append(o)
+                if args.progress and len(outcomes) % 100 == 0:
+                    print(len(outcomes), dict(collections.Counter(p.kind for p in outcomes)), flush=True)
     fails = exceptions() | drawn()
     lacking = collections.Counter(why for o in outcomes for why in o.lacking)
     if args.target != "cpu":
