@@ -217,6 +217,7 @@ class CudaContext(Context):
         return self.engine._programs[0].plain
 
     def check_open(self) -> None:
+        """LostDeviceError, or ValueError for a context that is closed."""
         self.device.alive()
         if self._closed:
             raise ValueError("the context is closed")
@@ -316,9 +317,8 @@ class CudaContext(Context):
     def go(self, b: Bound, home: Sequence[int], wanted: Sequence[int], stream: Any) -> None:
         """Run on the tensors at `wanted`, with a graph where there is one or it pays; where addresses are seen for
         the first time, through copies in the places at `home`."""
-        if self._times is not None:
-            seconds = steptimes.measure(self.device, b, wanted if _aligned(wanted) else home, stream)
-            self._note(b, seconds)
+        if self._times is not None and _aligned(wanted):
+            self._note(b, steptimes.measure(self.device, b, wanted, stream))
             return
         key = tuple(wanted)
         if home != wanted and not b.has_graph(key) and (key not in self._seen or not _aligned(wanted)):
