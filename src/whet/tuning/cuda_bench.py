@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ FIRST = 12e-6  # seconds that a first run takes besides, at most
 POISON = 0xA5
 SAMPLE, PIECES = 1 << 18, 4  # bytes of a result that are compared, and in how many pieces
 GAP = 256
+KEPT = 8  # an eighth of the memory is for operands of regions that may come again
+CHUNK = 1 << 20  # random numbers that are made
 
 
 Launch = tuple[Launchable, list[int], int]  # a unit, its arguments, its tiles
@@ -61,7 +64,13 @@ class Operands:
     def __init__(self, region: Region) -> None:
         self.region = region
         self.env = {n: opt for n, (_, opt, _) in region.dims.items()}
-        self.arrays = [random_array(t.dtype, reach(t, self.env), i) for i, t in enumerate(region.inputs)]
+
+    def array(self, k: int) -> np.ndarray:
+        """Operand k as it lies in memory: random numbers, repeated where there are many."""
+        t = self.region.inputs[k]
+        n = reach(t, self.env)
+        some = random_array(t.dtype, CHUNK, k % 4)
+        return some[:n] if n <= CHUNK else np.resize(some, n)
 
     def start(self, t: Tensor) -> int:
         """Bytes from the lowest address of a tensor to its first element: not 0 where a stride is negative."""
@@ -73,7 +82,7 @@ class Operands:
         t = self.region.inputs[k]
         shape = [int(evaluate(d, self.env)) for d in t.shape]
         strides = [int(evaluate(s, self.env)) * t.dtype.size for s in t.strides]
-        first = self.arrays[k][self.start(t) // t.dtype.size:]
+        first = self.array(k)[self.start(t) // t.dtype.size:]
         return np.lib.stride_tricks.as_strided(first, shape, strides, writeable=False)
 
 
@@ -82,9 +91,14 @@ class Buffers(Operands):
 
     def __init__(self, bench: CudaBench, region: Region) -> None:
         super().__init__(region)
-        self.inputs = [bench.upload(a) for a in self.arrays]
+        self.inputs = [bench.upload(self.array(k)) for k in range(len(region.inputs))]
         self.results = (region.output, *region.extra_outputs)
         self.outputs = [bench.device.allocate(reach(t, self.env) * t.dtype.size, "a result") for t in self.results]
+
+    @property
+    def size(self) -> int:
+        """Bytes on the device."""
+        return sum(m.size for m in (*self.inputs, *self.outputs))
 
     def close(self) -> None:
         for m in (*self.inputs, *self.outputs):
@@ -99,7 +113,7 @@ def reach(t: Tensor, env: Mapping[str, int]) -> int:
 
 
 class CudaBench:
-    """Times candidates, one after the other. The operands of the last region stay."""
+    """Times candidates, one after the other."""
 
     def __init__(self, index: int) -> None:
         self.device = Device.open(index)
@@ -107,7 +121,8 @@ class CudaBench:
         self.streams = Streams(self.device)
         self.stream = self.streams.first
         self.events = self.device.event(timing=True), self.device.event(timing=True)
-        self.buffers: Buffers | None = None
+        self.buffers: Buffers | None = None  # of the region that is being timed
+        self._kept: OrderedDict[str, Buffers] = OrderedDict()  # by region
         self.best: dict[str, float] = {}  # by region
         self.begun: WeakSet[Any] = WeakSet()  # units of libraries that have been launched
 
@@ -196,12 +211,7 @@ class CudaBench:
         return max(LAUNCHES[0], min(LAUNCHES[1], int(SPAN / max(seconds, 1e-6))))
 
     def _prepare(self, region: Region, made: Implementation, objects: Mapping[str, bytes]) -> Prepared:
-        b = self.buffers
-        if b is None or b.region.signature() != region.signature():
-            if b is not None:
-                b.close()
-            self.buffers = None
-            self.buffers = b = Buffers(self, region)
+        b = self.buffers = self._buffers(region)
         memory: list[DeviceMemory] = []
         try:
             return self._with_memory(b, made, objects, memory)
@@ -210,11 +220,23 @@ class CudaBench:
                 m.close()
             raise
 
+    def _buffers(self, region: Region) -> Buffers:
+        """A region's operands and results: those from before, if there was room for them since."""
+        name = region.signature()
+        found = self._kept.get(name)
+        if found is None:
+            room = self.device.properties.memory_bytes // KEPT
+            while self._kept and sum(b.size for b in self._kept.values()) > room:
+                self._kept.popitem(last=False)[1].close()
+            found = self._kept[name] = Buffers(self, region)
+        self._kept.move_to_end(name)
+        return found
+
     def _with_memory(self, b: Buffers, made: Implementation, objects: Mapping[str, bytes],
                      memory: list[DeviceMemory]) -> Prepared:
         read = {a.index for s in made.steps for a in s.args if isinstance(a, In) and b.region.inputs[a.index].const}
         packs = [np.ascontiguousarray(p.make(*(b.logical(i) for i in p.sources))) for p in made.packs]
-        parts = {("in", k): b.arrays[k] for k in sorted(read)} | {("pack", k): a for k, a in enumerate(packs)}
+        parts = {("in", k): b.array(k) for k in sorted(read)} | {("pack", k): a for k, a in enumerate(packs)}
         places, size = {}, 0
         for key, a in parts.items():
             places[key] = size

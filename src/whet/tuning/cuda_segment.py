@@ -19,12 +19,11 @@ from whet.runtime.cuda.code import Code, Launchable
 from whet.runtime.cuda.driver import DeviceMemory
 from whet.targets.base import Implementation, In, Int, Out, Packed, Params, Work
 from whet.tuning.bench import random_array
-from whet.tuning.cuda_bench import CudaBench, Operands, reach
+from whet.tuning.cuda_bench import CHUNK, CudaBench, Operands, reach
 from whet.tuning.in_place import Trials
 
 TURNS = 9
 GAIN = 0.998  # of the segment's time that a change must not exceed
-CHUNK = 1 << 20  # elements of random numbers, which are repeated
 Steps = list[tuple[Launchable, list[int], int]]
 Objects = Callable[[Region, str, Params], tuple[Implementation, Mapping[str, bytes]]]
 
