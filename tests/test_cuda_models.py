@@ -65,8 +65,10 @@ def test_untuned_plans_match_onnx_runtime(name: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_tuned_plans_match_onnx_runtime(precision: str) -> None:
     feeds, want = wanted("light_squeezenet")
-    plan = whet.build(refill("light_squeezenet"), target="cuda", precision={"fp32", precision}, opt_level=1)
+    level = 2 if precision == "fp16" else 1  # from 2 on the best few are tried in place
+    plan = whet.build(refill("light_squeezenet"), target="cuda", precision={"fp32", precision}, opt_level=level)
     assert {e["how"] for e in plan.evidence["tuning"]} <= {"measured", "in place", "model"}
+    assert "notes" not in plan.evidence
     assert centred_error(run(plan, feeds), want) < ALLOWED[precision]
 
 
