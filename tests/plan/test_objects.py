@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from whet import abi_cuda
-from whet.errors import FingerprintError, PlanError, PlanFormatError
+from whet.errors import FingerprintError, PlanFormatError
 from whet.plan import Plan, fingerprint
 from whet.plan.data import ArenaArg, InputArg, IntArg, NativeStep, OutputArg, PlanData, WeightArg
 from whet.plan.manifest import Device, Target
@@ -25,8 +26,8 @@ ARGS = (InputArg(0), WeightArg("w"), OutputArg(0), IntArg(7))
 H100 = Device("NVIDIA H100", (9, 0), "580.65.06", {"cublas": "13.1.0", "cudnn": "9.19.0"})
 
 
-def data(unit: abi_cuda.Unit = KERNEL, args: tuple[Any, ...] = ARGS, payload: bytes = b"cubin", raw: bytes | None = None,
-         after: list[list[int]] | None = None, at: int = 0) -> PlanData:
+def data(unit: abi_cuda.Unit = KERNEL, args: tuple[Any, ...] = ARGS, payload: bytes = b"cubin",
+         raw: bytes | None = None, after: list[list[int]] | None = None, at: int = 0) -> PlanData:
     steps = [NativeStep("k", args, 3, 1, "layer")]
     t = Tensor("x", "float32", [8])
     program = straight([t], [Tensor("y", "float32", [8])], {}, ["layer"], 64)
@@ -101,10 +102,8 @@ def test_no_damage_of_the_code_gets_past_as_another_error(tmp_path: Path) -> Non
         raw = bytearray(good)
         for _ in range(rng.randint(1, 4)):
             raw[rng.randrange(len(raw))] = rng.choice((0, 1, 0x22, 0x7B, 0xFF, rng.randrange(256)))
-        try:
+        with contextlib.suppress(PlanFormatError):
             Plan.from_data(data(raw=bytes(raw[: rng.choice((len(raw), rng.randrange(len(raw) + 1)))])), hashed=False)
-        except PlanError as e:
-            assert isinstance(e, PlanFormatError)
 
 
 # -- fingerprints ---------------------------------------------------------------------------------------
@@ -118,7 +117,8 @@ def check(built: Device, here: Device | None) -> None:
     fingerprint.check(Target("linux", "cuda", built.arch, [], built), here)
 
 
-@pytest.mark.parametrize("here", [H100, device(driver="590.1"), device(libraries={"cublas": "13.2.0", "cudnn": "1"})])
+@pytest.mark.parametrize("here", [H100, device(driver="590.1"), device(driver="13.0"), device(driver=""),
+                                  device(libraries={"cublas": "13.2.0", "cudnn": "1"})])
 def test_the_same_gpu_passes_with_a_newer_driver_and_libraries_that_the_plan_does_not_call(here: Device) -> None:
     check(H100, here)
 
@@ -137,7 +137,7 @@ def test_a_plan_for_a_capability_runs_on_every_gpu_of_it() -> None:
     (device(uses=["cudnn"]), device(libraries={}), "not installed"),
     (H100, device(driver="570.1"), "570.1"),
 ])
-def test_another_gpu_library_or_older_driver_is_a_fingerprint_error(built: Device, here: Device | None, why: str) -> None:
+def test_another_gpu_library_or_older_driver_is_an_error(built: Device, here: Device | None, why: str) -> None:
     with pytest.raises(FingerprintError) as e:
         check(built, here)
     assert why in e.value.why

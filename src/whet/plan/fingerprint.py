@@ -62,14 +62,15 @@ def _check_device(built: Device, here: Device | None) -> None:
                                    do='pip install "whet[cuda]", or ' + do)
         if have != want:
             raise FingerprintError(f"the plan calls {library:.20} {want:.20}", why=f"here it is {have}", do=do)
-    if _major(here.driver) < _major(built.driver):
+    if 0 < _major(here.driver) < _major(built.driver):
         raise FingerprintError(f"the plan was built with the driver {built.driver:.20}",
                                why=f"here it is {here.driver}", do=f"update the driver, or {do}")
 
 
 def _major(version: str) -> int:
+    """580 of a driver's `580.65.06`; 0 where it is not known (or only which CUDA version it knows)."""
     first = version.partition(".")[0]
-    return int(first) if first.isdigit() and len(first) < 9 else 0
+    return int(first) if first.isdigit() and 3 <= len(first) < 9 else 0
 
 
 @cache
