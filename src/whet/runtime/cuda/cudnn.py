@@ -57,6 +57,8 @@ class Plan:
                 self._graph._execute(addresses, int(values[-1]), self._handle)
             except Exception as e:
                 raise DeviceError("a graph of cuDNN failed", why=_said(e), do="see `whet doctor`") from e
+            finally:  # the caller may destroy its stream, which cuDNN looks at when it is given the next one
+                self._frontend.set_stream(self._handle, int(self._libraries.rest))
 
 
 def _said(e: Exception) -> str:

@@ -24,6 +24,7 @@ class Libraries:
         self.device = device
         self.lock = threading.RLock()
         self._cublaslt = self._cudnn = 0
+        self.rest: Any = 0  # the stream that cuDNN's handle has between launches
 
     def cublaslt(self) -> int:
         """The handle of `nvmath.bindings.cublasLt`. MissingExtraError if the binding or the library is not there."""
@@ -41,6 +42,7 @@ class Libraries:
                 module = cudnn_module()
                 with self.device.current():
                     self._cudnn = module.create_handle()
+                    self.rest = self.device.stream()
             return self._cudnn
 
     def close(self) -> None:
@@ -51,6 +53,7 @@ class Libraries:
             if self._cudnn:
                 cudnn_module().destroy_handle(self._cudnn)
             self._cublaslt = self._cudnn = 0
+        self.rest: Any = 0  # the stream that cuDNN's handle has between launches
 
 
 def versions(names: Sequence[str] = ("cublas", "cudnn")) -> dict[str, str]:
