@@ -52,8 +52,9 @@ class Libraries:
                 cublaslt_module().destroy(self._cublaslt)
             if self._cudnn:
                 cudnn_module().destroy_handle(self._cudnn)
+                self.device.api.cuStreamDestroy(self.rest)
             self._cublaslt = self._cudnn = 0
-        self.rest: Any = 0  # the stream that cuDNN's handle has between launches
+            self.rest = 0
 
 
 def versions(names: Sequence[str] = ("cublas", "cudnn")) -> dict[str, str]:
