@@ -242,7 +242,7 @@ def _torch(name: str, module: Any, feeds: dict[str, np.ndarray], precision: str,
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         title = "torch eager" if mode == "eager" else f"torch.compile {mode}"
-        out.append(Contestant(title, precision, torch.__version__, call, lambda last=last: _flat(last[0]),
+        out.append(Contestant(title, precision, str(torch.__version__), call, lambda last=last: _flat(last[0]),
                               torch.cuda.current_stream(), x, seconds if mode != "eager" else None, keep=f))
     return out
 
