@@ -182,6 +182,7 @@ class Builder:
             scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.target.threads,
             info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
+                     **({"work": tuned.work} if tuned.work else {}),
                      **({"notes": tuned.notes} if tuned.notes else {}),
                      **({"failed": {k: dict(v) for k, v in tuned.failed.items()}} if tuned.failed else {}),
                      **found})

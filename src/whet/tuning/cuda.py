@@ -48,6 +48,7 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
         try:
             with Crew(1, WORKER, FATAL) as device:
                 _Measuring(target, cache, crew, device, opt_level, out, progress).run(todo)
+                out.work = {k: round(v, 1) for k, v in sorted({**crew.busy, **device.busy}.items())}
         finally:
             cache.save()
     store.prune()

@@ -34,7 +34,7 @@ class Progress:
 class Tuned:
     """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what went
     wrong on the way. `failed`: candidates that could not be used, by tactic: why, and how many. `untuned`: why nothing
-    was measured."""
+    was measured. `work`: seconds of children, by what they did."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class Tuned:
     notes: list[str] = field(default_factory=list)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     untuned: str = ""
+    work: dict[str, float] = field(default_factory=dict)
 
 
 def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:

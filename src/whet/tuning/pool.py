@@ -107,6 +107,7 @@ class Crew:
         self._children: list[Child] = []
         self._lock = threading.Lock()
         self._closed = False
+        self.busy: dict[str, float] = {}  # seconds that children worked, by kind of request
 
     def submit(self, timeout: float, *message: Any, unless: Callable[[], bool] = lambda: False) -> Future[Any]:
         """The reply to a request, to come. Its exception is WorkerDied, RuntimeError with the child's error, or
@@ -117,6 +118,7 @@ class Crew:
         if unless():
             raise NotTriedError
         child = self._child()
+        start = time.monotonic()
         try:
             child.ask(*message)
             return child.reply(timeout)
@@ -125,6 +127,8 @@ class Crew:
                 child.replace()
             raise
         finally:
+            with self._lock:
+                self.busy[message[0]] = self.busy.get(message[0], 0.0) + time.monotonic() - start
             self._idle.put(child)
 
     def _child(self) -> Child:
