@@ -42,6 +42,8 @@ CASES = [  # region, parameters, values of names
     ("u8", conv((1, 5, 5, 20), 24, (3, 3), dtype=DType.U8, pads=(1, 1, 1, 1), pad_value=130, group=2), P, None),
     ("u8 split", conv((1, 5, 5, 40), 8, (3, 3), dtype=DType.U8, pads=(1, 1, 1, 1), pad_value=7), SPLIT, None),
     ("f8", conv((1, 5, 5, 32), 8, (3, 3), dtype=DType.F8E4M3FN), P, None),
+    ("f8 padded", conv((1, 5, 5, 40), 8, (3, 3), pads=(1,) * 4, dtype=DType.F8E4M3FN), P, None),
+    ("f8 flat", conv((1, 5, 5, 3), 8, (3, 3), pads=(1,) * 4, dtype=DType.F8E4M3FN), FLAT, None),
     ("weights not constant", conv((1, 5, 5, 20), 12, (3, 3), const=False, group=2, bias=True), P, None),
     ("weights not constant flat", conv((1, 5, 5, 3), 12, (3, 3), const=False), FLAT, None),
     ("symbolic", conv((N, H, 6, 16), 9, (3, 3), strides=(2, 1), pads=(1, 1, 1, 1), dims=DIMS), P, {"n": 2, "h": 5}),
@@ -110,6 +112,7 @@ def test_f8_needs_a_gpu_that_has_it():
     region = conv((1, 14, 14, 64), 64, (3, 3), dtype=DType.F8E4M3FN)
     assert "8-bit floats" in TACTIC.applies(region, SM80)
     compiles(TACTIC, region, [SM90])
+    compiles(TACTIC, conv((1, 9, 9, 3), 16, (3, 3), pads=(1,) * 4, dtype=DType.F8E4M3FN), [SM90])
 
 
 def test_the_space_is_small_and_begins_with_what_should_be_best():

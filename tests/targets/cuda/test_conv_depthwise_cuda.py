@@ -37,6 +37,7 @@ CASES = [
     ("bf16", depthwise((1, 6, 6, 20), (3, 3), dtype=BF16), None),
     ("f64", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.F64), None),
     ("f32 in f16", depthwise((1, 6, 6, 20), (3, 3), dtype=F32, compute="f16"), None),
+    ("f8", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.F8E4M3FN, pads=(1,) * 4), None),
     ("u8", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.U8, pads=(1,) * 4, pad_value=131), None),
     ("i8", depthwise((1, 6, 6, 20), (3, 3), dtype=DType.I8, pads=(1,) * 4, pad_value=-3), None),
     ("weights not constant", depthwise((1, 6, 6, 20), (3, 3), const=False), None),
@@ -75,6 +76,7 @@ def test_what_is_not_depthwise_it_leaves_alone():
 
 
 @pytest.mark.parametrize("region", [EPILOGUES["relu6"](depthwise((1, 56, 56, 144), (3, 3), pads=(1,) * 4)),
+                                    depthwise((1, 9, 9, 20), (3, 3), dtype=DType.F32, pads=(1,) * 4),
                                     depthwise((N, H, H, 20), (5, 5), pads=(2,) * 4, dims=DIMS)])
 def test_compiles(region):
     compiles(TACTIC, region)

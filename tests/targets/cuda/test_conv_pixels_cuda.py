@@ -25,6 +25,7 @@ CASES = [
     (conv((1, 1, 40), 7, (1,), dtype=F32, compute="f16", out=F16), None),
     (conv((1, 1, 1, 40), 7, (1, 1), dtype=DType.U8), None),
     (conv((1, 1, 1, 40), 7, (1, 1), dtype=DType.F64), None),
+    (conv((1, 1, 1, 40), 7, (1, 1), dtype=DType.F8E4M3FN), None),
     (Chain(conv((N, 1, 1, 40), 6, (1, 1), dims={"n": (0, 2, 9)})).residual().done(), {"n": 3}),
     (conv((N, 1, 1, 40), 6, (1, 1), dims={"n": (0, 2, 9)}), {"n": 0}),
 ]

@@ -25,7 +25,7 @@ from whet.targets.cuda.conv_problem import (
     with_bias,
 )
 from whet.targets.cuda.conv_space import LAUNCH
-from whet.targets.cuda.conv_write import Pixels, Writer, plus, times
+from whet.targets.cuda.conv_write import Pixels, Writer, masked, plus, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 
@@ -169,7 +169,8 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
         else:
             steps = (*w.strides[2:],) if not one_row else (0, w.strides[2])
             at = plus(times(s, "channel", w.strides[0]), *(s.integer(st * k) for st, k in zip(steps, (ty, tx)) if k))
-        text = f"tl.load({pw} + ({at})[None, :]{', mask=some, other=0' if inside else ''})"
+        kind = _weight_type(region) if w.const else w.dtype
+        text = f"tl.load({pw} + ({at})[None, :]{masked('some' if inside else '', kind)})"
         if not w.const and p.operand.is_float and w.dtype is not p.operand:
             text += f".to(tl.{REGISTER[p.operand]})"
         weights[ty, tx] = s.name_of(f"{text}.to({sums})", "w")
@@ -184,7 +185,7 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
             mask = " & ".join(m for m in (f"in{tx}" if masked_x else "some" if inside else "",
                                           "there" if masked_y else "") if m)
             s.line(f"v = tl.load({px} + row + ({times(s, f'x{tx}', strides[2])})[:, None]"
-                   f"{f', mask={mask}, other=0' if mask else ''})")
+                   f"{masked(mask, x.dtype)})")
             if p.operand.is_float and x.dtype is not p.operand:
                 s.line(f"v = v.to(tl.{REGISTER[p.operand]})")
             s.line(f"v = v.to({sums})")

@@ -26,7 +26,7 @@ from whet.targets.cuda.conv_problem import (
     product_of,
     with_bias,
 )
-from whet.targets.cuda.conv_write import Pixels, Writer, plus, times
+from whet.targets.cuda.conv_write import Pixels, Writer, masked, plus, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 
@@ -190,7 +190,7 @@ class Kernel:
                 s.line(f"i = part * {n // b.split} + j")
             a, mask = self._flat() if b.flat else self._taps()
             pad = int(self.region.attrs.get("pad_value", 0)) if self.region.compute == "int8" else 0
-            s.line(f"a = tl.load({a}{f', mask={mask}, other=0' if mask else ''})")
+            s.line(f"a = tl.load({a}{masked(mask, self.region.inputs[0].dtype)})")
             if mask and pad:
                 s.line(f"a = tl.where({mask}, a, tl.full((), {pad}, a.dtype))")
             self._weights(n)
@@ -329,7 +329,7 @@ class Kernel:
         masks = [f"{mask}[:, None]" if mask else "", f"(column < {c.og})[None, :]" if self.columns_mask else ""]
         both = " & ".join(x for x in masks if x)
         s.line(f"w = tl.load({plus(self.w, start)} + ({times(s, 'column', t.strides[0])})[None, :] + "
-               f"({rows or '0'} + k * 0)[:, None]{f', mask={both}, other=0' if both else ''})")
+               f"({rows or '0'} + k * 0)[:, None]{masked(both, t.dtype)})")
 
     def _dot(self) -> None:
         s, p, b = self.s, self.p, self.b
@@ -358,15 +358,15 @@ def reduction(region: Region, b: Blocks, machine: Gpu, offsets: Mapping[Arg, Dim
     s.line(f"m = tl.minimum(row, {total} - 1)")
     s.line(f"rows = row < {total}")
     s.line(f"column = pid % {tn} * {bn} + tl.arange(0, {bn})")
-    masked = channels % bn != 0
-    if masked:
+    uneven = channels % bn != 0
+    if uneven:
         s.line(f"columns = column < {channels}")
     work = s.pointer(Work(0), p.sums)
     s.line(f"at = {work} + m[:, None] * {channels} + column[None, :]")
-    mask = ", mask=columns[None, :], other=0" if masked else ""
+    mask = masked("columns[None, :]" if uneven else "", p.sums)
     s.line(f"sums = tl.zeros(({bm}, {bn}), tl.{REGISTER[p.sums]})")
     with s.block(f"for i in tl.static_range({b.split}):"):
         s.line(f"sums += tl.load(at{mask})")
         s.line(f"at += {s.integer(c.pixels * channels, wide=wide)}")
-    Writer(s, region, offsets).write(Pixels(s, c.lead, "m"), "column", "sums", "rows", "columns" if masked else "")
+    Writer(s, region, offsets).write(Pixels(s, c.lead, "m"), "column", "sums", "rows", "columns" if uneven else "")
     return s.step(ceildiv(c.pixels, bm) * tn, 4 if bm * bn >= 512 else 1)

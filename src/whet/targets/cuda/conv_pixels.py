@@ -24,7 +24,7 @@ from whet.targets.cuda.conv_problem import (
     with_bias,
 )
 from whet.targets.cuda.conv_space import LAUNCH
-from whet.targets.cuda.conv_write import Pixels, Writer, times
+from whet.targets.cuda.conv_write import Pixels, Writer, masked, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 
@@ -104,7 +104,6 @@ def _kernel(region: Region, params: Params, machine: Gpu, width: int) -> Step:
     near = Pixels(s, c.lead, "m").offset(steps)
     s.line(f"k = tl.arange(0, {bk})")
     s.line(f"parts = tl.zeros(({bo}, {bk}), {sums})")
-    masked = c.cg % bk != 0
     once = width == bk
     if not once:
         s.line("#: wait")
@@ -113,7 +112,7 @@ def _kernel(region: Region, params: Params, machine: Gpu, width: int) -> Step:
         s.line(f"w = tl.load({pw} + channel[:, None] * {width} + at[None, :])")
         if once:  # the weights are there before the pixels may be read
             s.line("#: wait")
-        mask = f", mask=at < {c.cg}, other=0" if masked else ""
+        mask = masked(f"at < {c.cg}" if c.cg % bk else "", x.dtype)
         s.line(f"v = tl.load({px} + {near + ' + ' if near else ''}{times(s, 'at', x.strides[-1])}{mask})")
         if p.operand.is_float and x.dtype is not p.operand:
             s.line(f"v = v.to(tl.{REGISTER[p.operand]})")

@@ -88,7 +88,7 @@ class Writer:
                 return sums
             t = self.region.inputs[x.source]
             address, mask = place(self.inputs[x.source], In(x.source), t)
-            value = self.s.name_of(f"tl.load({address}{f', mask={mask}, other=0' if mask else ''})", "v")
+            value = self.s.name_of(f"tl.load({address}{masked(mask, t.dtype)})", "v")
             return self.s.name_of(f"{value} != 0", "v") if t.dtype is DType.BOOL else value
 
         e, out = self.region.epilogue, self.region.output
@@ -98,6 +98,13 @@ class Writer:
             result = f"{result}.to(tl.{kind})"
         address, mask = place(self.out, Out(0), out, whole=True)
         self.s.line(f"tl.store({address}, {result}{f', mask={mask}' if mask else ''})")
+
+
+def masked(mask: str, dtype: DType) -> str:
+    """Text of a load's further arguments: what the mask leaves out is 0."""
+    if not mask:
+        return ""
+    return f", mask={mask}, other={'0' if dtype.is_integer or dtype is DType.BOOL else '0.0'}"
 
 
 def times(s: Source, text: str, factor: Dim) -> str:

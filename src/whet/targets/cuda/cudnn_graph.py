@@ -25,6 +25,7 @@ from whet.targets.base import Arg, Kernel, Pack, Packed, Step
 TYPES = {DType.F32: "FLOAT", DType.F16: "HALF", DType.BF16: "BFLOAT16", DType.I8: "INT8", DType.I32: "INT32",
          DType.F8E4M3FN: "FP8_E4M3"}
 WORKSPACE = 64 << 20  # bytes that a plan may ask for
+COMPILED = 1 << 20  # bytes that are kept for a plan which only tells once it has been compiled
 MOST = 48
 
 
@@ -119,7 +120,7 @@ _OPERANDS: dict[str, Callable[[Any, list[Any], dict[str, Any]], Any]] = {
 
 def plans(d: Description) -> list[tuple[str, int]]:
     """(name, bytes of workspace) of the execution plans, in the order of the heuristics, each name once; none where
-    cuDNN does not run the graph. Those that are compiled at run time use no workspace as far as is known."""
+    cuDNN does not run the graph. Plans that are compiled when they are built do not tell their workspace before."""
     m = abi_cudnn.module()
     try:
         g = construct(d)
@@ -133,7 +134,7 @@ def plans(d: Description) -> list[tuple[str, int]]:
             continue
         try:
             if m.behavior_note.RUNTIME_COMPILATION in g.get_behavior_notes_for_plan_at_index(i):
-                found[name] = 0
+                found[name] = COMPILED
                 continue
             g.build_plan_at_index(i)
             size = int(g.get_workspace_size_plan_at_index(i))

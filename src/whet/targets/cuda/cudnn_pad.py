@@ -28,7 +28,7 @@ def pad_step(x: Tensor, to: Tensor) -> Step:
     s.line(f"channel = tl.arange(0, {wide})")
     near = Pixels(s, lead, "m").offset(x.strides[:-1]) or "m * 0"
     s.line(f"x = tl.load({source} + ({near})[:, None] + ({times(s, 'channel', x.strides[-1])})[None, :], "
-           f"mask=(channel < {given})[None, :], other=0)")
+           f"mask=(channel < {given})[None, :], other={0 if x.dtype.is_integer else 0.0})")
     s.line(f"tl.store({target} + m[:, None] * {channels} + channel[None, :], x.to(tl.{REGISTER[to.dtype]}), "
            f"mask=(row < {s.integer(pixels)})[:, None] & (channel < {channels})[None, :])")
     return s.step(ceildiv(pixels, block), 4, 1)
