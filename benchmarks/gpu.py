@@ -4,10 +4,12 @@
 
 ResNet-50, MobileNetV2, EfficientNet-B0, BERT-base (128 tokens), ViT-B/16 and a step of GPT-2 with 512 places in its
 cache. For each: whet builds a plan, PyTorch runs the same weights in the same precision eagerly and by `torch.compile`
-(`reduce-overhead`; `max-autotune` where asked: it takes minutes a case), ONNX Runtime on the GPU where it is installed.
+(`reduce-overhead`; `max-autotune` where asked: it takes minutes a case), XLA (JAX; ResNet-50 and BERT), ONNX Runtime on
+the GPU where it is installed.
 Outputs are checked against PyTorch's fp32 (without TF32) first. Inputs lie on the device. Backends take turns in one
 process; a call's time is the one between CUDA events around it in a queue of calls, so that neither an idle GPU nor a
-full queue hides what the host costs. Results are saved after each case to `benchmarks/results/gpu-<name>.json`
+full queue hides what the host costs (XLA and ONNX Runtime have streams of their own: by the clock of the host, over the
+same queues). Results are saved after each case to `benchmarks/results/gpu-<name>.json`
 (measurement records) and `.md`; a run that was stopped goes on where it was, `--fresh` starts over.
 
 needs the extras `models` and `cuda`, and PyTorch with CUDA.
@@ -16,6 +18,7 @@ needs the extras `models` and `cuda`, and PyTorch with CUDA.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import sys
 import time
@@ -30,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks import gpu_networks, gpu_tables
+from benchmarks import gpu_jax, gpu_networks, gpu_tables
 from benchmarks.gpu_networks import MODELS
 from whet.measure import Measurement, centred_error, record, relative_l2, stats, this_device
 from whet.measure.record import Comparison, Load, Model, OutputError, PlanId, now
@@ -49,7 +52,7 @@ class Contestant:
     version: str
     call: Callable[[], object]
     outputs: Callable[[], list[Any]]
-    stream: Any
+    stream: Any  # None: its own, and `call` returns what `wait` waits for
     inputs: list[Any]  # on the device
     build_seconds: float | None = None
     load_seconds: float | None = None
@@ -57,6 +60,7 @@ class Contestant:
     cached_build_seconds: float | None = None
     samples: list[list[float]] = field(default_factory=list)
     keep: object = None
+    wait: Callable[[object], object] = lambda last: None
 
 
 def main() -> int:
@@ -133,15 +137,17 @@ def measure(name: str, batch: int, precision: str, options: argparse.Namespace) 
     if options.timings:
         print(_timings(contestants[0], feeds), flush=True)
     if not options.no_peers:
-        contestants += _torch(name, module, feeds, precision, options)
+        weights = {k: v.float().cpu().numpy() for k, v in module.state_dict().items()}
+        contestants += [*_torch(name, module, feeds, precision, options), *_xla(name, weights, feeds, precision),
+                        *_onnxruntime(name, feeds, precision)]
     else:
         del module
     errors = {}
     for c in contestants:
         _in_turn(name, c.inputs, c.call)
         torch.cuda.synchronize()
-        e = max(centred_error(np.asarray(a.float().cpu().numpy()), b) if b.shape[-1] > 1 else
-                relative_l2(a.float().cpu().numpy(), b) for a, b in zip(c.outputs(), right, strict=True))
+        e = max(centred_error(_array(a), b) if b.shape[-1] > 1 else relative_l2(_array(a), b)
+                for a, b in zip(c.outputs(), right, strict=True))
         errors[c.name] = OutputError(reference="torch fp32", measure="centred-relative-l2", value=float(e),
                                      limit=ALLOWED.get(precision))
     _time(contestants)
@@ -258,6 +264,54 @@ def _in_turn(name: str, x: list[Any], call: Callable[[], object]) -> None:
         call()
 
 
+def _xla(name: str, weights: dict[str, np.ndarray], feeds: dict[str, np.ndarray], precision: str) -> list[Contestant]:
+    """XLA, where the network is written for it and JAX has the GPU."""
+    import os
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if name not in gpu_jax.EPSILON or importlib.util.find_spec("jax") is None:
+        return []
+    import jax
+
+    if jax.default_backend() != "gpu":
+        return []
+    start = time.perf_counter()
+    f = gpu_jax.build(name, weights, precision)
+    x = [jax.device_put(v.astype(np.int32) if v.dtype == np.int64 else v) for v in feeds.values()]
+    last: list[Any] = [jax.block_until_ready(f(*x))]
+    seconds = time.perf_counter() - start
+
+    def call() -> object:
+        last[0] = f(*x)
+        return last[0]
+
+    return [Contestant("XLA", precision, jax.__version__, call, lambda: _flat(last[0]), None, [], seconds, keep=f,
+                       wait=jax.block_until_ready)]
+
+
+def _onnxruntime(name: str, feeds: dict[str, np.ndarray], precision: str) -> list[Contestant]:
+    """ONNX Runtime on the GPU, where that is installed: fp32 models in fp32 (its sessions do not narrow them)."""
+    if importlib.util.find_spec("onnxruntime") is None or precision != "fp32" or name == "gpt2":
+        return []
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return []
+    session = ort.InferenceSession(str(gpu_networks.onnx_path(name)), providers=["CUDAExecutionProvider"])
+    bound = session.io_binding()
+    for k, v in feeds.items():
+        bound.bind_ortvalue_input(k, ort.OrtValue.ortvalue_from_numpy(v, "cuda", 0))
+    for o in session.get_outputs():
+        bound.bind_output(o.name, "cuda")
+    return [Contestant("onnxruntime", precision, ort.__version__, lambda: session.run_with_iobinding(bound),
+                       bound.copy_outputs_to_cpu, None, [], keep=session)]
+
+
+def _array(y: Any) -> np.ndarray:
+    """A result as float32 on the host."""
+    return np.asarray(y.float().cpu() if hasattr(y, "cpu") else y).astype(np.float32)
+
+
 def _tensors(feeds: dict[str, np.ndarray], kind: Any) -> list[Any]:
     import torch
 
@@ -279,6 +333,13 @@ def _time(contestants: list[Contestant]) -> None:
         torch.cuda.synchronize()
     for _ in range(ROUNDS):
         for c in contestants:
+            if c.stream is None:
+                start, last = time.perf_counter(), None
+                for _ in range(QUEUE):
+                    last = c.call()
+                c.wait(last)
+                c.samples.append([(time.perf_counter() - start) / QUEUE])
+                continue
             with torch.cuda.stream(c.stream):
                 events = [torch.cuda.Event(enable_timing=True) for _ in range(QUEUE + 1)]
                 events[0].record()

@@ -10,7 +10,7 @@ from benchmarks.tables import STYLE, write
 from whet.measure import Measurement, record
 from whet.report import charts, rows
 
-PEERS = ("torch.compile reduce-overhead", "torch.compile max-autotune", "torch eager", "onnxruntime")
+PEERS = ("torch.compile reduce-overhead", "torch.compile max-autotune", "torch eager", "XLA", "onnxruntime")
 
 
 def gpu_name() -> str:
