@@ -67,7 +67,8 @@ class Pointwise:
         found = [(32 * w * lanes * k, w) for w in (4, 8, 2, 1) for k in (1, 2, 4)] + [(128, 4), (256, 4), (512, 4)]
         sms = machine.multiprocessors or 108
         # Every multiprocessor should have work, and no program less than a warp's.
-        found.sort(key=lambda f: (abs(_log2(f[0]) - _log2(min(4096, max(128, n // sms)))), f[1] != 4))
+        goal = min(4096, max(128, n // sms)).bit_length() - 1
+        found.sort(key=lambda f: (abs(_log2(f[0]) - goal), f[1] != 4))
         return [{"block": b, "warps": w} for b, w in dict.fromkeys(found) if b <= max(2 * n, 128)][:10]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
