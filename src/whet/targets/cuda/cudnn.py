@@ -1,7 +1,7 @@
 """Convolutions and products of matrices by cuDNN: every execution plan that its heuristics propose is a candidate.
 
-The epilogue becomes pointwise nodes of the operation graph. Known difference: cuDNN's relu and its clipping may give
-a number for NaN.
+The epilogue becomes pointwise nodes of the operation graph. The frontend asks relu and clipping to pass NaN on
+(CUDNN_ATTR_POINTWISE_NAN_PROPAGATION).
 """
 
 from __future__ import annotations
