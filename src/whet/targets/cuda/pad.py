@@ -75,7 +75,9 @@ class Pad(Movement):
                 else:
                     i = _folded(s, i, n, mode)
             terms.append(f"{i} * {number(s, region, loop.x)}")
-        s.line(f"v = tl.load({x} + ({sum_of(terms)}), mask={inside}, other={fill})")
+        s.line(f"v = tl.load({x} + ({sum_of(terms)}), mask={inside}, other=0)")
+        if fill:  # not as `other`: where several elements are loaded at once, Triton 3.6 fills in other bits
+            s.line(f"v = tl.where({inside}, v, tl.full((), {fill}, v.dtype))")
         s.line(f"tl.store({out} + {tile.offset([l.out for l in nest])} + {tile.whole}, v, mask={tile.mask})")
         return Implementation((s.step(tile.tiles),))
 

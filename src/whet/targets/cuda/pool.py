@@ -164,11 +164,15 @@ class _Kernel:
 
     def _tap(self, pointer: str, offsets: Sequence[str], masks: Sequence[str]) -> None:
         s = self.s
-        mask, narrow = " & ".join(masks), self.region.inputs[0].dtype is DType.F8E4M3FN  # which has no infinity
-        other = "0.0" if narrow else self.lowest
+        mask, dtype = " & ".join(masks), self.region.inputs[0].dtype
+        # 8-bit floats have no infinity; Triton 3.6 fills 8- and 16-bit integers with other bits than `other`'s where
+        # it loads several at once and their highest bit is set.
+        narrow = dtype is DType.F8E4M3FN
+        later = narrow or (dtype.is_integer and dtype.size < 4)
+        other = ("0.0" if narrow else "0") if later else self.lowest
         x = s.name_of(f"tl.load({pointer} + ({' + '.join(offsets)}), mask={mask}, other={other})")
         s.line(f"{x} = {x}.to(tl.{REGISTER[self.dtype]})")
-        if narrow and self.kind == "max":
+        if later and self.kind == "max":
             s.line(f"{x} = tl.where({mask}, {x}, {self.lowest})")
         if self.kind == "max":
             s.line(f"acc = {extreme_text('max', 'acc', x, self.dtype)}")
