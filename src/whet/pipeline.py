@@ -16,7 +16,7 @@ from whet.ir.graph import Graph
 from whet.ir.symbolic import names
 from whet.plan import Plan
 from whet.precision.insert import is_quantized
-from whet.precision.names import NAMES, choose
+from whet.precision.names import NAMES, Chosen, choose
 from whet.precision.quantizer import Quantizer
 from whet.precision.weight_only import compress
 from whet.quantizing import Quantization, checked, heed_overflow, quantize, searched
@@ -26,6 +26,7 @@ from whet.targets.cuda import device
 from whet.targets.cuda.gpu import typical
 from whet.targets.cuda.target import COMPAT, CudaTarget
 from whet.tuning.cache import TimingCache, default_path
+from whet.tuning.tuner import standing
 
 if TYPE_CHECKING:
     import onnx
@@ -123,12 +124,18 @@ def build(
                 "force_precision": force_precision, "calib": o.calibration, "eval": o.evaluation,
                 "metric": "" if o.metric == "divergence" else o.metric, "max_drop": o.max_drop, "weights": weights,
                 "weight_group": weight_group if weights is not None else None})
-    prepared = builder.prepare(graphs)
+    with standing(hardware):
+        return _planned(builder, builder.prepare(graphs), asked, chosen, o, weights, weight_group)
+
+
+def _planned(builder: Builder, prepared: list[Graph], asked: set[str], chosen: Chosen, o: Quantization,
+             weights: str | None, weight_group: int) -> Plan:
+    """The plan of prepared graphs, quantized and searched as was asked."""
     if o.max_drop is not None and o.evaluation is None and o.calibration is None:
         raise InputError("a budget without data to judge by", why=f"max_drop={o.max_drop:g}",
                          do="give evaluation data (--eval DATA)")
     if weights is not None:
-        _compress(builder, prepared, weights, weight_group, fp32_layers)
+        _compress(builder, prepared, weights, weight_group, builder.fp32_layers)
     if chosen.codes and o.asked:
         return quantize(builder, prepared, o)
     if chosen.compute == "fp16" and o.asked:

@@ -178,3 +178,14 @@ def test_when_nothing_works_the_error_says_how(monkeypatch: pytest.MonkeyPatch) 
         chosen(monkeypatch, {"a": [(1, "lose")], "b": [(1, "not compile")]})
     assert "an illegal address" in e.value.why
     assert "a type that is none" in e.value.why
+
+
+def test_builds_within_one_another_share_their_children() -> None:
+    with cuda.children(TARGET) as outer:
+        with cuda.children(TARGET) as inner:
+            assert inner is outer
+        with cuda.children(replace(TARGET, index=1)) as other:
+            assert other is not outer
+        assert outer.users == 1
+    with cuda.children(TARGET) as later:
+        assert later is not outer

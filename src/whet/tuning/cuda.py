@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from whet.errors import InternalError, TuningError
@@ -32,12 +35,50 @@ FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
 
 
+@dataclass
+class Team:
+    """The children of a build, or of several. `timer` is one child, alone on the GPU when it matters."""
+
+    compilers: Crew
+    timer: Crew
+    users: int = 0
+
+
+_teams: dict[int, Team] = {}  # by the GPU's number
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def children(target: CudaTarget) -> Iterator[Team]:
+    """Children for this target, which start as they are needed. Whoever asks within gets the same ones; they end with
+    the outermost."""
+    with _lock:
+        team = _teams.get(target.index)
+        if team is None:
+            # Those that ask libraries open the GPU, which takes memory of it.
+            most = max(2, target.gpu.memory_bytes >> 30) if target.gpu.live else cores()
+            team = _teams[target.index] = Team(Crew(min(cores(), most), WORKER), Crew(1, WORKER, FATAL))
+        team.users += 1
+    try:
+        yield team
+    finally:
+        with _lock:
+            team.users -= 1
+            over = team.users == 0
+            if over:
+                del _teams[target.index]
+        if over:
+            team.compilers.close()
+            team.timer.close()
+
+
 def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, opt_level: int, out: Tuned,
            progress: Callable[[Progress], None]) -> None:
     """Choose for regions that the cache does not know, each unlike the others. TuningError where nothing works."""
     if not regions:
         return
-    with Crew(_children(target), WORKER) as crew:
+    with children(target) as team:
+        crew = team.compilers
         todo = _candidates(regions, target, crew, progress)
         if CANDIDATES[opt_level] == 0 or not target.gpu.live:
             _settle(todo, target, crew, out, progress)
@@ -45,12 +86,13 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
                 out.untuned = f"nothing was tuned: the plan is for any GPU of {target.gpu.arch}, and there was none"
             return
         cache.check_writable()
+        before = {**crew.busy, **team.timer.busy}
         try:
-            with Crew(1, WORKER, FATAL) as device:
-                _Measuring(target, cache, crew, device, opt_level, out, progress).run(todo)
-                out.work = {k: round(v, 1) for k, v in sorted({**crew.busy, **device.busy}.items())}
+            _Measuring(target, cache, crew, team.timer, opt_level, out, progress).run(todo)
         finally:
             cache.save()
+        after = {**crew.busy, **team.timer.busy}
+        out.work = {k: round(after[k] - before.get(k, 0.0), 1) for k in sorted(after)}
     store.prune()
 
 
@@ -197,8 +239,8 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
            cache: TimingCache, opt_level: int, out: Tuned, progress: Callable[[Progress], None]) -> None:
     """Try the best few of the heaviest regions inside the whole segment (see `in_place`)."""
     def ask(asked: in_place.Trials) -> dict[str, Any]:
-        with Crew(1, WORKER) as device:
-            found, failed = result(device.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target, asked))
+        with children(target) as team:
+            found, failed = result(team.timer.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target, asked))
         if failed:
             out.notes.append(f"candidates could not be tried in place: {failed}")
         return found or {}
@@ -211,8 +253,8 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
     out = {symbol: raw for symbol, code in codes.items() if (raw := store.get(target, code)) is not None}
     missing = {s: c for s, c in codes.items() if s not in out}
     if missing:
-        with Crew(min(cores(), len(missing)), WORKER) as crew:
-            jobs = {s: crew.submit(COMPILE_TIMEOUT, "assemble", target, c) for s, c in missing.items()}
+        with children(target) as team:
+            jobs = {s: team.compilers.submit(COMPILE_TIMEOUT, "assemble", target, c) for s, c in missing.items()}
             for symbol, job in jobs.items():
                 raw, failed = result(job)
                 if failed:
@@ -226,11 +268,6 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
 def cores() -> int:
     """Processes to compile in."""
     return len(os.sched_getaffinity(0))
-
-
-def _children(target: CudaTarget) -> int:
-    """Processes to enumerate and compile in: those that ask libraries open the GPU, which takes memory of it."""
-    return min(cores(), max(2, target.gpu.memory_bytes >> 30)) if target.gpu.live else cores()
 
 
 def _candidates(regions: Sequence[Region], target: CudaTarget, crew: Crew, progress: Callable[[Progress], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,11 @@ def tune(regions: Sequence[Region], target: Target, cache: TimingCache, opt_leve
         out.choices.update((r.signature(), choice) for r in same[1:])
     out.seconds = time.monotonic() - start
     return out
+
+
+def standing(target: Target) -> contextlib.AbstractContextManager[object]:
+    """Within this, builds for the target share the processes that they start."""
+    return cuda.children(target) if isinstance(target, CudaTarget) else contextlib.nullcontext()
 
 
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: Target, cache: TimingCache,
