@@ -5,7 +5,7 @@
 ResNet-50, MobileNetV2, EfficientNet-B0, BERT-base (128 tokens), ViT-B/16 and a step of GPT-2 with 512 places in its
 cache. For each: whet builds a plan, PyTorch runs the same weights in the same precision eagerly and by `torch.compile`
 (`reduce-overhead`; `max-autotune` where asked: it takes minutes a case), XLA (JAX; ResNet-50 and BERT), ONNX Runtime on
-the GPU where it is installed.
+the GPU where it is installed. In int8 and fp8 (of images; calibrated with other ones) whet stands alone.
 Outputs are checked against PyTorch's fp32 (without TF32) first. Inputs lie on the device. Backends take turns in one
 process; a call's time is the one between CUDA events around it in a queue of calls, so that neither an idle GPU nor a
 full queue hides what the host costs (XLA and ONNX Runtime have streams of their own: by the clock of the host, over the
@@ -39,7 +39,9 @@ from whet.measure import Measurement, centred_error, record, relative_l2, stats,
 from whet.measure.record import Comparison, Load, Model, OutputError, PlanId, now
 
 RESULTS = Path(__file__).parent / "results"
-ALLOWED = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 8e-2, "fp16": 2e-2}
+ALLOWED = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 8e-2, "fp16": 2e-2, "int8": 0.35, "fp8": 0.35}
+CODES = ("int8", "fp8")  # every layer in them, all else in fp16
+CALIBRATION = 32  # samples
 ROUNDS, QUEUE = 12, 20  # turns of each backend, and calls in each
 
 
@@ -136,7 +138,7 @@ def measure(name: str, batch: int, precision: str, options: argparse.Namespace) 
     contestants = [open_whet(name, feeds, precision, options)]
     if options.timings:
         print(_timings(contestants[0], feeds), flush=True)
-    if not options.no_peers:
+    if not options.no_peers and precision not in CODES:
         weights = {k: v.float().cpu().numpy() for k, v in module.state_dict().items()}
         contestants += [*_torch(name, module, feeds, precision, options), *_xla(name, weights, feeds, precision),
                         *_onnxruntime(name, feeds, precision)]
@@ -156,6 +158,7 @@ def measure(name: str, batch: int, precision: str, options: argparse.Namespace) 
         assert r.latency is not None
         against = ", ".join(f"{c.ratio:.2f}x {c.backend}" for c in r.comparisons)
         build = f"built {r.build_seconds:.0f} s" if r.build_seconds else ""
+        build += f", {r.throughput:,.0f} samples a second" if r.throughput else ""
         build += f", again {r.cached_build_seconds:.1f} s" if r.cached_build_seconds else ""
         build += f", loaded {r.load_seconds:.2f} s" if r.load_seconds else ""
         print(f"{name:12} b{batch:<3} {r.backend:28} {precision} {1e3 * r.latency.p50.value:7.3f} ms  error "
@@ -174,14 +177,17 @@ def open_whet(name: str, feeds: dict[str, np.ndarray], precision: str, options: 
 
     states = gpu_networks.states() if name == "gpt2" else {}
     shapes = {k: v.shape for k, v in feeds.items()}
+    coded = precision in CODES
+    more: dict[str, Any] = {"calibration": gpu_networks.inputs(name, CALIBRATION, seed=1), "force_precision": True} \
+        if coded else {}
     options.work.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{len(next(iter(feeds.values())))}-{precision}"
     path, cache = options.work / f"{stem}.plan", options.work / f"{stem}.json"
     times = []
-    for _ in range(2):
+    for _ in range(1 if coded else 2):
         start = time.perf_counter()
-        whet.build(gpu_networks.onnx_path(name), target="cuda", precision=precision, shapes=shapes, states=states,
-                   timing_cache=cache, opt_level=options.opt_level).save(path)
+        whet.build(gpu_networks.onnx_path(name), target="cuda", precision={precision, "fp16"} if coded else precision,
+                   shapes=shapes, states=states, timing_cache=cache, opt_level=options.opt_level, **more).save(path)
         times.append(time.perf_counter() - start)
     plan = whet.Plan.open(path)
     start = time.perf_counter()
@@ -197,7 +203,8 @@ def open_whet(name: str, feeds: dict[str, np.ndarray], precision: str, options: 
     stream = torch.cuda.Stream()
     go = context.runner([x[list(given).index(k)] for k in engine.inputs], made, stream=stream.cuda_stream)
     return Contestant("whet", precision, whet.__version__, go, lambda: made, stream, x, times[0], loaded,
-                      PlanId(hash=plan.hash, bytes=plan.nbytes), times[1], keep=(engine, context, plan))
+                      PlanId(hash=plan.hash, bytes=plan.nbytes), None if coded else times[1],
+                      keep=(engine, context, plan))
 
 
 def _timings(c: Contestant, feeds: dict[str, np.ndarray]) -> str:

@@ -39,10 +39,11 @@ def markdown(records: Sequence[Measurement]) -> str:
     for precision in dict.fromkeys(r.precision for r in records):
         mine = [r for r in records if r.precision == precision]
         peers = [p for p in PEERS if any(r.backend == p for r in mine)]
-        out += [f"## {precision}", "", f"| model | batch | whet | {' | '.join(f'{p} | ratio' for p in peers)} | error |"
-                " build | again | load |", f"|---|---:|---:|{'---:|---:|' * len(peers)}---:|---:|---:|---:|"]
+        columns = ["model", "batch", "whet", "samples/s", *(c for p in peers for c in (p, "ratio")), "error", "build",
+                   "again", "load"]
+        out += [f"## {precision}", "", f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
         for r in (r for r in mine if r.backend == "whet"):
-            cells = [TITLES[r.model.name], str(_batch(r)), _ms(r)]
+            cells = [TITLES[r.model.name], str(_batch(r)), _ms(r), f"{r.throughput:,.0f}" if r.throughput else "-"]
             for p in peers:
                 peer = next((o for o in mine if o.backend == p and o.model == r.model and _batch(o) == _batch(r)), None)
                 c = next((c for c in r.comparisons if c.backend == p), None)
