@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -26,9 +27,10 @@ from whet.errors import (
     NoDeviceError,
     WhetError,
 )
+from whet.plan.manifest import np_dtype
 from whet.runtime.cuda import arrays, driver, order
 from whet.runtime.engine import load_data
-from whet.runtime.feeds import Pointer, borrow
+from whet.runtime.feeds import Pointer, borrow, in_capsule
 from whet.targets.cuda.gpu import typical
 
 HEAVY = ["torch", "triton", "llvmlite", "onnx", "cupy", "cuda", "nvmath", "cudnn"]
@@ -168,3 +170,47 @@ def test_a_plan_for_another_gpu_is_told_by_its_record() -> None:
     with pytest.raises(FingerprintError, match="H100") as e:
         fingerprint.check(target, manifest.Device("NVIDIA A100", (8, 0)))
     assert built.rebuild in e.value.do
+
+
+def exported(dtype: str = "float32") -> arrays.DeviceArray:
+    """A result as it would be on a GPU; the memory is the host's."""
+    made = arrays.DeviceArray.__new__(arrays.DeviceArray)
+    made.device, made.shape, made.dtype, made.address, made.nbytes = opened(0), (2, 3), np_dtype(dtype), 0x1000, 24
+    made._exported, made.ready = [False], None
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int64", "uint8", "bool"])
+def test_a_capsule_has_the_tensor_and_keeps_its_memory(dtype: str) -> None:
+    before, y = len(arrays._exports), exported(dtype)
+    capsule = y.__dlpack__(stream=1, max_version=(1, 0))
+    assert y._exported == [True], "freeing must wait for what others do with it"
+    assert in_capsule(capsule, np_dtype(dtype), "y") == (0x1000, (2, 3), None)
+    assert len(arrays._exports) == before + 1
+    del capsule  # nobody took it
+    assert len(arrays._exports) == before
+
+
+def test_who_takes_a_tensor_gives_it_back() -> None:
+    """As DLPack's consumers do: rename the capsule, and call the deleter when done."""
+    before = len(arrays._exports)
+    capsule = exported().__dlpack__()
+    managed = ctypes.pythonapi.PyCapsule_GetPointer
+    managed.restype, managed.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    address = managed(capsule, b"dltensor")
+    name = ctypes.create_string_buffer(b"used_dltensor")
+    rename = ctypes.pythonapi.PyCapsule_SetName
+    rename.argtypes = (ctypes.py_object, ctypes.c_void_p)
+    assert rename(capsule, ctypes.addressof(name)) == 0
+    del capsule
+    assert len(arrays._exports) == before + 1
+    deleter = arrays._Managed.from_address(address).deleter
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleter)(address)
+    assert len(arrays._exports) == before
+
+
+def test_results_of_eight_bit_floats_have_no_capsule() -> None:
+    with pytest.raises(BufferError, match="float8"):
+        exported("float8_e4m3fn").__dlpack__()
+    with pytest.raises(BufferError, match="copy"):
+        exported().__dlpack__(copy=True)
