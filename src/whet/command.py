@@ -32,7 +32,7 @@ def build_command(model: Any, *, target: str, precision: Iterable[str], hardware
     if opt_level != 3:
         words += ["--opt-level", str(opt_level)]
     for name, value in (options or {}).items():
-        if value is None or value is False or value == "":
+        if value is None or value is False or (isinstance(value, str) and not value):
             continue
         flag = f"--{name.replace('_', '-')}"
         if value is True:
