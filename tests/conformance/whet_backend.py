@@ -51,6 +51,7 @@ class WhetBackend(Backend):
 
     model: onnx.ModelProto | None = None  # the last that was asked for, and its plan if it could be built
     plan: Plan | None = None
+    rep: WhetRep | None = None
     target = "cpu"
     build_only = False
 
@@ -67,7 +68,8 @@ class WhetBackend(Backend):
                               profiles=[profile] if profile else None, threads=1 if cls.target == "cpu" else None)
         if cls.build_only:
             raise BuiltError
-        return WhetRep(model, cls.plan)
+        cls.rep = WhetRep(model, cls.plan)
+        return cls.rep
 
 
 def generated(model: onnx.ModelProto | None, plan: Plan | None) -> bool:
