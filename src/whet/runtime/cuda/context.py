@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.errors import DeviceError, InputError, LostDeviceError, PlanError
+from whet.errors import DeviceError, DeviceMemoryError, InputError, LostDeviceError, PlanError
 from whet.plan.manifest import HOST_TYPES, np_dtype
 from whet.plan.program import Tensor
 from whet.runtime.binding import evaluate
@@ -227,6 +227,13 @@ class CudaContext(Context):
         self._closed, self.hot = True, None
         self.engine._closed = True
 
+    def _is_lost(self, error: DeviceError) -> bool:
+        """True if the device was lost: libraries have errors of their own for that."""
+        if not isinstance(error, (LostDeviceError, DeviceMemoryError)):
+            with contextlib.suppress(DeviceError):
+                self.device.probe(self.streams.first)
+        return self.device.lost is not None
+
     def _guarded(self, feeds: Feeds, out: Feeds | None, device: bool, stream: Any) -> dict[str, Any]:
         def go() -> dict[str, Any]:
             with self.device.current():
@@ -239,8 +246,10 @@ class CudaContext(Context):
         self.check_open()
         try:
             return go()
-        except LostDeviceError:
-            self.lose()
+        except DeviceError as e:
+            if self._is_lost(e):
+                self.lose()
+                self.device.alive()
             raise
         except MemoryError as e:
             raise PlanError("there is no memory for this run", why=str(e) or "an array of it is too large",

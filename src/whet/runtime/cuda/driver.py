@@ -250,6 +250,12 @@ class Device:
         if code:
             self.fail(code, "a run")
 
+    def probe(self, stream: Any) -> None:
+        """LostDeviceError if the device is lost; work in progress is not waited for."""
+        code = self.api.cuStreamQuery(stream)[0]
+        if code and int(code) in STICKY:
+            self.fail(code, "a run")
+
     def pointer(self, address: int) -> tuple[int, int]:
         """(memory type: 1 of the host, 2 of a device, 0 unknown to CUDA; number of the device)."""
         d, a = self.api, self.api.CUpointer_attribute
