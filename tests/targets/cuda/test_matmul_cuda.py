@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from targets.cuda import interpreted, matmul_cases, on_device
 from targets.cuda.matmul_cases import BF16, F8, F16, F32, F64, I8, U8, batch, linear, region, relu_of, scaled, times
+from whet import abi_cuda
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.targets.base import Implementation, Tactic
-from whet.targets.cuda.compile import to_object
+from whet.targets.cuda.compile import _waiting, recipe_of, to_object
 from whet.targets.cuda.gpu import Gpu, typical
 from whet.targets.cuda.matmul import MatmulTiles
 from whet.targets.cuda.matmul_persistent import MatmulPersistent
@@ -108,6 +110,27 @@ def test_kernels_compile(name: str, machine: Gpu) -> None:
         assert len(to_object(step.kernel.code, machine.number)) > 1000
 
 
+EARLY = {"rows of weights": (TILES, linear(33, 48, 40, "relu", True), ""),
+         "columns of weights": (TILES, linear(33, 48, 40, "relu", True), "nk"),
+         "parts": (SPLIT, linear(33, 480, 40), ""), "one row": (ROWS, linear(1, 256, 64), "nk")}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_kernels_launched_early_bring_weights_into_the_cache_before_they_wait(name: str) -> None:
+    tactic, r, order = EARLY[name]
+    params = next(q for q in tactic.space(r, SM90, 1) if q["order"] == order)
+    for step in tactic.implement(r, params, SM90, 1).steps:
+        recipe = recipe_of(step.kernel.code)
+        early = msgspec.structs.replace(recipe, options={**recipe.options, "launch_pdl": True})
+        unit, _ = abi_cuda.unpack(to_object(msgspec.json.encode(early).decode(), 90))
+        assert isinstance(unit, abi_cuda.Cubin)
+        assert unit.dependent
+        text = _waiting(early).text
+        assert text.count("gdc_wait()") == text.count("gdc_launch_dependents()") == 1
+        if recipe.name != "matmul_sum":
+            assert "prefetch.global.L2" in text.split("gdc_wait()")[0]
+
+
 @pytest.mark.parametrize("tactic", [TILES, SPLIT, ROWS], ids=lambda t: t.name)
 def test_nan_and_infinity_stay_in_their_rows_and_columns(tactic: Tactic) -> None:
     r = region((7, 261), (261, 19), F32)
@@ -141,8 +164,6 @@ def test_persistent_kernels_match_the_reference(name: str) -> None:
 
 
 def test_blocks_are_loaded_by_the_memory_accelerator() -> None:
-    from whet import abi_cuda
-
     (step,) = PERSISTENT.implement(*PERSISTENT_CASES["blocks"], SM90, 1).steps
     unit, _ = abi_cuda.unpack(to_object(step.kernel.code, 90))
     assert isinstance(unit, abi_cuda.Cubin)
