@@ -147,8 +147,8 @@ class _Measuring:
             slow = mine is not None and best is not None and mine > self.hope * best
             return slow or time.monotonic() > self.until
 
-        compiled = self.crew.submit(COMPILE_TIMEOUT, "compile", self.target, region, c.tactic, c.params,
-                                    unless=hopeless if rank >= SURE else lambda: False)
+        unless = hopeless if rank >= SURE else lambda: False
+        compiled = self.crew.submit(COMPILE_TIMEOUT, "compile", self.target, region, c.tactic, c.params, unless=unless)
 
         def then(job: Future[Any]) -> None:
             if job.cancelled() or job.exception() is not None:
@@ -156,7 +156,8 @@ class _Measuring:
                 return
             objects = job.result()
             try:
-                timed = self.device.submit(RUN_TIMEOUT, "time", self.target, region, c.tactic, c.params, objects)
+                timed = self.device.submit(RUN_TIMEOUT, "time", self.target, region, c.tactic, c.params, objects,
+                                           unless=unless)
             except RuntimeError as e:  # the crew is closed
                 out.set_exception(e)
                 return

@@ -21,8 +21,8 @@ from whet.runtime.cuda.libraries import Libraries
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
 from whet.tuning.bench import random_array
 
-SPAN = 1.5e-3  # seconds that one graph should take
-LAUNCHES = (3, 160)  # of the region in one graph: at least, at most
+SPAN = 1e-3  # seconds that one graph should take
+LAUNCHES = (3, 100)  # of the region in one graph: at least, at most
 REPLAYS = 5
 GIVE_UP = 2.5  # a candidate whose first run takes this many times the best is not measured further
 FIRST = 12e-6  # seconds that a first run takes besides, at most
