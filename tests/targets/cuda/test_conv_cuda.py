@@ -121,7 +121,8 @@ def test_the_space_is_small_and_begins_with_what_should_be_best():
     assert 4 <= len(space) <= 24
     assert space[0]["split"] > 1, "49 pixels do not fill a GPU otherwise"
     costs = [TACTIC.cost(region, p, SM90, 1) for p in space]
-    assert costs == sorted(costs)
+    assert costs[0] == min(costs)
+    assert len({(p["bm"], p["bn"]) for p in space[:6]}) >= 2, "the first ones differ"
 
 
 @needs_cuda

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import zip_longest
 
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim
@@ -18,7 +19,7 @@ from whet.targets.cuda.conv_problem import (
     product_of,
     with_bias,
 )
-from whet.targets.cuda.conv_space import blocks, seconds
+from whet.targets.cuda.conv_space import MOST, blocks, seconds
 from whet.targets.cuda.gpu import Gpu
 
 FEW = 32  # input channels of a group up to which taps and channels are worth taking as one dimension
@@ -49,9 +50,8 @@ class ConvImplicit:
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         c = conv_of(region)
         orders = [False] if c.cg > FEW or c.taps == 1 else [True] if c.cg < 8 else [False, True]
-        found = [q for flat in orders for q in blocks(region, machine, flat)]
-        found.sort(key=lambda q: self.cost(region, q, machine, threads))
-        return found[:24]
+        found = [blocks(region, machine, flat) for flat in orders]
+        return [q for turn in zip_longest(*found) for q in turn if q is not None][:MOST]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Seconds: waves of programs; the sums' way through memory where they are split."""

@@ -15,17 +15,19 @@ from whet.targets.cuda.gpu import Gpu
 # Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
 _RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
 LAUNCH = 1.3e-6  # seconds that a kernel in a graph takes at least
-LATENCY = 0.6e-6  # from asking for a block of operands to having it, when nothing hides that
-_L2 = 4.5e12  # bytes a second, of the whole chip
+LATENCY = 0.5e-6  # from asking for a block of operands to having it, when nothing hides that
+TURN = 0.05e-6  # what an iteration takes besides (barriers, addresses)
+_L2 = 8e12  # bytes a second, of the whole chip
 
 _TILES = ((128, 256, 8), (256, 128, 8), (128, 128, 8), (128, 128, 4), (128, 64, 4), (64, 128, 4), (64, 256, 4),
           (256, 64, 8), (64, 64, 4), (64, 32, 4), (128, 32, 4), (32, 64, 4), (32, 128, 4), (32, 32, 4), (64, 16, 4),
           (16, 64, 4), (16, 128, 4), (128, 16, 4), (16, 32, 4), (32, 16, 4), (16, 16, 4))
+MOST = 24
 _SPLITS = (1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24)
 
 
 def blocks(region: Region, machine: Gpu, flat: bool) -> list[Params]:
-    """Settings that fit the types, the shared memory and the problem, in no order."""
+    """Settings that fit the types, the shared memory and the problem, the most promising first; at most MOST."""
     c, p = conv_of(region), product_of(region)
     pixels = max(1, at_opt(region, c.pixels))
     depth = c.depth if flat else c.cg
@@ -37,7 +39,7 @@ def blocks(region: Region, machine: Gpu, flat: bool) -> list[Params]:
             continue
         for bk in _depths(p, depth):
             room = (bm + bn) * bk * size
-            for stages in (2, 3, 4, 6, 8):
+            for stages in (2, 3, 4, 6):
                 if room * stages > shared or (stages > 2 and room * stages > 200 << 10):
                     continue
                 for split in _SPLITS:
@@ -47,15 +49,17 @@ def blocks(region: Region, machine: Gpu, flat: bool) -> list[Params]:
                         continue
                     out.append({"bm": bm, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "split": split,
                                 "flat": flat})
-    return _best(region, out, machine)
+    return _best(region, out, machine)[:MOST]
 
 
 def _best(region: Region, found: list[Params], machine: Gpu) -> list[Params]:
-    """For each tile and split the depth and the stages that should do best: the tuner's time goes to what differs."""
-    best: dict[tuple[int, ...], Params] = {}
+    """For each tile, split and depth the stages that should do best; the most promising tiles first, and of each two
+    depths before the next ones: how deep a block should be the model knows least."""
+    best: dict[tuple[int, ...], dict[int, Params]] = {}
     for q in sorted(found, key=lambda q: seconds(region, Blocks.of(q), machine)):
-        best.setdefault((q["bm"], q["bn"], q["split"], q["bk"] > 64, q["warps"]), q)
-    return list(best.values())
+        best.setdefault((q["bm"], q["bn"], q["split"], q["warps"]), {}).setdefault(q["bk"], q)
+    tiles = [list(depths.values()) for depths in best.values()]  # both levels in order of their costs
+    return [q for tile in tiles for q in tile[:2]][:2 * MOST // 3] + [q for tile in tiles for q in tile[2:3]]
 
 
 def _cover(d: int) -> int:
@@ -93,7 +97,8 @@ def seconds(region: Region, b: Blocks, machine: Gpu) -> float:
     step = max(resident * b.bm * b.bn * b.bk / (rate * used), resident * room / (_L2 / sms),
                LATENCY / max(1, b.stages - 1))
     if b.flat:  # elements are loaded one by one
-        step = max(step, resident * b.bm * b.bk / 16e9)
+        step = max(step, resident * b.bm * b.bk / 30e9)
+    step += TURN + 0.05 * LATENCY / max(1, b.stages - 1) + 1e-9 * b.stages
     program = LATENCY + steps * step + b.bm * b.bn * region.output.dtype.size * resident / (_L2 / sms)
     bytes_ = sum(t.dtype.size * at_opt(region, product(t.shape)) for t in (*region.inputs, region.output))
     total = LAUNCH + max(waves * program, bytes_ / (machine.bandwidth or 3e12))
