@@ -1,4 +1,8 @@
-"""One step of GPT-2 as ONNX: the cache's rows are written by TensorScatter, attention is the operator of opset 24."""
+"""One step of GPT-2 as ONNX: the cache's rows are written by TensorScatter, attention is the operator of opset 24.
+
+The cache is fp16, as deployed decoders keep it, and so is attention over it; the rest is fp32, for the builder to
+narrow.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,12 @@ def write(module: Any, path: Path) -> None:
         w = {k.removeprefix(f"blocks.{i}."): v for k, v in weights.items() if k.startswith(f"blocks.{i}.")}
         joined = g.linear(g.norm(x, w, "ln1", i), w, "qkv", i)
         parts = g.op("Transpose", g.op("Reshape", joined, heads), perm=[0, 2, 1, 3])
-        q, k, v = g.ops("Split", 3, parts, axis=1, num_outputs=3)
+        half = g.op("Cast", parts, to=TensorProto.FLOAT16)
+        q, k, v = g.ops("Split", 3, half, axis=1, num_outputs=3)
         k = g.op("TensorScatter", f"k{i}", k, batched, out=f"k{i}_next", axis=2)
         v = g.op("TensorScatter", f"v{i}", v, batched, out=f"v{i}_next", axis=2)
-        seen = g.op("Transpose", g.op("Attention", q, k, v, mask), perm=[0, 2, 1, 3])
+        wide = g.op("Cast", g.op("Attention", q, k, v, mask), to=TensorProto.FLOAT)
+        seen = g.op("Transpose", wide, perm=[0, 2, 1, 3])
         x = g.op("Add", x, g.linear(g.op("Reshape", seen, flat), w, "out", i))
         up = g.op("Gelu", g.linear(g.norm(x, w, "ln2", i), w, "up", i), approximate="tanh")
         x = g.op("Add", x, g.linear(up, w, "down", i))
@@ -41,9 +47,9 @@ def write(module: Any, path: Path) -> None:
         g.nodes, "gpt2_step",
         [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 1]),
          helper.make_tensor_value_info("place", TensorProto.INT64, [1]),
-         *(helper.make_tensor_value_info(n, TensorProto.FLOAT, cache) for n in named)],
+         *(helper.make_tensor_value_info(n, TensorProto.FLOAT16, cache) for n in named)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, WORDS]),
-         *(helper.make_tensor_value_info(f"{n}_next", TensorProto.FLOAT, cache) for n in named)], g.constants)
+         *(helper.make_tensor_value_info(f"{n}_next", TensorProto.FLOAT16, cache) for n in named)], g.constants)
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 24)]), str(path))
 
 

@@ -322,7 +322,7 @@ def _array(y: Any) -> np.ndarray:
 def _tensors(feeds: dict[str, np.ndarray], kind: Any) -> list[Any]:
     import torch
 
-    return [torch.from_numpy(v.copy()).cuda().to(kind if v.dtype == np.float32 else torch.int64)
+    return [torch.from_numpy(v.copy()).cuda().to(kind if v.dtype.kind == "f" else torch.int64)
             for v in feeds.values()]
 
 

@@ -33,7 +33,7 @@ def inputs(name: str, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     feeds = {"ids": rng.integers(0, WORDS, (batch, 1)), "place": np.full((1,), PLACES - 1, np.int64)}
     for i in range(LAYERS):
         for kind in "kv":
-            feeds[f"{kind}{i}"] = np.zeros((batch, HEADS, PLACES, WIDTH // HEADS), np.float32)
+            feeds[f"{kind}{i}"] = np.zeros((batch, HEADS, PLACES, WIDTH // HEADS), np.float16)
     return feeds
 
 
