@@ -66,6 +66,12 @@ def test_iota(d):
             check(r, [], env, 1e-2 if d is DType.BF16 else 0.0)  # which the interpreter cuts off
 
 
+def test_pads_of_sizes_that_no_shape_has():
+    p = symbol("p")
+    r = movement("pad", [Tensor.dense(F, (5,))], {"pads": (p, 0 - p), "value": 1.5})
+    check(r, [values(F, (5,))], {"p": 2})
+
+
 def test_dims():
     a, b = symbol("a"), symbol("b")
     r = movement("dims", [], {"values": (a, 3, a * b - 2, -7), "shape": (2, 2)}, dims={"a": (0, 3, 9), "b": (1, 5, 9)})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, evaluate, lower, product, upper
+from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, evaluate, lower, names, product, upper
 from whet.targets.base import Params
 from whet.targets.cuda.kernel import Source
 
@@ -62,8 +62,10 @@ def optimum(region: Region, d: Dim) -> int:
 
 
 def greatest(region: Region, d: Dim) -> int:
-    """The greatest magnitude that d may have."""
+    """The greatest magnitude that d may have. Names in attributes alone may have no range: then it is beyond all."""
     ranges = {n: (r[0], r[2]) for n, r in region.dims.items()}
+    if names(d) - ranges.keys():
+        return 1 << 62
     return max(abs(lower(d, ranges)), abs(upper(d, ranges)))
 
 
