@@ -53,13 +53,14 @@ def blocks(region: Region, machine: Gpu, flat: bool) -> list[Params]:
 
 
 def _best(region: Region, found: list[Params], machine: Gpu) -> list[Params]:
-    """For each tile, split and depth the stages that should do best; the most promising tiles first, and of each two
-    depths before the next ones: how deep a block should be the model knows least."""
+    """For each tile, split and depth the stages that should do best; two depths of each of the most promising tiles,
+    the least depth of the first ones, then the others: how deep a block should be the model knows least."""
     best: dict[tuple[int, ...], dict[int, Params]] = {}
     for q in sorted(found, key=lambda q: seconds(region, Blocks.of(q), machine)):
         best.setdefault((q["bm"], q["bn"], q["split"], q["warps"]), {}).setdefault(q["bk"], q)
     tiles = [list(depths.values()) for depths in best.values()]  # both levels in order of their costs
-    return [q for tile in tiles for q in tile[:2]][:2 * MOST // 3] + [q for tile in tiles for q in tile[2:3]]
+    pairs = [q for tile in tiles for q in tile[:2]]
+    return pairs[:MOST // 2] + [tile[-1] for tile in tiles[:4] if len(tile) > 2] + pairs[MOST // 2:]
 
 
 def _cover(d: int) -> int:
