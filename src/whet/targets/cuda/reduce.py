@@ -17,7 +17,7 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Arg, Implementation, Params, Work
 from whet.targets.cuda.expr import cast, constant, division, extreme_text
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import optimum
+from whet.targets.cuda.index import Block, optimum
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.rows import Rows, Tile, pow2, rows_of, seconds, tilings, types_reason
 
@@ -146,17 +146,17 @@ def _nest(region: Region) -> Rows:
     return rows_of(region, [a % rank for a in axes])
 
 
-def _state(tile: Tile, fold: _Fold, block: object) -> list[str]:
+def _state(tile: Tile, fold: _Fold, block: Block) -> list[str]:
     """A chunk's elements, as states."""
     s = tile.s
-    x = tile.value(block)  # type: ignore[arg-type]
+    x = tile.value(block)
     if fold.types[0] is not tile.dtype:
         x = s.name_of(cast(s, x, tile.dtype, fold.types[0]), "x")
-    mask = block.mask((1,))  # type: ignore[attr-defined]
+    mask = tile.inside(block)
     found = [x]
     if len(fold.types) > 1:  # the axis is one loop: its coordinate is the index
-        col = block.coords[-1] if tile.nest.cols else "0"  # type: ignore[attr-defined]
-        found.append(s.name_of(f"tl.broadcast_to({col} + tl.zeros((1, 1), tl.int32), ({tile.r}, {tile.c}))", "at"))
+        col = block.coords[-1] if tile.nest.cols else "0"
+        found.append(s.name_of(f"{col} + tl.zeros({tile.shape}, tl.int32)", "at"))
     return [s.name_of(f"tl.where({mask}, {v}, {n})", "x") if mask else v for v, n in zip(found, fold.neutral)]
 
 
@@ -167,19 +167,20 @@ def _folded(tile: Tile, fold: _Fold, start: str = "", end: str = "") -> list[str
     if not start and tile.c >= tile.nest.longest:
         held = _state(tile, fold, tile.block())
     else:
-        held = [s.name_of(f"{none} + tl.zeros(({tile.r}, {tile.c}), tl.{REGISTER[t]})", "acc")
+        held = [s.name_of(f"{none} + tl.zeros({tile.shape}, tl.{REGISTER[t]})", "acc")
                 for t, none in zip(fold.types, fold.neutral, strict=True)]
         with tile.chunks(start, end) as block:
             more = _state(tile, fold, block)
             s.line(f"{', '.join(held)} = {f}({', '.join([*held, *more])})")
-    return _across_lanes(s, fold, held)
+    return _across_lanes(tile, fold, held)
 
 
-def _across_lanes(s: Source, fold: _Fold, held: Sequence[str]) -> list[str]:
+def _across_lanes(tile: Tile, fold: _Fold, held: Sequence[str]) -> list[str]:
+    s = tile.s
     f = fold.helper(s)
     if len(held) == 1:
-        return [s.name_of(f"tl.reduce({held[0]}, 1, {f}, keep_dims=True)", "y")]
-    s.line(f"y, y_at = tl.reduce(({', '.join(held)}), 1, {f}, keep_dims=True)")
+        return [s.name_of(tile.over("reduce", held[0], f), "y")]
+    s.line(f"y, y_at = {tile.over('reduce', '(' + ', '.join(held) + ')', f)}")
     return ["y", "y_at"]
 
 
@@ -188,7 +189,7 @@ def _write(tile: Tile, region: Region, states: list[str], n: Dim) -> None:
     s = tile.s
     if region.kind == "arg":
         tile.dtype = DType.I64
-        tile.write(s.name_of(f"{states[1]}.to(tl.int64)", "y"), tile.rows_block())
+        tile.write(s.name_of(f"{states[1]}.to(tl.int64)", "y"), tile.rows_block(), reduced=True)
         return
     d, y = tile.dtype, states[0]
     if d.is_integer and d.size < 4 and region.attrs["kind"] not in ("max", "min"):
@@ -201,7 +202,7 @@ def _write(tile: Tile, region: Region, states: list[str], n: Dim) -> None:
             wide = "uint64" if d is DType.U64 else "int64"
             count = f"tl.maximum(tl.full((), 0, tl.{wide}) + {s.integer(n)}, tl.full((), 1, tl.{wide}))"
             y = s.name_of(f"({y}.to(tl.{wide}) // {count}.to(tl.{wide})).to(tl.{REGISTER[d]})", "y")
-    tile.write(y, tile.rows_block())
+    tile.write(y, tile.rows_block(), reduced=True)
 
 
 def _divided(tile: Tile, fold: _Fold, params: Params, machine: Gpu) -> Implementation:
@@ -215,29 +216,24 @@ def _divided(tile: Tile, fold: _Fold, params: Params, machine: Gpu) -> Implement
     s.line(f"last = tl.minimum(first + {s.integer(share)}, {s.integer(n)})")
     states = _folded(tile, fold, "first", "last")
     where, workspace = _places(nest, fold, splits)
-    row, inside = _row(tile, f"(pid // {splits})")
-    for arg, t, v in zip(where, fold.types, states, strict=True):
-        p = s.pointer(arg, t, aligned=False)
-        s.line(f"tl.store({p} + {row} * {splits} + pid % {splits}, {v}, mask={inside})")
+    row, inside = tile.row(f"(pid // {splits})")
+    for arg, dtype, v in zip(where, fold.types, states, strict=True):
+        p = s.pointer(arg, dtype, aligned=False)
+        s.line(f"tl.store({p} + {row} * {splits} + pid % {splits}, {v}{f', mask={inside}' if inside else ''})")
 
     r = max(1, min(8, 1024 // splits))
     second = Tile(f"{region.kind}_parts", nest, machine, r, splits)
     second.dtype = tile.dtype
     second.begin("tl.program_id(0)")
-    row, inside = _row(second, "tl.program_id(0)")
-    held = [second.s.name_of(f"tl.load({second.s.pointer(arg, t, aligned=False)} + {row} * {splits} + "
-                             f"tl.arange(0, {splits})[None, :], mask={inside}, other=0)", "x")
-            for arg, t in zip(where, fold.types, strict=True)]
-    _write(second, region, _across_lanes(second.s, fold, held), n)
+    row, inside = second.row("tl.program_id(0)")
+    held = []
+    for arg, dtype in zip(where, fold.types, strict=True):
+        at = f"{second.s.pointer(arg, dtype, aligned=False)} + {row} * {splits} + {second.lanes(splits)}"
+        held.append(second.s.name_of(f"tl.load({at}{f', mask={inside}, other=0' if inside else ''})", "x"))
+    _write(second, region, _across_lanes(second, fold, held), n)
     return Implementation((s.step(tile.blocks() * splits, warps=params["warps"], stages=2),
                            second.s.step(second.blocks(), warps=4 if r * splits >= 512 else 1, stages=1)),
                           workspace=workspace)
-
-
-def _row(tile: Tile, pid: str) -> tuple[str, str]:
-    """The flat index of the program's rows, and which of them there are."""
-    row = tile.s.name_of(f"({pid} * {tile.r} + tl.arange(0, {tile.r}))[:, None]", "flat")
-    return row, f"{row} < {tile.s.integer(tile.nest.count)}"
 
 
 def _places(nest: Rows, fold: _Fold, splits: int) -> tuple[list[Arg], Dim]:

@@ -81,10 +81,6 @@ def _length(tile: Tile, n: Dim) -> str:
     return tile.number(n) if isinstance(n, int) else tile.s.name_of(f"({tile.s.integer(n)}).to(tl.{tile.kind})", "n")
 
 
-def _sum(v: str) -> str:
-    return f"tl.sum({v}, axis=1, keep_dims=True)"
-
-
 def _rate(tile: Tile, squares: str, n: str) -> str:
     """1 / sqrt(squares / n + epsilon)."""
     epsilon = tile.number(float(tile.region.attrs.get("epsilon", 1e-5)))
@@ -110,9 +106,9 @@ def _held(tile: Tile) -> None:
     block = tile.block()
     d = tile.value(block, 0.0)
     if _centred(tile):
-        mean = s.name_of(division(_sum(d), n, tile.double), "mean")
+        mean = s.name_of(division(tile.over("sum", d), n, tile.double), "mean")
         d = tile.filled(s.name_of(f"{d} - {mean}", "d"), block, 0.0)
-    _write(tile, d, _rate(tile, _sum(f"{d} * {d}"), n), block)
+    _write(tile, d, _rate(tile, tile.over("sum", f"{d} * {d}"), n), block)
 
 
 def _walked(tile: Tile) -> None:
@@ -123,14 +119,14 @@ def _walked(tile: Tile) -> None:
         total = tile.full(0.0)
         with tile.chunks() as block:
             s.line(f"{total} += {tile.value(block, 0.0)}")
-        mean = s.name_of(division(_sum(total), n, tile.double), "mean")
+        mean = s.name_of(division(tile.over("sum", total), n, tile.double), "mean")
     squares = tile.full(0.0)
     with tile.chunks() as block:
         d = tile.value(block, None if mean else 0.0)
         if mean:
             d = tile.filled(s.name_of(f"{d} - {mean}", "d"), block, 0.0)
         s.line(f"{squares} += {d} * {d}")
-    rate = _rate(tile, _sum(squares), n)
+    rate = _rate(tile, tile.over("sum", squares), n)
     with tile.chunks() as block:
         v = tile.value(block)
         _write(tile, s.name_of(f"{v} - {mean}", "d") if mean else v, rate, block)
@@ -151,27 +147,27 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     d = first.value(block, 0.0)
     if _centred(first):
         length = s.name_of(f"(end - start).to(tl.{first.kind})", "n")
-        mean = s.name_of(division(_sum(d), length, first.double), "mean")
-        s.line(f"tl.store({means} + pid + tl.zeros((1, 1), tl.int32), {mean})")
+        mean = s.name_of(division(first.over("sum", d), length, first.double), "mean")
+        s.line(f"tl.store({means} + pid, {mean})")
         d = first.filled(s.name_of(f"{d} - {mean}", "d"), block, 0.0)
-    s.line(f"tl.store({squares} + pid + tl.zeros((1, 1), tl.int32), {_sum(f'{d} * {d}')})")
+    s.line(f"tl.store({squares} + pid, {first.over('sum', f'{d} * {d}')})")
 
     last = Tile(region.kind, nest, machine, 1, c)
     means, squares = part_of(last, parts, (0, size), real)
     s = last.s
     lanes = pow2(upper(parts, ranges(region)))
     count = s.integer(parts)
-    s.line(f"part = tl.arange(0, {lanes})[None, :]")
+    s.line(f"part = {last.lanes(lanes)}")
     s.line(f"of_row = pid // {count} * {count} + part")
     n = _length(last, nest.length)
-    whole = s.name_of(_sum(f"tl.load({squares} + of_row, mask=part < {count}, other=0.0)"), "squares")
+    whole = s.name_of(last.over("sum", f"tl.load({squares} + of_row, mask=part < {count}, other=0.0)"), "squares")
     mean = ""
     if _centred(last):
         s.line(f"lengths = tl.maximum(tl.minimum({s.integer(nest.length)} - part * {c}, {c}), 0).to(tl.{last.kind})")
         m = s.name_of(f"tl.load({means} + of_row, mask=part < {count}, other=0.0)", "means")
-        mean = s.name_of(division(_sum(f"{m} * lengths"), n, last.double), "mean")
+        mean = s.name_of(division(last.over("sum", f"{m} * lengths"), n, last.double), "mean")
         s.line(f"off = tl.where(part < {count}, {m} - {mean}, {last.number(0.0)})")
-        whole = s.name_of(f"{whole} + {_sum('off * off * lengths')}", "squares")
+        whole = s.name_of(f"{whole} + {last.over('sum', 'off * off * lengths')}", "squares")
     rate = _rate(last, whole, n)
     block = last.block("start", "end")
     v = last.value(block)

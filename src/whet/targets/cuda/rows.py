@@ -145,12 +145,17 @@ def _per_channel(region: Region, t: Tensor) -> Shape:
 
 
 class Tile:
-    """A program's tile: the text that loads, computes and stores it."""
+    """A program's tile: the text that loads, computes and stores it.
+
+    Tiles of several rows have two axes, and what is reduced is a column [rows, 1]. Those of one row have one axis and
+    are reduced to scalars, which Triton holds for every layout alike.
+    """
 
     def __init__(self, name: str, nest: Rows, machine: Gpu, r: int, c: int) -> None:
         self.s, self.nest, self.region = Source(name, machine.has_fp8), nest, nest.region
         self.r, self.c = r if nest.rows else 1, c if nest.cols else 1
         self.dtype: DType = DType.U8 if self.region.anchor.dtype is DType.BOOL else self.region.anchor.dtype
+        self.flat = self.r == 1
         self._row_coords: tuple[str, ...] = ()
         self._row_mask = ""
 
@@ -172,20 +177,36 @@ class Tile:
         """A scalar in the compute type."""
         return constant(x, DType.F32 if self.kind == "float32" else self.dtype)
 
-    def full(self, x: float | int, rows_only: bool = False) -> str:
-        """A tile of a number (or one column of them)."""
-        shape = f"({self.r}, {1 if rows_only else self.c})"
-        return self.s.name_of(f"{self.number(x)} + tl.zeros({shape}, tl.{self.kind})", "acc")
+    @property
+    def shape(self) -> str:
+        return f"({self.c},)" if self.flat else f"({self.r}, {self.c})"
+
+    def full(self, x: float | int) -> str:
+        """A tile of a number."""
+        return self.s.name_of(f"{self.number(x)} + tl.zeros({self.shape}, tl.{self.kind})", "acc")
+
+    def lanes(self, n: int) -> str:
+        """Text of 0..n-1 along the columns' axis."""
+        return f"tl.arange(0, {n})" + ("" if self.flat else "[None, :]")
+
+    def over(self, how: str, v: str, *more: str) -> str:
+        """Text of `tl.sum`, `tl.max` or `tl.reduce` (with its function in `more`) over the columns."""
+        axis = ", ".join(["0" if self.flat else "1", *more])
+        return f"tl.{how}({v}, {axis}{'' if self.flat else ', keep_dims=True'})"
+
+    def row(self, pid: str) -> tuple[str, str]:
+        """The flat index of the rows of block `pid`, and text of which of them there are ("": all)."""
+        wide = ".to(tl.int64)" if upper(self.nest.count, ranges(self.region)) + self.r > REACH else ""
+        if self.flat:
+            return self.s.name_of(f"{pid}{wide}", "row"), ""
+        row = self.s.name_of(f"({pid}{wide} * {self.r} + tl.arange(0, {self.r}))[:, None]", "row")
+        return row, "" if divides(self.r, self.nest.count) else f"{row} < {self.s.integer(self.nest.count)}"
 
     def begin(self, pid: str) -> None:
         """Finds the rows of block `pid`."""
-        s, r, count = self.s, self.r, self.nest.count
-        if not self.nest.rows:
-            return
-        wide = ".to(tl.int64)" if upper(count, ranges(self.region)) + r > REACH else ""
-        row = s.name_of(f"({pid}{wide} * {r} + tl.arange(0, {r}))[:, None]", "row")
-        self._row_coords = tuple(unravel(s, row, self.nest.rows, "r"))
-        self._row_mask = "" if divides(r, count) else f"{row} < {s.integer(count)}"
+        if self.nest.rows:
+            row, self._row_mask = self.row(pid)
+            self._row_coords = tuple(unravel(self.s, row, self.nest.rows, "r"))
 
     def blocks(self) -> Dim:
         """Blocks of rows that there are."""
@@ -196,17 +217,22 @@ class Tile:
         s, n = self.s, self.nest.length
         nr, nc = len(self.nest.rows), len(self.nest.cols)
         if not nc:
-            return Block(self._row_coords, ((0,),) * nr, (self._row_mask,))
-        col = s.name_of(f"({start}{' + ' if start else ''}tl.arange(0, {self.c}))[None, :]", "col")
+            return self.rows_block()
+        col = s.name_of(f"{start}{' + ' if start else ''}{self.lanes(self.c)}", "col")
         known = not end and ((divides(self.c, n) and (start or n == self.c)) or (isinstance(n, int) and n == self.c))
         mask = "" if known else s.name_of(f"{col} < {end or s.integer(n)}", "inside")
         coords = tuple(unravel(s, col, self.nest.cols, "c"))
+        if self.flat:
+            return Block((*self._row_coords, *coords), ((),) * nr + ((0,),) * nc, (mask,))
         return Block((*self._row_coords, *coords), ((0,),) * nr + ((1,),) * nc, (self._row_mask, mask))
 
     def rows_block(self) -> Block:
         """All rows, at the first column: where a reduction's results are."""
         nr, nc = len(self.nest.rows), len(self.nest.cols)
-        return Block((*self._row_coords, *("0",) * nc), ((0,),) * nr + ((),) * nc, (self._row_mask,))
+        coords = (*self._row_coords, *("0",) * nc)
+        if self.flat:
+            return Block(coords, ((),) * len(coords))
+        return Block(coords, ((0,),) * nr + ((),) * nc, (self._row_mask,))
 
     @contextmanager
     def chunks(self, first: str = "", end: str = "") -> Iterator[Block]:
@@ -219,12 +245,16 @@ class Tile:
         """Operand 0 after its prologue, in the compute type, as a whole tile; `fill` in columns outside."""
         e = prologue_of(self.region)
         v = emit_wide(self.s, e, lambda t: self._load("x", t, block))
-        v = self.s.name_of(f"tl.broadcast_to({self._cast(v, e.dtype)}, ({self.r}, {self.c}))", "x")
+        v = self.s.name_of(f"tl.broadcast_to({self._cast(v, e.dtype)}, {self.shape})", "x")
         return v if fill is None else self.filled(v, block, fill)
+
+    def inside(self, block: Block) -> str:
+        """Text of which columns there are; "" for all."""
+        return block.mask((0,) if self.flat else (1,))
 
     def filled(self, v: str, block: Block, fill: float | int) -> str:
         """The value, with `fill` in columns outside."""
-        mask = block.mask((1,))
+        mask = self.inside(block)
         return self.s.name_of(f"tl.where({mask}, {v}, {self.number(fill)})", "x") if mask else v
 
     def operand(self, i: int, block: Block) -> str:
@@ -248,8 +278,8 @@ class Tile:
         p = pointer_to(self.s, In(t.source), region_tensor)
         return load_tensor(self.s, view, p, block, is_wide(self.region, region_tensor))
 
-    def write(self, y: str, block: Block) -> None:
-        """Stores the anchor's result y (compute type) by way of the epilogue."""
+    def write(self, y: str, block: Block, reduced: bool = False) -> None:
+        """Stores the anchor's result y (compute type) by way of the epilogue. reduced: y has one column."""
         s, region = self.s, self.region
         if region.anchor.dtype is DType.BOOL:
             y = s.name_of(f"({y} != 0)")
@@ -262,8 +292,8 @@ class Tile:
             y = finish(s, cast(s, y, have, region.output.dtype) if compute_type(have) != compute_type(
                 region.output.dtype) else y, region.output.dtype)
         view, p = self.nest.views[OUT], pointer_to(s, Out(0), region.output)
-        if not axes_of(view, block):  # a tile of one element
-            p = f"{p} + tl.zeros((1, 1), tl.int32)"
+        if not axes_of(view, block) and not (self.flat and reduced):  # a tile of one element
+            p = f"{p} + tl.zeros({'(1,)' if self.flat else '(1, 1)'}, tl.int32)"
         store_tensor(s, view, p, y, block, is_wide(region, region.output))
 
 

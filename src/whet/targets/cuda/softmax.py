@@ -69,9 +69,9 @@ def _held(tile: Tile, log: bool) -> None:
     s = tile.s
     block = tile.block()
     x = tile.value(block, float("-inf"))
-    z = s.name_of(f"{x} - tl.max({x}, axis=1, keep_dims=True)", "z")
+    z = s.name_of(f"{x} - {tile.over('max', x)}", "z")
     e = s.name_of(_exp(tile, z), "e")
-    total = s.name_of(f"tl.sum({e}, axis=1, keep_dims=True)", "total")
+    total = s.name_of(f"{tile.over('sum', e)}", "total")
     _write(tile, z, e, total, log, block)
 
 
@@ -105,12 +105,12 @@ def _walked(tile: Tile, log: bool) -> None:
 def _together(tile: Tile, tops: str, totals: str) -> tuple[str, str]:
     """The maximum, and the sum over it, from maxima and sums over these."""
     s = tile.s
-    most = s.name_of(f"tl.max({tops}, axis=1, keep_dims=True)", "most")
+    most = s.name_of(f"{tile.over('max', tops)}", "most")
     share = _exp(tile, f"({tops} - {most})")
     share = s.name_of(f"tl.where({tops} == -float('inf'), {tile.number(0.0)}, {share})", "share")
     # What saw nothing has a sum of 0; one of NaN stays.
-    whole = f"tl.sum(tl.where({totals} == 0, {totals}, {totals} * {share}), axis=1, keep_dims=True)"
-    return most, s.name_of(whole, "whole")
+    whole = f"tl.where({totals} == 0, {totals}, {totals} * {share})"
+    return most, s.name_of(tile.over("sum", whole), "whole")
 
 
 def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
@@ -124,16 +124,16 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     tops, totals = part_of(first, parts, (0, size), real)
     s = first.s
     x = first.value(first.block("start", "end"), float("-inf"))
-    top = s.name_of(f"tl.max({x}, axis=1, keep_dims=True)", "top")
+    top = s.name_of(first.over("max", x), "top")
     e = s.name_of(f"tl.where({x} == -float('inf'), {first.number(0.0)}, {_exp(first, f'({x} - {top})')})", "e")
-    for place, v in ((tops, top), (totals, f"tl.sum({e}, axis=1, keep_dims=True)")):
-        s.line(f"tl.store({place} + pid + tl.zeros((1, 1), tl.int32), {v})")
+    for place, v in ((tops, top), (totals, first.over("sum", e))):
+        s.line(f"tl.store({place} + pid, {v})")
 
     last = Tile("softmax", nest, machine, 1, c)
     tops, totals = part_of(last, parts, (0, size), real)
     s = last.s
     count = s.integer(parts)
-    s.line(f"part = tl.arange(0, {pow2(upper(parts, ranges(region)))})[None, :]")
+    s.line(f"part = {last.lanes(pow2(upper(parts, ranges(region))))}")
     s.line(f"of_row = pid // {count} * {count} + part")
     top = s.name_of(f"tl.load({tops} + of_row, mask=part < {count}, other=-float('inf'))", "top")
     total = s.name_of(f"tl.load({totals} + of_row, mask=part < {count}, other=0.0)", "total")
