@@ -185,3 +185,11 @@ def test_this_machines_gpu_where_there_is_none_is_a_clear_error() -> None:
         build("cuda")
     assert "--target cuda:sm_90" in e.value.do
     assert device.live() is None
+
+
+def test_without_triton_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WHET_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="Triton") as e:
+        build()
+    assert "whet[cuda]" in e.value.do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import threading
 import time
@@ -12,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from whet.errors import InternalError, TuningError
+from whet.errors import InternalError, MissingExtraError, TuningError
 from whet.ir.region import Region
 from whet.lowering.storage import Launch
 from whet.targets.base import Candidate
@@ -77,6 +78,7 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
     """Choose for regions that the cache does not know, each unlike the others. TuningError where nothing works."""
     if not regions:
         return
+    _check_compiler()
     with children(target) as team:
         crew = team.compilers
         todo = _candidates(regions, target, crew, progress)
@@ -254,6 +256,7 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
     out = {symbol: raw for symbol, code in codes.items() if (raw := store.get(target, code)) is not None}
     missing = {s: c for s, c in codes.items() if s not in out}
     if missing:
+        _check_compiler()
         with children(target) as team:
             jobs = {s: team.compilers.submit(COMPILE_TIMEOUT, "assemble", target, c) for s, c in missing.items()}
             for symbol, job in jobs.items():
@@ -264,6 +267,13 @@ def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes
                 out[symbol] = raw
         store.prune()
     return out
+
+
+def _check_compiler() -> None:
+    """MissingExtraError where kernels cannot be compiled, before every candidate fails of it."""
+    if importlib.util.find_spec("triton") is None:
+        raise MissingExtraError("kernels for GPUs are compiled by Triton, which is not installed",
+                                do='pip install "whet[cuda]"')
 
 
 def cores() -> int:
