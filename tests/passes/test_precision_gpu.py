@@ -138,6 +138,16 @@ def test_long_products_of_activations_are_kept_unless_one_factor_is_small() -> N
     assert region(lowered(g), "layernorm").inputs[0].dtype is DType.F16
 
 
+def test_probabilities_that_are_masked_are_probabilities_still() -> None:
+    b = Building()
+    p = b.softmax(b.matmul(b.input("x", (2, 300, 16)), weights(16, 300)), axis=2)
+    p = b.where(b.input("m", (2, 300, 300), DType.BOOL), b.mul(p, 0.5), np.float32(0))
+    v = b.matmul(b.input("v", (2, 300, 16)), weights(16, 16))
+    g = lowered(b.done(b.matmul(b.matmul(p, v), weights(16, 4))))
+    assert [n.attrs["region"].compute for n in g.nodes if n.op == "region" and n.attrs["region"].kind == "matmul"] == [
+        "f16"] * 4
+
+
 def test_a_layer_whose_operand_was_seen_to_be_large_reads_fp32() -> None:
     b = Building()
     g = form_regions(b.done(b.matmul(b.tanh(b.matmul(b.input("x", (N, 16)), weights(16, 16))), weights(16, 4))))

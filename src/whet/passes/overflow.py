@@ -21,6 +21,7 @@ GROWS = frozenset({"exp", "sinh", "cosh", "pow", "tan"})
 SHRINKS = frozenset({"sqrt", "log", "tanh", "sigmoid", "erf", "sin", "cos", "atan", "asin", "acos", "asinh", "atanh",
                      "reciprocal", "sign", "isnan", "isinf", "eq", "ne", "lt", "le", "gt", "ge", "not"})
 IN_ONE = frozenset({"tanh", "sigmoid", "erf", "sin", "cos"})  # results lie in -1..1
+KEEPS_IN_ONE = frozenset({"mul", "where", "min", "max", "neg", "abs", "relu", "cast"})
 NORMALIZED = frozenset({"softmax", "layernorm", "rmsnorm", "groupnorm", "recurrent", "matmul_grouped"})
 _MOVED = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})
 
@@ -47,7 +48,7 @@ def prone(graph: Graph) -> set[Value]:
         e = region.epilogue
         if (e is None and ANCHOR in grown) or (e is not None and grows(e, grown)):
             found.add(n.outputs[0])
-        if _in_one(region):
+        if _in_one(region, ins, unit):
             unit.add(n.outputs[0])
     return found
 
@@ -81,14 +82,26 @@ def _extent(dims: list[Dim], region: Region) -> float:
     return math.prod(upper(d, {n: (r[0], r[2]) for n, r in region.dims.items()}) for d in dims)
 
 
-def _in_one(region: Region) -> bool:
-    e = region.epilogue
-    if region.kind == "softmax" and not region.attrs["log"] and (e is None or e.is_identity):
-        return True
-    last = e.terms[-1] if e is not None else None
-    while isinstance(last, Apply) and last.op == "cast":
-        last = e.terms[last.args[0]] if e is not None else None
-    return isinstance(last, Apply) and last.op in IN_ONE
+def _in_one(region: Region, ins: list[Value], unit: set[Value]) -> bool:
+    """True if a region's results lie in -1..1, given which of its inputs do."""
+    sources = {i for i, v in enumerate(ins) if v in unit}
+    moved = region.kind in _MOVED | {"pool"} and 0 in sources and abs(region.attrs.get("value", 0) or 0) <= 1
+    if moved and region.attrs.get("mode") != "cubic" and region.attrs.get("kind", "max") != "lp":
+        sources.add(ANCHOR)
+    if region.kind == "softmax" and not region.attrs["log"]:
+        sources.add(ANCHOR)
+    if region.epilogue is None:
+        return ANCHOR in sources
+    small: list[bool] = []
+    for t in region.epilogue.terms:
+        if isinstance(t, Leaf):
+            small.append(t.source in sources)
+        elif isinstance(t, Imm):
+            small.append(abs(float(t.value)) <= 1)
+        else:
+            args = [small[a] for a in t.args]
+            small.append(t.op in IN_ONE or (t.op in KEEPS_IN_ONE and all(args[1:] if t.op == "where" else args)))
+    return small[-1]
 
 
 def grows(e: Expr, sources: set[int]) -> bool:
