@@ -8,6 +8,7 @@ import numpy as np
 from attention_regions import Runner, strided
 
 from whet.ir.dtypes import DType
+from whet.ir.ops_linear_attention import OPERANDS
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim, evaluate
@@ -44,8 +45,16 @@ def region(b: int, h: int, g: int, t: Dim, d: int, e: int, state: bool = False, 
 def check(run: Runner, r: Region, machine: Gpu, env: dict[str, int] | None = None, tolerance: float = 2e-5,
           some: int = 1, params: Params | None = None) -> None:
     rng = np.random.default_rng(1)
-    arrays = [(rng.standard_normal([evaluate(d, env or {}) for d in t.shape]) * 0.4).astype(t.dtype.np)
-              for t in r.inputs]
+    arrays = [rng.standard_normal([evaluate(d, env or {}) for d in t.shape]) for t in r.inputs]
+    names = [name for i, name in enumerate(OPERANDS) if i not in r.attrs["absent"]]
+    for name, a in zip(names, arrays, strict=True):  # keys of length 1, states that fade: rounding does not grow
+        if name == "k":
+            a /= np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-9)
+        if name == "decay":
+            a[...] = -np.abs(a)
+        if name == "beta":
+            a[...] = 1 / (1 + np.exp(-a))
+    arrays = [a.astype(t.dtype.np) for a, t in zip(arrays, r.inputs, strict=True)]
     want = region_reference(r, arrays, env)
     assert TACTIC.applies(r, machine) == ""
     for f in [params] if params else list(TACTIC.space(r, machine, 1))[:some]:

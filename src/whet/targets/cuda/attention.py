@@ -15,6 +15,7 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
 
 _MOST = 24
+MOST_WRITTEN = 1024  # multiply-adds of a thread in one block's product
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def shared_bytes(p: Problem, rows: int, keys: int, stages: int) -> int:
     return size * (rows * (p.d + keys) + max(1, stages - 1) * keys * (p.d + p.e))
 
 
+def brief(p: Problem, rows: int, keys: int, warps: int) -> bool:
+    """Whether a block's products without tensor cores, all written out for a thread, stay few enough to compile."""
+    return p.product(True)[1] != "ieee" or rows * keys * max(p.d, p.e) <= 32 * warps * MOST_WRITTEN
+
+
 def _sensible(p: Problem, rows: int, keys: int, warps: int, stages: int, machine: Gpu) -> bool:
     """Whether a setting may be among the best, and fits into registers and shared memory."""
     n, t = p.opt(p.rows), p.opt(p.keys)
@@ -95,8 +101,6 @@ def _sensible(p: Problem, rows: int, keys: int, warps: int, stages: int, machine
         return False
     if rows * (keys + p.e) > 255 * 32 * warps * 3 // 4 or warps * 16 > max(rows, 64) or warps * 256 > rows * keys:
         return False
-    if size == 4 and rows * keys > 64 * 64:  # products without tensor cores, or of wide operands
-        return False
-    if size == 8 and rows * keys > 32 * 32:
+    if size >= 4 and (rows * keys > 64 * 64 or not brief(p, rows, keys, warps)):
         return False
     return shared_bytes(p, rows, keys, stages) <= (machine.shared_bytes or 101376)

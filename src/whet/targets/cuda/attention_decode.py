@@ -15,7 +15,7 @@ from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Implementation, Params, Step, Work
 from whet.targets.cuda import index
-from whet.targets.cuda.attention import operand_bytes, shared_bytes
+from whet.targets.cuda.attention import brief, operand_bytes, shared_bytes
 from whet.targets.cuda.attention_loop import Loop
 from whet.targets.cuda.attention_problem import Problem, power, problem, reason
 from whet.targets.cuda.gpu import Gpu
@@ -60,6 +60,8 @@ class AttentionDecode:
         rows, keys, parts, warps = f["rows"], f["keys"], f["parts"], f["warps"]
         t = max(1, p.opt(p.keys))
         if (parts > 1 and parts * keys >= 2 * t) or (keys > 16 and keys >= 2 * t):
+            return False
+        if rows > 1 and not brief(p, rows, keys, warps):
             return False
         if rows == 1 and keys * power(max(p.d, p.e)) > 2048 * warps:  # elements that lie in registers
             return False

@@ -19,6 +19,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, ceildiv, symbol
 from whet.targets.base import Implementation, Int, Params, Step, Work
 from whet.targets.cuda import expr, index
+from whet.targets.cuda.attention import MOST_WRITTEN
 from whet.targets.cuda.attention_problem import FLOATS
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, optimum
@@ -66,7 +67,7 @@ def _reason(region: Region) -> str:
 
 def _tiles(region: Region) -> list[Params]:
     _, batch, _, size = extents(region)
-    n = max(1, optimum(region, batch))
+    n, gates = max(1, optimum(region, batch)), max(map(len, passes(region)))
     found: list[Params] = []
     for rows in {1, 16, 32, 64}:
         for columns in (8, 16, 32, 64, 128):
@@ -77,6 +78,8 @@ def _tiles(region: Region) -> list[Params]:
                             or depth >= 2 * max(16, size) or not 32 * warps <= held <= 32 * warps * 64:
                         continue
                     if (rows > 1 and columns < 16) or (rows + columns) * depth > 16384:
+                        continue
+                    if rows > 1 and rows * columns * depth * gates > 32 * warps * MOST_WRITTEN:
                         continue
                     found.append({"rows": rows, "columns": columns, "depth": depth, "warps": warps})
     return found or [{"rows": 1 if n == 1 else 16, "columns": 16, "depth": 16, "warps": 4}]
