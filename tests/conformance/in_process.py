@@ -20,13 +20,16 @@ class InProcess:
     worker: Any = CudaWorker()
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self.busy: dict[str, float] = {}
 
     def __enter__(self) -> InProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def close(self) -> None:
+        """There is nobody to end."""
 
     def submit(self, timeout: float, what: str, *args: Any, until: float = 0.0) -> Future[Any]:
         """What a child would answer, and RuntimeError for its errors."""
