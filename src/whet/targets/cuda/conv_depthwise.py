@@ -56,6 +56,7 @@ class ConvDepthwise:
         c = planar(conv_of(region))
         rows, columns = (max(1, at_opt(region, d)) for d in c.out)
         channels = c.groups * c.og
+        most = 40 if c.taps <= KEPT else 28  # sums of a thread
         found = []
         for ry in (1, 2, 4, 7, 8):
             for bx in (1, 2, 4, 8, 16, 32):
@@ -64,11 +65,16 @@ class ConvDepthwise:
                         each = bx * bc / (32 * warps)
                         if ry > max(1, rows) or bx >= 2 * columns or bc >= 2 * channels or not 2 <= each <= 16:
                             continue
-                        if each * ry > 64 or bc * region.inputs[0].dtype.size < 32 <= channels:
+                        if each * ry > most or bc * region.inputs[0].dtype.size < 32 <= channels:
                             continue
                         found.append({"ry": ry, "bx": bx, "bc": bc, "warps": warps})
         found = found or [{"ry": 1, "bx": 4, "bc": 16, "warps": 1}]
-        return sorted(found, key=lambda q: self.cost(region, q, machine, threads))[:24]
+        found.sort(key=lambda q: self.cost(region, q, machine, threads))
+        of_rows: dict[int, list[Params]] = {}
+        for q in found:
+            of_rows.setdefault(q["ry"], []).append(q)
+        first = [q for some in of_rows.values() for q in _unlike(some)][:12]  # two for each number of rows
+        return [*first, *(q for q in found if q not in first)][:24]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Seconds: each program's loads from the caches, in waves; at least what the memory takes."""
@@ -88,6 +94,12 @@ class ConvDepthwise:
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         packs = (_pack(region),) if region.inputs[1].const else ()
         return Implementation((_kernel(region, params, machine),), packs)
+
+
+def _unlike(found: list[Params]) -> list[Params]:
+    """The first setting, and the first whose programs have another shape."""
+    other = next((q for q in found if q["bc"] != found[0]["bc"]), None)
+    return found[:1] if other is None else [found[0], other]
 
 
 def planar(c: Conv) -> Conv:
