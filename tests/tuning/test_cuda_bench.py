@@ -1,0 +1,139 @@
+"""The bench on a GPU of host memory: what it times is what it says, in memory of its own."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tuning.host_device import HostCode, HostDevice
+from whet.ir.dtypes import DType
+from whet.ir.graph import Graph, Value
+from whet.ir.region import Region
+from whet.lowering.assemble import assemble
+from whet.lowering.storage import Launch, schedule
+from whet.passes.fuse import form_regions
+from whet.targets.base import Implementation, In, Int, Kernel, Out, Pack, Packed, Step, Work
+from whet.tuning import cuda_bench, cuda_segment
+from whet.tuning.cuda_bench import CudaBench
+from whet.tuning.in_place import Placed, Trials, _Names
+
+M, K = 8, 16
+
+
+def array(address: int, shape: tuple[int, ...]) -> np.ndarray:
+    n = int(np.prod(shape))
+    return np.ctypeslib.as_array((ctypes.c_float * n).from_address(address)).reshape(shape)
+
+
+def product(device: HostDevice, values: Sequence[int], tiles: int) -> None:
+    """y = x @ w (packed transposed), by way of the workspace."""
+    x, w, work, y, n = values
+    seen.append(w)
+    for address, size in ((x, M * K * 4), (w, K * n * 4), (work, M * n * 4), (y, M * n * 4)):
+        device.inside(address, size)
+    array(work, (M, n))[:] = array(x, (M, K)) @ array(w, (n, K)).T
+    array(y, (M, n))[:] = array(work, (M, n))
+
+
+seen: list[int] = []
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> CudaBench:
+    device = HostDevice()
+    monkeypatch.setattr(cuda_bench.Device, "open", staticmethod(lambda index: device))
+    for module in (cuda_bench, cuda_segment):
+        monkeypatch.setattr(module, "Code", HostCode)
+    monkeypatch.setitem(HostCode.doings, "product", product)
+    seen.clear()
+    return CudaBench(0)
+
+
+def launches(columns: Sequence[int] = (K, K, 4)) -> list[Launch]:
+    g = Graph("chain")
+    v = Value("x", DType.F32, (M, K))
+    g.inputs = [v]
+    for n in columns:
+        v = g.add("matmul", [v, Value(g.fresh("w"), DType.F32, (K, n), data=np.ones((K, n), np.float32))])
+    g.outputs = [v]
+    return schedule(form_regions(g), lambda region: "").launches
+
+
+def implement(region: Region) -> Implementation:
+    n = int(region.output.shape[1])  # type: ignore[arg-type]
+    step = Step(Kernel("k", ""), (In(0), Packed(0), Work(64), Out(0), Int(n)), 1)
+    return Implementation((step,), (Pack((1,), lambda w: np.ascontiguousarray(w.T)),), 64 + M * n * 4)
+
+
+def test_a_candidate_runs_on_copies_of_its_constants_beyond_twice_the_cache(bench: CudaBench) -> None:
+    region = launches()[0].region
+    seconds, (sample,) = bench.time(region, implement(region), {"k": b"product:5"})
+    assert seconds == pytest.approx(5e-6)
+    x, w = cuda_bench.Operands(region).array(0).reshape(M, K), cuda_bench.Operands(region).array(1).reshape(K, K)
+    np.testing.assert_allclose(sample.reshape(M, K), x @ w, rtol=1e-5)
+    copies = len(set(seen))
+    assert copies == min(cuda_bench.LAUNCHES[1], -(-2 * bench.device.properties.l2_bytes // (K * K * 4)))
+
+
+def test_what_is_far_slower_is_not_measured_to_the_end(bench: CudaBench) -> None:
+    region = launches()[0].region
+    bench.time(region, implement(region), {"k": b"product:5"})
+    before = len(seen)
+    seconds, _ = bench.time(region, implement(region), {"k": b"product:500"})
+    assert seconds == pytest.approx(500e-6)
+    assert len(seen) - before < 6
+
+
+def test_memory_is_given_back_and_operands_stay_while_there_is_room(bench: CudaBench) -> None:
+    device: Any = bench.device
+    first, _, last = (l.region for l in launches())
+    for region in (first, last, first):
+        bench.time(region, implement(region), {"k": b"product:5"})
+    kept = len(device.blocks)
+    assert kept == 6, "three operands and results of each of two regions"
+    device.properties.memory_bytes = 0
+    other = launches((K, 7))[1].region
+    bench.time(other, implement(other), {"k": b"product:5"})
+    assert len(device.blocks) == 3
+
+
+def test_the_last_round_is_in_turns(bench: CudaBench) -> None:
+    region = launches()[0].region
+    made = implement(region)
+    times = bench.playoff(region, [(made, {"k": b"product:5"}), (made, {"k": b"product:4"})])
+    assert times == pytest.approx([5e-6, 4e-6])
+
+
+def asked(some: list[Launch], others: list[tuple[str, list[tuple[str, dict[str, Any]]]]]) -> Trials:
+    body = assemble(some, [Implementation(()) for _ in some], {}, _Names(), branches=True)
+    assert body.place is not None
+    assert body.waits is not None
+    assert isinstance(body.arena, int)
+    names = [l.region.signature() for l in some]
+    placed = [Placed(s, w, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
+              for s, w, l in zip(names, body.waits, some)]
+    return Trials(placed, dict(zip(names, (l.region for l in some))), {}, body.arena,
+                  {s: ("a", {"us": 5}) for s in names}, others, 60.0)
+
+
+def test_in_place_the_faster_ones_are_kept(bench: CudaBench) -> None:
+    some = launches()
+    names = [l.region.signature() for l in some]
+    device: Any = bench.device
+
+    def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+        return implement(region), {"k": f"product:{params['us']}".encode()}
+
+    trials = asked(some, [(names[0], [("b", {"us": 6}), ("c", {"us": 3}), ("d", {"us": 2.999})]),
+                          (names[2], [("b", {"us": 4})])])
+    segment = cuda_segment.Segment(bench, trials, compiled)
+    changed = segment.run()
+    assert {s: t for s, (t, _, _) in changed.items()} == {names[0]: "c", names[2]: "b"}
+    equal = names.count(names[0])
+    assert changed[names[2]][2] == pytest.approx(3e-6 * equal + 4e-6 + 5e-6 * (2 - equal))
+    segment.close()
+    assert not device.blocks
