@@ -219,11 +219,11 @@ class _Scheduler:
         if why:
             for i, s in enumerate(ins):
                 v = node.input(i)
-                if s.strides != dense_strides(v.shape):
+                if not self._plain(s, v):
                     ins[i] = self._copy(v, s, self._dense(v, self._temp(v)), node.origin)
             region = self._with_storage(region, node, ins, outs)
             why = self.accepts(region)
-        if why and any(s.strides != dense_strides(v.shape) for s, v in zip(outs, node.outputs)):
+        if why and not all(self._plain(s, v) for s, v in zip(outs, node.outputs)):
             final, outs = outs, [self._dense(v, self._temp(v)) for v in node.outputs]
             region = self._with_storage(region, node, ins, outs)
             self._launch(Launch(node, ins, outs, region), node.outputs)
@@ -268,6 +268,10 @@ class _Scheduler:
         self.out.launches.append(Launch(node, [src], [dst], region))
         self.out.copies += 1
         return dst
+
+    def _plain(self, s: Storage, v: Value) -> bool:
+        """Every tactic of a target that takes the region at all takes it with such operands."""
+        return s.strides == dense_strides(v.shape) and (s.aligned or not self.aligned)
 
     def _tensor(self, s: Storage, v: Value) -> Tensor:
         return replace(s.tensor(v), aligned=s.aligned) if self.aligned else s.tensor(v)
