@@ -83,6 +83,13 @@ def test_single_pixels_are_a_product_of_matrices(region):
     check(run, ConvMatmul(MatmulTiles()), region, env={"n": 2, "h": 3})
 
 
+@pytest.mark.parametrize("order", ["nk", "kn"])
+def test_weights_are_packed_as_a_matrix(order):
+    params = {"bm": 16, "bn": 16, "bk": 32, "warps": 4, "stages": 2, "group": 8, "order": order}
+    check(run, ConvMatmul(MatmulTiles()), conv((1, 3, 3, 40), 20, (1, 1)), params)
+    check(run, ConvMatmul(MatmulTiles()), conv((1, 3, 3, 40), 20, (1, 1), dtype=DType.U8), params)
+
+
 def test_windows_are_no_product_of_matrices():
     assert "single pixels" in ConvMatmul(MatmulTiles()).applies(conv((1, 5, 5, 8), 8, (3, 3)), SM90)
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import zip_longest
 
+import numpy as np
+
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim
-from whet.targets.base import Implementation, Params, Tactic
+from whet.targets.base import Implementation, Pack, Params, Tactic
 from whet.targets.cuda.conv_kernel import Blocks, Kernel, correction, pack, reduction
 from whet.targets.cuda.conv_problem import (
     broadcast_strides,
@@ -92,7 +94,16 @@ class ConvMatmul:
         return self.inner.cost(matmul_region(region), params, machine, threads)
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
-        return self.inner.implement(matmul_region(region), params, machine, threads)
+        made = self.inner.implement(matmul_region(region), params, machine, threads)
+        return replace(made, packs=tuple(_of_weights(p) for p in made.packs))
+
+
+def _of_weights(p: Pack) -> Pack:
+    """A matmul's pack, for weights [O, I, 1..] in place of its b [I, O]."""
+    def make(*arrays: np.ndarray) -> np.ndarray:
+        return p.make(*(a.reshape(a.shape[:2]).T if i == 1 else a for i, a in zip(p.sources, arrays, strict=True)))
+
+    return Pack(p.sources, make)
 
 
 def matmul_region(region: Region) -> Region:

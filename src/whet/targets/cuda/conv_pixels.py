@@ -61,6 +61,7 @@ class ConvPixels:
                     each = bo * bk / (32 * warps)
                     if 2 <= each <= 64 and bo < 2 * c.og and bk < 2 * max(32, c.cg):
                         found.append({"bo": bo, "bk": bk, "warps": warps})
+        found = found or [{"bo": 1, "bk": 32, "warps": 1}]
         return sorted(found, key=lambda q: self.cost(region, q, machine, threads))[:20]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
