@@ -52,7 +52,7 @@ class Narrow:
         return most < self.largest and (most >= self.least or most == 0.0)
 
 
-PRECISIONS = {"bf16": Narrow("bf16", DType.BF16, 3.3895e38), "fp16": Narrow("f16", DType.F16, 65520.0, 2.0**-10),
+PRECISIONS = {"bf16": Narrow("bf16", DType.BF16, 3.3895e38), "fp16": Narrow("f16", DType.F16, 65520.0, 2.0**-14),
               "tf32": Narrow("tf32", None)}
 
 
