@@ -31,7 +31,7 @@ class InProcess:
     def close(self) -> None:
         """There is nobody to end."""
 
-    def submit(self, timeout: float, what: str, *args: Any, until: float = 0.0) -> Future[Any]:
+    def submit(self, timeout: float, what: str, *args: Any, unless: Any = None) -> Future[Any]:
         """What a child would answer, and RuntimeError for its errors."""
         out: Future[Any] = Future()
         try:

@@ -26,9 +26,10 @@ class CudaWorker:
 
     FATAL = ("LostDeviceError",)
 
-    def __init__(self) -> None:
+    def __init__(self, child: bool = False) -> None:
+        """`child`: in a process of its own, whose rank may change."""
         self.bench: CudaBench | None = None
-        self.behind = False
+        self.behind = not child
 
     def time(self, target: CudaTarget, region: Region, tactic: str, params: Params, objects: Mapping[str, bytes]
              ) -> tuple[float, list[np.ndarray]]:
@@ -86,4 +87,4 @@ class CudaWorker:
 
 if __name__ == "__main__":
     os.environ.setdefault("TRITON_CACHE_DIR", str(store.triton_folder()))
-    serve(CudaWorker())
+    serve(CudaWorker(child=True))
