@@ -29,7 +29,7 @@ CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 16, 4: 32, 5: 1000}
 BUDGET = {1: 20.0, 2: 40.0, 3: 70.0, 4: 400.0, 5: float("inf")}
 SURE = 3  # the first of each tactic are measured however long that takes; after that, only tactics whose best so far
 HOPE = {1: 1.5, 2: 1.5, 3: 1.6, 4: 2.5, 5: float("inf")}  # takes at most so many times the region's best
-COMPILE_TIMEOUT, RUN_TIMEOUT = 180.0, 30.0
+COMPILE_TIMEOUT, TRY_TIMEOUT, RUN_TIMEOUT = 180.0, 45.0, 30.0  # seconds: what must be compiled, what may be, a run
 PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close to the best they must be
 LONGEST = 400  # characters of a failure that are kept
 FATAL = ("LostDeviceError",)
@@ -150,7 +150,7 @@ class _Measuring:
             return slow or time.monotonic() > self.until
 
         unless = hopeless if rank >= SURE else lambda: False
-        compiled = self.crew.submit(COMPILE_TIMEOUT, "compile", self.target, region, c.tactic, c.params, unless=unless)
+        compiled = self.crew.submit(TRY_TIMEOUT, "compile", self.target, region, c.tactic, c.params, unless=unless)
 
         def then(job: Future[Any]) -> None:
             if job.cancelled() or job.exception() is not None:
