@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import msgspec
@@ -93,7 +94,6 @@ def test_a_padded_copy_of_the_input():
     (Chain(conv((1, 5, 5, 16), 16, (3, 3), dtype=DType.I8)).saturated(zero=3), "zero point"),
     (Chain(CONV()).unary("round").done(), "no round")])
 def test_what_it_does_not_take_it_says(region, word):
-    import dataclasses
     live = dataclasses.replace(SM90, live=True, libraries={"cudnn": "9.19.0"})
     assert word in TACTIC.applies(region, live)
     assert "cannot be asked" in TACTIC.applies(region, SM90)
@@ -114,6 +114,20 @@ def test_a_product_is_a_graph_too():
     made = CudnnMatmul().graph(product(64, 96, 32, approximate="none"))
     assert [n.op for n in made.description.nodes] == ["matmul", "add", "gelu", "add"]
     assert [t.dims for t in made.description.tensors] == [[2, 64, 32], [1, 32, 96], [1, 1, 96], [2, 64, 96]]
+
+
+def test_a_constant_in_f32_is_packed_in_the_type_of_the_products():
+    region = product(64, 96, 32, approximate="none")
+    wide = dataclasses.replace(region, inputs=(region.inputs[0], Tensor.dense(F32, (32, 96), const=True),
+                                               *region.inputs[2:]))
+    made = CudnnMatmul().graph(wide)
+    assert made.description.tensors[1].strides[1:] == [1, 32]
+    assert made.description.tensors[1].type == "HALF"
+    (pack,) = made.packs
+    w = np.arange(32 * 96, dtype=np.float32).reshape(32, 96)
+    np.testing.assert_array_equal(pack.make(w), w.T.astype(np.float16))
+    live = dataclasses.replace(SM90, live=True, libraries={"cudnn": "9.19.0"})
+    assert not CudnnMatmul().applies(wide, live)
 
 
 # -- on the GPU --------------------------------------------------------------------------------------------------------

@@ -245,7 +245,9 @@ class CudnnMatmul:
         a, b, out = region.inputs[0], region.inputs[1], region.output
         if region.prologue:
             return "operands are computed on load"
-        if region.compute not in ("f32", "f16", "bf16", "tf32") or a.dtype is not b.dtype or a.dtype not in TYPES:
+        rounded = b.const and b.dtype.is_float and region.compute == a.dtype.value  # the constant is packed
+        if region.compute not in ("f32", "f16", "bf16", "tf32") or a.dtype not in TYPES or \
+                (a.dtype is not b.dtype and not rounded):
             return "types of operands that cuDNN does not multiply"
         if (region.compute in ("f16", "bf16") and a.dtype.value != region.compute) or region.anchor.dtype is DType.I32:
             return "operands of another type than their products"
@@ -273,7 +275,11 @@ class CudnnMatmul:
     def graph(self, region: Region) -> Made:
         """The region as a graph. UntranslatableError for what cuDNN does not say."""
         rank = max(3, len(region.output.shape))
-        nodes = Nodes(rank, 0)
+        first, second = region.inputs[:2]
+        packs: tuple[Pack, ...] = ()
+        if second.dtype is not first.dtype:
+            second, packs = _rounded(second, first.dtype)
+        nodes = Nodes(rank, len(packs))
 
         def spec(t: Tensor) -> TensorSpec:
             shape = (1,) * (rank - len(t.shape)) + tuple(t.shape)
@@ -293,8 +299,8 @@ class CudnnMatmul:
                 raise UntranslatableError(f"an operand of {region.inputs[k].dtype.value}")
             return nodes.tensor(spec(region.inputs[k]), In(k))
 
-        a, b = (nodes.tensor(spec(region.inputs[i]), In(i)) for i in (0, 1))
-        y = nodes.node("matmul", a, b)
+        a = nodes.tensor(spec(first), In(0))
+        y = nodes.node("matmul", a, nodes.tensor(spec(second), Packed(0) if packs else In(1)))
         if region.output.dtype not in TYPES:
             raise UntranslatableError(f"a result of {region.output.dtype.value}")
         if region.epilogue is not None:
@@ -303,4 +309,12 @@ class CudnnMatmul:
                 nodes.node("identity", z)
         exact = product_of(replace(region, inputs=region.inputs[:2])).precision == "ieee"
         avoid = [*_INEXACT, "TENSOR_CORE", "DOWN_CONVERT_INPUTS"] if exact else _INEXACT
-        return Made(nodes.described(spec(region.output), avoid), nodes, ())
+        return Made(nodes.described(spec(region.output), avoid), nodes, packs)
+
+
+def _rounded(b: Tensor, dtype: DType) -> tuple[Tensor, tuple[Pack, ...]]:
+    """A constant second operand in the type of the products, the depth contiguous."""
+    swapped = Tensor.dense(dtype, (*b.shape[:-2], b.shape[-1], b.shape[-2]))
+    strides = (*swapped.strides[:-2], swapped.strides[-1], swapped.strides[-2])
+    pack = Pack((1,), lambda w: np.ascontiguousarray(np.swapaxes(w, -1, -2).astype(dtype.np)))
+    return replace(b, dtype=dtype, strides=strides, aligned=True), (pack,)

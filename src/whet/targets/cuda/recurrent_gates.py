@@ -59,10 +59,10 @@ class Gates:
     def _function(self, i: int, x: str) -> str:
         """Function i of x, by the direction `d`."""
         each = [functions[i] for functions in self.attrs["activations"]]
-        first = activate(self.s, *each[0], x, self.double)
-        if all(f == each[0] for f in each):
-            return first
-        return self.s.name_of(f"tl.where(d == 0, {first}, {activate(self.s, *each[1], x, self.double)})", "x")
+        made = []
+        for name, alpha, beta in each[:1] if all(f == each[0] for f in each) else each[:2]:
+            made.append(activate(self.s, name, alpha, beta, x, self.double))
+        return made[0] if len(made) == 1 else self.s.name_of(f"tl.where(d == 0, {made[0]}, {made[1]})", "x")
 
     def _act(self, i: int, x: str) -> str:
         """Function i of clipped x."""
