@@ -113,7 +113,7 @@ def product(m: int, n: int, k: int, **attrs) -> Region:
 def test_a_product_is_a_graph_too():
     made = CudnnMatmul().graph(product(64, 96, 32, approximate="none"))
     assert [n.op for n in made.description.nodes] == ["matmul", "add", "gelu", "add"]
-    assert [t.dims for t in made.description.tensors] == [[2, 64, 32], [1, 32, 96], [1, 1, 96], [2, 64, 96]]
+    assert [t.dims for t in made.description.tensors] == [[1, 128, 32], [1, 32, 96], [1, 1, 96], [1, 128, 96]]
 
 
 def test_a_constant_in_f32_is_packed_in_the_type_of_the_products():

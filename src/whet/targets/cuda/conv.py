@@ -115,15 +115,15 @@ def matmul_region(region: Region) -> Region:
     a = replace(x, shape=(*c.lead, c.cg), strides=(*steps, x.strides[-1]))
     b = replace(w, shape=(c.cg, c.og), strides=(w.strides[1], w.strides[0]))
     tensors = [a, region.output, region.anchor, *region.inputs[2:]]
-    flat = [_flat(t, c.lead) for t in tensors]
+    flat = [flattened(t, c.lead) for t in tensors]
     if all(t is not None for t in flat):
         tensors = [t for t in flat if t is not None]
     a, out, anchor, *others = tensors
     return replace(region, kind="matmul", attrs={}, inputs=(a, b, *others), output=out, anchor=anchor)
 
 
-def _flat(t: Tensor, lead: tuple[Dim, ...]) -> Tensor | None:
-    """A tensor over [lead.., channels] with its leading dimensions as one."""
+def flattened(t: Tensor, lead: tuple[Dim, ...]) -> Tensor | None:
+    """A tensor that broadcasts to [lead.., columns], with its leading dimensions as one; None where they are not."""
     rank = len(lead) + 1
     if len(t.shape) < rank and all(d == 1 for d in t.shape[:-1]):
         return t if len(t.shape) <= 1 else replace(t, shape=t.shape[-1:], strides=t.strides[-1:])

@@ -18,6 +18,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Shape, is_static, product
 from whet.targets.base import Implementation, In, Out, Pack, Packed, Params, Step, Work
 from whet.targets.cuda import cudnn_graph
+from whet.targets.cuda.conv import flattened
 from whet.targets.cuda.conv_problem import (
     Conv,
     Product,
@@ -274,6 +275,7 @@ class CudnnMatmul:
 
     def graph(self, region: Region) -> Made:
         """The region as a graph. UntranslatableError for what cuDNN does not say."""
+        region = _one_batch(region)
         rank = max(3, len(region.output.shape))
         first, second = region.inputs[:2]
         packs: tuple[Pack, ...] = ()
@@ -310,6 +312,22 @@ class CudnnMatmul:
         exact = product_of(replace(region, inputs=region.inputs[:2])).precision == "ieee"
         avoid = [*_INEXACT, "TENSOR_CORE", "DOWN_CONVERT_INPUTS"] if exact else _INEXACT
         return Made(nodes.described(spec(region.output), avoid), nodes, packs)
+
+
+def _one_batch(region: Region) -> Region:
+    """A matmul by one matrix with all its rows as one dimension, where every tensor allows it."""
+    b, lead = region.inputs[1], region.output.shape[:-1]
+    if any(d != 1 for d in b.shape[:-2]):
+        return region
+    a, out, anchor, *others = (flattened(t, lead) for t in (region.inputs[0], region.output, region.anchor,
+                                                            *region.inputs[2:]))
+    if a is None or out is None or anchor is None:
+        return region
+    rest = [t for t in others if t is not None]
+    if len(rest) < len(others):
+        return region
+    matrix = replace(b, shape=b.shape[-2:], strides=b.strides[-2:])
+    return replace(region, inputs=(a, matrix, *rest), output=out, anchor=anchor)
 
 
 def _rounded(b: Tensor, dtype: DType) -> tuple[Tensor, tuple[Pack, ...]]:
