@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -113,10 +114,9 @@ class Engine:
 
     def _take(self) -> Context:
         """A context that nobody uses, to be put back into `_idle`."""
-        try:
+        with contextlib.suppress(IndexError):  # another thread may take the last one between a look and a pop
             return self._idle.pop()
-        except IndexError:
-            return self.context()
+        return self.context()
 
     def context(self) -> Context:
         """A stream of work of its own: activations, and the shapes that it is bound to."""
