@@ -1,4 +1,7 @@
-"""A child that plays the GPU: `python -m tuning.fake_gpu`. What a candidate does is in its parameters."""
+"""A child that plays the GPU: `python -m tuning.fake_gpu`. What a candidate does is in its parameters.
+
+What it times it writes down, a region's signature in each line, in the file that $FAKE_GPU_LOG names.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,9 @@ class FakeGpu:
             os._exit(7)
         if params["does"] == "lose":
             raise LostDeviceError("an illegal address")
+        if log := os.environ.get("FAKE_GPU_LOG"):
+            with open(log, "a") as f:
+                f.write(region.signature() + "\n")
         return params["us"] * 1e-6, [WRONG if params["does"] == "lie" else RIGHT]
 
     def playoff(self, target: Any, region: Any, several: Any) -> list[float]:

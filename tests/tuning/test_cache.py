@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,12 @@ def test_a_path_through_a_file_is_a_typed_error(tmp_path: Path) -> None:
 def test_the_environment_names_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WHET_CACHE", str(tmp_path))
     assert default_path() == tmp_path / "timing.json"
+
+
+def test_keep_writes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TimingCache(tmp_path / "timing.json")
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for now, written in ((10.0, 1), (11.0, 1), (12.5, 3)):
+        cache.put(f"k{now}", Entry("matmul", [Trial("a", {}, 1e-6)]))
+        cache.keep()
+        assert len(TimingCache.open(cache.path).entries) == written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def test_children_work_side_by_side_and_those_that_end_are_replaced(crew: Crew) 
         crew.submit(0.3, "wait", 30, 0).result()
     with pytest.raises(NotTriedError):
         crew.submit(30, "wait", 0, 0, unless=lambda: True).result()
+
+
+def test_what_is_urgent_comes_before_what_waits(crew: Crew) -> None:
+    jobs = [crew.submit(30, "wait", 0.4, i, first=i > 3) for i in range(6)]
+    done = [j.result()[0] for j in as_completed(jobs)]
+    assert set(done[2:4]) == {4, 5}
 
 
 def test_a_crew_that_is_closed_leaves_no_process_and_no_request(crew: Crew) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from whet.errors import CacheError
 
 SCHEMA = 1
 MAX_BYTES = 256 << 20
+EVERY = 2.0  # seconds from one `keep` that writes to the next
 
 
 class Trial(msgspec.Struct, omit_defaults=True):
@@ -46,6 +48,7 @@ class TimingCache:
     path: Path | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
     dirty: bool = False
+    saved: float = float("-inf")  # when, by the monotonic clock
 
     @staticmethod
     def open(path: str | os.PathLike[str] | None) -> TimingCache:
@@ -87,6 +90,11 @@ class TimingCache:
         except OSError as e:
             raise self._unwritable(e) from e
 
+    def keep(self) -> None:
+        """`save`, unless that was a moment ago: what a build that is ended from outside leaves behind."""
+        if time.monotonic() - self.saved >= EVERY:
+            self.save()
+
     def save(self) -> None:
         """Merge into the file (entries that others wrote meanwhile stay), by atomic rename."""
         if self.path is None or not self.dirty:
@@ -107,7 +115,7 @@ class TimingCache:
                 raise
         except OSError as e:
             raise self._unwritable(e) from e
-        self.dirty = False
+        self.dirty, self.saved = False, time.monotonic()
 
     def _unwritable(self, e: OSError) -> CacheError:
         return CacheError("the timing cache cannot be written", where=str(self.path), why=e.strerror or str(e),

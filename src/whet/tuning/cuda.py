@@ -34,6 +34,8 @@ PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close 
 LONGEST = 400  # characters of a failure that are kept
 FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
+_Picked = tuple[Region, list[Candidate]]
+_Jobs = dict[tuple[int, int], "Future[Any]"]  # by region and rank
 
 
 @dataclass
@@ -99,36 +101,56 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
 
 
 class _Measuring:
-    """Candidates that are compiled on all cores while one child times those that are ready."""
+    """Candidates that are compiled on all cores while one child times those that are ready.
+
+    A few regions come after the other: a build that is ended in between has measured some to the end (the last round
+    included, so that they are chosen as they would have been), and the next one goes on with the others.
+    """
 
     def __init__(self, target: CudaTarget, cache: TimingCache, crew: Crew, device: Crew, opt_level: int, out: Tuned,
                  progress: Callable[[Progress], None]) -> None:
         self.target, self.cache, self.crew, self.device = target, cache, crew, device
         self.level, self.out, self.progress = opt_level, out, progress
-        self.until = time.monotonic() + BUDGET[opt_level]
         self.hope = HOPE[opt_level]
         self.best: dict[tuple[str, str], float] = {}  # by region and tactic; of all of them by ""
+        self.done = self.total = 0
 
-    def run(self, todo: Sequence[tuple[Region, list[Candidate]]]) -> None:
-        """Time, and choose."""
+    def run(self, todo: Sequence[_Picked]) -> None:
+        """Time, and choose. Each region's trials are in the cache, and soon in its file, when they are complete."""
         self.device.submit(RUN_TIMEOUT, "open", self.target)  # while others compile
+        begin = time.monotonic()
         picked = [(r, pick(c, CANDIDATES[self.level])) for r, c in todo]
-        jobs: dict[tuple[int, int], Future[Any]] = {}
-        # The best few of every region first: what is left when the time is over is what promised least.
-        for rank in range(max(len(c) for _, c in picked)):
-            for i, (region, candidates) in enumerate(picked):
+        self.total = sum(len(c) for _, c in picked)
+        size = max(2, cores() // 4)
+        groups = [picked[at:at + size] for at in range(0, len(picked), size)]
+        jobs, before = [], 0
+        for group in groups:
+            before += len(group)  # the time that is left over goes to the groups behind
+            jobs.append(self._begin(group, begin + BUDGET[self.level] * before / len(picked)))
+        for group, theirs in zip(groups, jobs):
+            self._finish(group, theirs)
+
+    def _begin(self, group: Sequence[_Picked], until: float) -> _Jobs:
+        """The candidates of some regions, the best few of each first: what is left when the time is over is what
+        promised least."""
+        jobs: _Jobs = {}
+        for rank in range(max(len(c) for _, c in group)):
+            for i, (region, candidates) in enumerate(group):
                 if rank < len(candidates):
                     c = candidates[rank]
                     own = sum(d.tactic == c.tactic for d in candidates[:rank])
-                    jobs[i, rank] = self._candidate(region, c, own)
-        total, done = len(jobs), 0
+                    jobs[i, rank] = self._candidate(region, c, own, until)
+        return jobs
+
+    def _finish(self, group: Sequence[_Picked], jobs: _Jobs) -> None:
         finals = []
-        for i, (region, candidates) in enumerate(picked):
+        for i, (region, candidates) in enumerate(group):
             trials, samples, objects = [], [], []
             for k, c in enumerate(candidates):
                 trial, sample, made = self._outcome(c, jobs[i, k])
-                done += 1
-                self.progress(Progress(done, total, describe(region)))
+                self.done += 1
+                self.progress(Progress(self.done, self.total, describe(region)))
+                self.cache.keep()
                 if trial is not None:
                     trials.append(trial)
                     samples.append(sample)
@@ -139,15 +161,16 @@ class _Measuring:
         for region, trials, last in finals:
             self._decide(region, trials, last)
 
-    def _candidate(self, region: Region, c: Candidate, rank: int) -> Future[Any]:
-        """(objects, (seconds, sample)) of a candidate, to come. `rank`: among those of its tactic."""
+    def _candidate(self, region: Region, c: Candidate, rank: int, until: float) -> Future[Any]:
+        """(objects, (seconds, sample)) of a candidate, to come. `rank`: among those of its tactic. `until`: when
+        those beyond the first must have begun."""
         out: Future[Any] = Future()
         sig = region.signature()
 
         def hopeless() -> bool:
             mine, best = self.best.get((sig, c.tactic)), self.best.get((sig, ""))
             slow = mine is not None and best is not None and mine > self.hope * best
-            return slow or time.monotonic() > self.until
+            return slow or time.monotonic() > until
 
         unless = hopeless if rank >= SURE else lambda: False
         compiled = self.crew.submit(TRY_TIMEOUT, "compile", self.target, region, c.tactic, c.params, unless=unless)
@@ -197,7 +220,7 @@ class _Measuring:
         several = [(trials[k].tactic, trials[k].params, objects[k]) for k in close]
         for k in close:
             self.out.objects.update(objects[k])
-        job = self.device.submit(RUN_TIMEOUT, "playoff", self.target, region, several)
+        job = self.device.submit(RUN_TIMEOUT, "playoff", self.target, region, several, first=True)
         return [trials[k] for k in close], job
 
     def _decide(self, region: Region, trials: list[Trial], last: tuple[list[Trial], Future[Any]] | None) -> None:
@@ -218,6 +241,7 @@ class _Measuring:
         best = trials[0]
         self.out.choices[region.signature()] = Choice(best.tactic, best.params, "measured", best.seconds)
         self.cache.put(key_of(self.cache, self.target, region.timing_key()), Entry(region.kind, trials))
+        self.cache.keep()
 
 
 def pick(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

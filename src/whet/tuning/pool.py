@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import queue
 import select
@@ -105,14 +107,31 @@ class Crew:
         self._pool = ThreadPoolExecutor(size, "whet-crew")
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._children: list[Child] = []
+        self._waiting: list[tuple[bool, int, Future[Any], tuple[float, tuple[Any, ...], Callable[[], bool]]]] = []
+        self._serial = itertools.count()
         self._lock = threading.Lock()
         self._closed = False
         self.busy: dict[str, float] = {}  # seconds that children worked, by kind of request
 
-    def submit(self, timeout: float, *message: Any, unless: Callable[[], bool] = lambda: False) -> Future[Any]:
+    def submit(self, timeout: float, *message: Any, unless: Callable[[], bool] = lambda: False, first: bool = False
+               ) -> Future[Any]:
         """The reply to a request, to come. Its exception is WorkerDied, RuntimeError with the child's error, or
-        NotTriedError if `unless` said so when its turn came."""
-        return self._pool.submit(self._do, timeout, message, unless)
+        NotTriedError if `unless` said so when its turn came. `first`: before those that wait and are not."""
+        out: Future[Any] = Future()
+        with self._lock:
+            heapq.heappush(self._waiting, (not first, next(self._serial), out, (timeout, message, unless)))
+        self._pool.submit(self._next)
+        return out
+
+    def _next(self) -> None:
+        with self._lock:
+            _, _, out, request = heapq.heappop(self._waiting)
+        try:
+            answer = self._do(*request)
+        except BaseException as e:
+            out.set_exception(e)
+        else:
+            out.set_result(answer)
 
     def _do(self, timeout: float, message: tuple[Any, ...], unless: Callable[[], bool]) -> Any:
         if unless():
@@ -151,6 +170,8 @@ class Crew:
             child.closed = True
             child.process.kill()
         self._pool.shutdown(wait=True)
+        for _, _, out, _ in self._waiting:
+            out.cancel()
         for child in self._children:
             child.close()
 
