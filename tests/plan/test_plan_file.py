@@ -201,6 +201,8 @@ def test_a_newer_schema_and_a_newer_format_are_version_errors(path: Path) -> Non
     {"outputs": [{"name": "y", "dtype": "float32", "shape": [-1]}]},
     {"inputs": [{"name": "x", "dtype": "float32", "shape": [1 << 40, 1 << 40]}]},
     {"blobs": {"extra": {"offset": 3, "bytes": 5}}},
+    {"independent": ["nobody"]}, {"independent": ["batch", "batch"]},
+    {"independent": ["batch"], "outputs": [{"name": "y", "dtype": "float32", "shape": [5, [[1, ["batch"]]]]}]},
 ])
 def test_a_manifest_that_cannot_be_is_refused(path: Path, change: dict[str, object]) -> None:
     rewrite_manifest(path, change)

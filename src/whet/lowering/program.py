@@ -22,6 +22,7 @@ from whet.ir.ops_host import HOST
 from whet.ir.region import Region
 from whet.ir.symbolic import names, to_json
 from whet.lowering.assemble import Assembly, Weights, assemble, spec
+from whet.lowering.independent import independent
 from whet.lowering.states import Growing, one_segment, take_states
 from whet.lowering.storage import VIEWS, Launch, Schedule, schedule
 from whet.plan import dims
@@ -50,6 +51,7 @@ class Outline:
     blobs: dict[str, bytes] = field(default_factory=dict)
     contents: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
+    independent: list[str] = field(default_factory=list)
 
     @property
     def launches(self) -> list[Launch]:
@@ -78,6 +80,7 @@ def outline(graph: Graph, accepts: Callable[[Region], str], weights: Weights, pr
     out = Outline([spec(v) for v in graph.inputs], [spec(v, n) for v, n in zip(graph.outputs, output_names)])
     out.contents = {n: list(r) for n, r in graph.contents.items()}
     out.states = kept
+    out.independent = [] if kept else independent(graph)
     _Partitioner(out, accepts, weights, prefix, growing, aligned).block(graph, set(), output_names)
     return out
 
@@ -103,7 +106,8 @@ def complete(o: Outline, implementations: Sequence[Implementation], weights: Wei
                                 first + len(steps), len(body.steps), body.after))
         steps += body.steps
         bodies.append(body)
-    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents, o.states), steps, bodies
+    return Program(o.inputs, o.outputs, o.dims, segments, o.blocks, o.contents, o.states,
+                   o.independent), steps, bodies
 
 
 def _number(a: Arg) -> DimJson:

@@ -155,7 +155,9 @@ class State(msgspec.Struct, frozen=True):
 
 class Program(msgspec.Struct, frozen=True):
     """A plan's work for one profile. `blocks[0]` is the main one; bodies come after what contains them. `contents`
-    are the ranges (min, opt, max) of the elements of integer inputs that are used as sizes."""
+    are the ranges (min, opt, max) of the elements of integer inputs that are used as sizes. `independent` are the
+    dimensions, outermost in inputs and outputs, along which no element of an output depends on other elements of the
+    inputs: a run at a larger size has the same first elements, whatever lies behind them."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
@@ -164,6 +166,7 @@ class Program(msgspec.Struct, frozen=True):
     blocks: list[Block]
     contents: dict[str, list[tuple[int, int, int]]] = {}
     states: list[State] = []
+    independent: list[str] = []
 
     @property
     def plain(self) -> bool:

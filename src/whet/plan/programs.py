@@ -68,6 +68,7 @@ class _Checker:
         _need(len(main.inputs) == len(p.inputs) and len(main.outputs) == len(p.outputs),
               "its main block has other inputs or outputs than it")
         self.states()
+        self.independent()
         known = {n for n, (low, _, high) in p.dims.items() if low == high}
         known |= {name for _, _, name in dims.tellers([t.shape for t in p.inputs], known)}
         self.block(0, known, 0)
@@ -91,6 +92,17 @@ class _Checker:
             for n in s.capacity:
                 size *= n
                 _need(n >= 0 and size <= layout.MAX_BYTES, f"a state of the shape {s.capacity!r:.80}")
+
+    def independent(self) -> None:
+        p = self.p
+        _need(len(set(p.independent)) == len(p.independent) and set(p.independent) <= p.dims.keys(),
+              "an independent dimension is not in the profile")
+        _need(not p.independent or (p.plain and not p.states), "only one segment without states has such dimensions")
+        for name in p.independent:
+            for t in (*p.inputs, *p.outputs):
+                axes = [i for i, d in enumerate(t.shape) if name in dims.names(d)]
+                _need(len(axes) <= 1 and all(d == 1 for d in t.shape[: axes[0] if axes else 0]),
+                      f"the independent dimension {name!r:.60} is not the outermost of {t.name!r:.60}")
 
     def tensors(self, group: Iterable[Tensor], known: Iterable[str]) -> None:
         known = frozenset(known)
