@@ -58,7 +58,7 @@ class Attention:
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         p = problem(region)
-        s = Source("attention_fused")
+        s = Source("attention_fused", machine.has_fp8)
         loop = Loop(s, p, params["rows"], params["keys"])
         tiles = ceildiv(p.rows, params["rows"])
         s.line(f"tile = tl.program_id(0) % {loop.number(tiles)}")

@@ -85,7 +85,7 @@ class AttentionDecode:
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         p = problem(region)
         parts = params["parts"]
-        s = Source("attention_decode")
+        s = Source("attention_decode", machine.has_fp8)
         loop = Loop(s, p, params["rows"], params["keys"], ("part", parts) if parts > 1 else None)
         tiles = ceildiv(p.rows, params["rows"])
         tile = "0" if tiles == 1 else f"rest % {loop.number(tiles)}"
@@ -106,7 +106,7 @@ class AttentionDecode:
             return Implementation((s.step(programs, params["warps"], params["stages"]),))
         _leave(loop, parts)
         first = s.step(programs, params["warps"], params["stages"])
-        return Implementation((first, _combine(p, parts)), workspace=_places(p, parts)[2])
+        return Implementation((first, _combine(p, parts, machine)), workspace=_places(p, parts)[2])
 
 
 def _places(p: Problem, parts: int) -> tuple[Dim, Dim, Dim]:
@@ -137,10 +137,10 @@ def _leave(loop: Loop, parts: int) -> None:
         s.line(f"tl.store({sums} + (place[:, None] * {p.e} + {x}), {a}{f', mask={masks}' if masks else ''})")
 
 
-def _combine(p: Problem, parts: int) -> Step:
+def _combine(p: Problem, parts: int, machine: Gpu) -> Step:
     """One program for each row: the parts' results scaled to the common maximum."""
     region = p.region
-    s = Source("attention_combine")
+    s = Source("attention_combine", machine.has_fp8)
     loop = Loop(s, p, 1, 16)
     second, third, _ = _places(p, parts)
     tops, totals, sums = (s.pointer(Work(at), _type(p)) for at in (0, second, third))

@@ -147,14 +147,13 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
     n_blocks: Dim = -(-channels // bc)
     x_blocks, y_blocks = ceildiv(c.out[1], bx), ceildiv(c.out[0], ry)
 
-    s.line("pid = tl.program_id(0)")
+    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if is_wide(region) else ""))
     s.line(f"channel = pid % {n_blocks} * {bc} + tl.arange(0, {bc})")
     s.line(f"left = pid // {n_blocks}")
     s.line(f"ox = left % {s.integer(x_blocks)} * {bx} + tl.arange(0, {bx})")
     s.line(f"left = left // {s.integer(x_blocks)}")
-    wide = ".to(tl.int64)" if is_wide(region) else ""
     s.line(f"y = left % {s.integer(y_blocks)} * {ry}")
-    s.line(f"n = (left // {s.integer(y_blocks)}){wide}")
+    s.line(f"n = left // {s.integer(y_blocks)}")
     inside = channels % bc != 0
     if inside:
         s.line(f"some = (channel < {channels})[None, :]")

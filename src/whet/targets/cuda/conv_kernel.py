@@ -119,6 +119,7 @@ class Kernel:
         self.packed, self.group_step = packed, group_step
         self.pixels_mask = not (isinstance(self.c.pixels, int) and self.c.pixels % b.bm == 0)
         self.columns_mask = self.c.og % b.bn != 0
+        self.wide = is_wide(region, self.c.pixels * (self.c.groups * self.c.og * b.split))
         self._emit()
 
     def step(self) -> Step:
@@ -130,8 +131,8 @@ class Kernel:
         s, b, c = self.s, self.b, self.c
         total = s.integer(c.pixels)
         tn = -(-c.og // b.bn)
-        s.line("pid = tl.program_id(0)")
-        s.line(f"column0 = pid % {tn} * {b.bn}" if tn > 1 else "column0 = 0")
+        s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if self.wide else ""))
+        s.line(f"column0 = pid % {tn} * {b.bn}" if tn > 1 or self.wide else "column0 = 0")
         left = f"pid // {tn}" if tn > 1 else "pid"
         if c.groups > 1:
             s.line(f"left = {left}")
@@ -141,9 +142,7 @@ class Kernel:
             s.line(f"tile = {left}")
             s.line(f"part = tile % {b.split}")
             left = f"tile // {b.split}"
-        wide = is_wide(self.region, c.pixels * (c.groups * c.og * b.split))
-        kind = ".to(tl.int64)" if wide else ""
-        s.line(f"row = ({left}){kind} * {b.bm} + tl.arange(0, {b.bm})")
+        s.line(f"row = ({left}) * {b.bm} + tl.arange(0, {b.bm})")
         s.line(f"m = tl.minimum(row, {total} - 1)" if self.pixels_mask else "m = row")
         s.line(f"column = column0 + tl.arange(0, {b.bn})")
         pixels = Pixels(s, c.lead, "m")
@@ -164,9 +163,8 @@ class Kernel:
             Writer(s, self.region, self.offsets).write(pixels, "column", "sums", rows, columns)
             return
         work = s.pointer(Work(0), self.p.sums)
-        wide_part = f"part{kind}" if wide else "part"
         mask = " & ".join(x for x in (rows and "rows[:, None]", columns and "columns[None, :]") if x)
-        s.line(f"tl.store({work} + ({wide_part} * {total} + m)[:, None] * {c.groups * c.og} + column[None, :], sums"
+        s.line(f"tl.store({work} + (part * {total} + m)[:, None] * {c.groups * c.og} + column[None, :], sums"
                f"{f', mask={mask}' if mask else ''})")
 
     def _sums(self, pixels: Pixels) -> None:
@@ -178,7 +176,7 @@ class Kernel:
         if start:
             s.line(f"{self.x} += {start}")
         self.near = self._windows(pixels)
-        s.line(f"k = tl.arange(0, {b.bk})")
+        s.line(f"k = tl.arange(0, {b.bk})" + (".to(tl.int64)" if self.wide else ""))
         n = b.iterations(c)
         s.line(f"sums = tl.zeros(({b.bm}, {b.bn}), tl.{REGISTER[self.p.sums]})")
         self._begin(n)
@@ -352,9 +350,8 @@ def reduction(region: Region, b: Blocks, machine: Gpu, offsets: Mapping[Arg, Dim
     bm = max(1, 512 // bn)
     tn = -(-channels // bn)
     wide = is_wide(region, c.pixels * (channels * b.split))
-    kind = ".to(tl.int64)" if wide else ""
-    s.line("pid = tl.program_id(0)")
-    s.line(f"row = (pid // {tn}){kind} * {bm} + tl.arange(0, {bm})")
+    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if wide else ""))
+    s.line(f"row = pid // {tn} * {bm} + tl.arange(0, {bm})")
     s.line(f"m = tl.minimum(row, {total} - 1)")
     s.line(f"rows = row < {total}")
     s.line(f"column = pid % {tn} * {bn} + tl.arange(0, {bn})")

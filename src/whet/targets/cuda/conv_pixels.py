@@ -97,9 +97,8 @@ def _kernel(region: Region, params: Params, machine: Gpu, width: int) -> Step:
     x = region.inputs[0]
     px, pw = s.pointer(In(0), x.dtype, x.aligned), s.pointer(Packed(0), p.operand)
     sums = f"tl.{REGISTER[p.sums]}"
-    wide = ".to(tl.int64)" if is_wide(region) else ""
-    s.line("pid = tl.program_id(0)")
-    s.line(f"m = (pid // {blocks}){wide} + tl.arange(0, 1)")
+    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if is_wide(region) else ""))
+    s.line(f"m = pid // {blocks} + tl.arange(0, 1)")
     s.line(f"channel = pid % {blocks} * {bo} + tl.arange(0, {bo})")
     steps = (x.strides[0], *(st * k for st, k in zip(x.strides[1:-1], c.strides, strict=True)))
     near = Pixels(s, c.lead, "m").offset(steps)

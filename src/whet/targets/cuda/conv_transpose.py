@@ -40,6 +40,8 @@ class ConvTransposePhases:
     name = "conv_transpose_phases"
 
     def applies(self, region: Region, machine: Gpu) -> str:
+        if region.compute in ("int8", "f8"):
+            return f"products in {region.compute}"
         return conv_reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:

@@ -68,4 +68,4 @@ class Iota(Movement):
         cast = "v.to(tl.float32)" if dtype in (DType.F16, DType.BF16) else "v"
         s.line(f"tl.store({out} + i * {number(s, region, stride)}, ({cast}).to(tl.{REGISTER[dtype]}), "
                f"mask=i < {number(s, region, size)})")
-        return Implementation((s.step(ceildiv(size, _BLOCK)),))
+        return Implementation((s.step(ceildiv(size, _BLOCK), enable_fp_fusion=False),))  # as the reference rounds

@@ -71,16 +71,16 @@ class LinearAttention:
         return waves * t * each * 1e-6
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
-        return Implementation((_step(region, params["columns"], params["warps"]),))
+        return Implementation((_step(region, params["columns"], params["warps"], machine),))
 
 
-def _step(region: Region, columns: int, warps: int) -> Step:
+def _step(region: Region, columns: int, warps: int, machine: Gpu) -> Step:
     where = operands(region)
     real = "float64" if region.anchor.dtype is DType.F64 else "float32"
     heads, groups = (int(region.inputs[i].shape[1]) for i in (0, 1))  # type: ignore[arg-type]
     d, e = (int(region.inputs[i].shape[3]) for i in (1, 2))  # type: ignore[arg-type]
     chunks, share, rows = -(-e // columns), heads // groups, power(d)
-    s = Source("linear_attention")
+    s = Source("linear_attention", machine.has_fp8)
     s.line(f"pair = tl.program_id(0) // {chunks}")
     s.line(f"b = pair // {groups}")
     s.line(f"g = pair % {groups}")

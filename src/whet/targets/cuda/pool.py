@@ -80,13 +80,13 @@ class Pool:
         return bytes_ / (machine.bandwidth or 1e12) + LAUNCH
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
-        return Implementation((_Kernel(region, params).step(),))
+        return Implementation((_Kernel(region, params, machine).step(),))
 
 
 class _Kernel:
-    def __init__(self, region: Region, params: Params) -> None:
+    def __init__(self, region: Region, params: Params, machine: Gpu) -> None:
         self.region, self.params, self.axes = region, params, _axes(region)
-        self.s = Source("pool")
+        self.s = Source("pool", machine.has_fp8)
         at, x = region.attrs, region.inputs[0]
         self.kind, self.p = at["kind"], at.get("p", 2)
         own = region.anchor.dtype if region.anchor.dtype.is_float and not x.dtype.is_float else x.dtype

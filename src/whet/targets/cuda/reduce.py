@@ -17,7 +17,7 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Arg, Implementation, Params, Work
 from whet.targets.cuda.expr import cast, constant, division, extreme_text
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, optimum
+from whet.targets.cuda.index import REACH, Block, optimum
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.rows import Rows, Tile, pow2, rows_of, seconds, tilings, types_reason
 
@@ -212,7 +212,8 @@ def _divided(tile: Tile, fold: _Fold, params: Params, machine: Gpu) -> Implement
     share = ceildiv(ceildiv(n, splits), tile.c) * tile.c
     s.line("pid = tl.program_id(0)")
     tile.begin(f"(pid // {splits})")
-    s.line(f"first = pid % {splits} * {s.integer(share)}")
+    wide = ".to(tl.int64)" if nest.longest + tile.c > REACH else ""
+    s.line(f"first = (pid % {splits}){wide} * {s.integer(share)}")
     s.line(f"last = tl.minimum(first + {s.integer(share)}, {s.integer(n)})")
     states = _folded(tile, fold, "first", "last")
     where, workspace = _places(nest, fold, splits)

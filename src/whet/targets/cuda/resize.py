@@ -92,7 +92,7 @@ class Resize(Movement):
         if any(isinstance(d, int) and d == 0 for d in region.output.shape) or is_never_read(
                 l.axis.n for l in loops(region) if l.axis is not None):
             return Implementation(())
-        return _Kernel(region, params).implementation()
+        return _Kernel(region, params, machine).implementation()
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class _Table:
 
 
 class _Kernel:
-    def __init__(self, region: Region, params: Params) -> None:
+    def __init__(self, region: Region, params: Params, machine: Gpu) -> None:
         self.region, self.params, self.at = region, params, region.attrs
-        self.s = Source("resize")
+        self.s = Source("resize", machine.has_fp8)
         self.nearest = self.at["mode"] == "nearest"
         self.nest = loops(region)
         self.axes = [l for l in self.nest if l.axis is not None]

@@ -80,7 +80,8 @@ def _write(tile: Tile, z: str, e: str, total: str, log: bool, block: Block) -> N
     if log:
         y = f"{z} - libdevice.log({total})"
     else:  # one division per row where results have 16 bits
-        y = f"{e} * {division(tile.number(1.0), total)}" if tile.coarse else division(e, total, tile.double)
+        over = division(tile.number(1.0) if tile.coarse else e, total, tile.double)
+        y = f"{e} * {over}" if tile.coarse else over
     tile.write(s.name_of(y, "y"), block)
 
 
