@@ -194,7 +194,7 @@ def stored(value: str, dtype: DType, out: DType) -> str:
     """A value of an expression's type as it lies in memory."""
     if out is DType.BOOL:
         return f"({value} != 0).to(tl.uint8)" if dtype is not DType.BOOL else f"{value}.to(tl.uint8)"
-    if out not in REGISTER:
+    if out.is_storage:  # as `expr.emit` leaves it: a byte where the GPU does not know the type
         return value
     return f"{value}.to(tl.{REGISTER[out]})"
 
