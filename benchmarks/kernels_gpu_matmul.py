@@ -29,9 +29,9 @@ from whet.runtime.cuda import libraries
 from whet.runtime.cuda.code import Code, Kernel
 from whet.runtime.cuda.driver import Device
 from whet.targets.base import Implementation, In, Int, Out, Packed, Work
+from whet.targets.cuda import TACTICS
 from whet.targets.cuda.compile import to_object
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.matmuls import TACTICS
 
 Shape = tuple[str, int, int, int, str, bool]  # name, rows, depth, columns, activation, residual
 
