@@ -88,9 +88,10 @@ def _operator(model: onnx.ModelProto) -> str:
 
 
 def _reason(trace: str) -> str:
-    """One line of what went wrong: the error, and why where it says so."""
+    """One line of what went wrong: the error (the last of those that led to each other), and why where it says so."""
     lines = [line.strip() for line in trace.strip().splitlines()]
-    start = next((i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), len(lines) - 1)
+    start = next((i for i in reversed(range(len(lines))) if re.match(r"[\w.]*(Error|Exception)\b", lines[i])),
+                 len(lines) - 1)
     said = [lines[start].split(": ", 1)[-1], *(line for line in lines[start + 1:start + 5] if line)]
     if "Not equal to tolerance" in lines[start] or lines[start] == "AssertionError:":
         said = [line for line in lines[start:] if line and not line.endswith("AssertionError:")][:3]
