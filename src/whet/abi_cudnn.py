@@ -43,10 +43,22 @@ def module() -> Any:
                     del sys.modules["cudnn"]
         found: Any = sys.modules["cudnn._compiled_module"]
         if not hasattr(found, "whet_library"):
+            _preload()
             library = _library()
             found._set_dlhandle_cudnn(library._handle)
             found.whet_library = library
     return found
+
+
+def _preload() -> None:
+    """Load what cuDNN and its frontend open by name when they come to need it (NVRTC for engines that are compiled at
+    run time): in wheels it lies where the loader does not look. What is not found they look for themselves."""
+    with contextlib.suppress(ImportError):
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        for name in ("cudart", "nvrtc", "cublasLt"):
+            with contextlib.suppress(RuntimeError):
+                load_nvidia_dynamic_lib(name)
 
 
 def _library() -> ctypes.CDLL:
