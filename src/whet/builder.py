@@ -33,7 +33,7 @@ from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import TimingCache
 from whet.tuning.found import Choice, Tuned
-from whet.tuning.tuner import compile_all, refine, tune
+from whet.tuning.tuner import chosen, compile_all, refine, tune
 
 Progress = Callable[[str, int, int], None]
 
@@ -132,6 +132,7 @@ class Builder:
 
         import whet
 
+        target = chosen(self.target, tuned)
         jobs: list[tuple[Region, Choice]] = []
         made: list[Implementation] = []
         programs: list[Program] = []
@@ -143,7 +144,7 @@ class Builder:
             mine = [(l.region, tuned.choices[s]) for l, s in zip(o.launches, signatures)]
             for s, (r, c) in zip(signatures, mine):
                 if s not in ready:
-                    ready[s] = self.target.implement(r, c.tactic, c.params)
+                    ready[s] = target.implement(r, c.tactic, c.params)
             implemented = [ready[s] for s in signatures]
             program, native, assembled = complete(o, implemented, weights, len(steps), self.target.branches)
             programs.append(program)
@@ -162,6 +163,7 @@ class Builder:
             if libraries else 0
         counts = {"native": len(first.launches) - calls, "library": calls, "view": first.views,
                   **programs[0].host_steps}
+        early = {"early_launch": dataclasses.asdict(tuned.early)} if tuned.early is not None else {}
         used = _used({r.compute for r, _ in jobs}, compute)
         info = {
             "model": {"name": name, "sha256": self.sha256},
@@ -170,7 +172,7 @@ class Builder:
             "precision": {"allowed": sorted(self.allowed), "compute": used, "note": self.note, **self.told, **extra},
             "steps": counts, "copies": first.copies, "layers": told.layers,
             "output_values": told.outputs, "plugins": _plugins(outlines),
-            **({"untuned": tuned.untuned} if tuned.untuned else {}),
+            **({"untuned": tuned.untuned} if tuned.untuned else {}), **early,
             "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                        "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                        "weights": sum(w.nbytes for w in weights.arrays.values())},
@@ -180,12 +182,12 @@ class Builder:
         return PlanData(
             programs=programs, steps=steps, weights=weights.arrays, code=linked.code, symbols=linked.symbols,
             scratch_bytes=max((b.scratch_bytes for b in bodies), default=0), threads=self.target.threads,
-            info=info, blobs={**blobs, RECIPE: _recipe(jobs, self.target)}, **self._fields(libraries),
+            info=info, blobs={**blobs, RECIPE: _recipe(jobs, target)}, **self._fields(libraries),
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
                      **({"work": tuned.work} if tuned.work else {}),
                      **({"notes": tuned.notes} if tuned.notes else {}),
                      **({"failed": {k: dict(v) for k, v in tuned.failed.items()}} if tuned.failed else {}),
-                     **found})
+                     **early, **found})
 
 
     def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:

@@ -64,6 +64,12 @@ class FakeGpu:
     def playoff(self, target: Any, region: Any, several: Any) -> list[float]:
         return [params["us"] * 1e-6 * (3 if params["does"] == "tire" else 1) for _, params, _ in several]
 
+    def assemble(self, target: Any, code: str) -> bytes:
+        return b"object"
+
+    def early(self, target: Any, asked: Any) -> tuple[float, float, str]:
+        return 20e-6, 15e-6, ""
+
 
 if __name__ == "__main__":
     serve(FakeGpu())

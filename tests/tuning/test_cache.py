@@ -71,8 +71,8 @@ def test_the_environment_names_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_keep_writes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TimingCache(tmp_path / "timing.json")
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     for now, written in ((10.0, 1), (11.0, 1), (12.5, 3)):
-        cache.put(f"k{now}", Entry("matmul", [Trial("a", {}, 1e-6)]))
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        cache.put(f"k{now}", entry(1e-6))
         cache.keep()
         assert len(TimingCache.open(cache.path).entries) == written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,41 @@ def asked(some: list[Launch], others: list[tuple[str, list[tuple[str, dict[str, 
               for s, w, l in zip(names, body.waits, some)]
     return Trials(placed, dict(zip(names, (l.region for l in some))), {}, body.arena,
                   {s: ("a", {"us": 5}) for s in names}, others, 60.0)
+
+
+def test_early_launches_run_the_same_segment_with_other_kernels(bench: CudaBench, monkeypatch: pytest.MonkeyPatch
+                                                                ) -> None:
+    some = launches()
+    device: Any = bench.device
+
+    def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+        return implement(region), {"k": b"product:5"}
+
+    def by(name: str, columns: int) -> Any:
+        def forms(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+            made = implement(region)
+            if region.output.shape[1] != columns:
+                return made, {}
+            (step,) = made.steps
+            return replace(made, steps=(replace(step, kernel=Kernel("early", "")),)), {"early": name.encode()}
+
+        return forms
+
+    def wrong(device: HostDevice, values: Sequence[int], tiles: int) -> None:
+        product(device, values, tiles)
+        array(values[3], (M, values[4]))[:] += 1e4
+
+    monkeypatch.setitem(HostCode.doings, "wrong", wrong)
+    for name, columns, seconds, why in (("product:3", K, 11e-6, ""), ("product:4", 4, 14e-6, ""),
+                                        ("wrong:1", 4, None, "wrong: the results of a matmul")):
+        segment = cuda_segment.Segment(bench, asked(some, []), compiled)
+        before, after, failed = segment.early(by(name, columns))
+        assert before == pytest.approx(15e-6)
+        assert after == (None if seconds is None else pytest.approx(seconds))
+        assert failed.startswith(why)
+        assert bool(failed) == bool(why)
+        segment.close()
+        assert not device.blocks
 
 
 def test_in_place_the_faster_ones_are_kept(bench: CudaBench) -> None:

@@ -337,6 +337,11 @@ def plan_facts(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts.append(("target", f"{_target(s)}, computes in {s['precision']['compute']}"))
     if s.get("untuned"):
         facts.append(("tuning", s["untuned"]))
+    if (e := s.get("early_launch")) is not None:
+        early, plain = ("not timed" if t is None else f"{1e6 * t:.1f} us"
+                        for t in (e["early_seconds"], e["plain_seconds"]))
+        facts.append(("early launch", f"{'yes' if e['used'] else 'no'}: {early} with it, {plain} without"
+                      + (f" ({e['failed']})" if e["failed"] else "")))
     if s["precision"].get("note"):
         facts.append(("precision", s["precision"]["note"]))
     facts.append(("steps", ", ".join(f"{n} {k}" for k, n in s["steps"].items() if n) + f"; {s['copies']} copies"))

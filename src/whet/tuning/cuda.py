@@ -18,7 +18,7 @@ from whet.ir.region import Region
 from whet.lowering.storage import Launch
 from whet.targets.base import Candidate
 from whet.targets.cuda.target import CudaTarget
-from whet.tuning import in_place, store
+from whet.tuning import early, in_place, store
 from whet.tuning.agree import dissenters
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, key_of
@@ -273,6 +273,32 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         return found or {}
 
     in_place.refine(launches, dims, target, cache, opt_level, out, progress, ask)
+
+
+def launch_early(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
+                 cache: TimingCache, opt_level: int, out: Tuned, progress: Callable[[Progress], None]) -> None:
+    """Decide whether kernels begin while the one before them ends (see `early`)."""
+    def ask(asked: in_place.Trials, codes: Mapping[str, str]) -> early.Answer | None:
+        until = time.monotonic() + asked.seconds
+        with children(target) as team:
+            jobs = [team.compilers.submit(TRY_TIMEOUT, "assemble", target, code,
+                                          unless=lambda: time.monotonic() > until) for code in codes.values()]
+            try:
+                for job in jobs:
+                    job.result(max(0.0, until - time.monotonic()))
+            except (TimeoutError, NotTriedError):
+                out.notes.append(f"early launch was not tried: {len(codes)} kernels were not compiled in "
+                                 f"{asked.seconds:.0f} s")
+                return None
+            except (RuntimeError, WorkerDied) as e:
+                return None, None, str(e)[:LONGEST]
+            found, failed = result(team.timer.submit(RUN_TIMEOUT + 2 * asked.seconds, "early", target, asked))
+        if failed:
+            return None, None, failed[:LONGEST]
+        seconds: early.Answer = found
+        return seconds
+
+    early.decide(launches, dims, target, cache, opt_level, out, progress, ask)
 
 
 def compile_all(codes: Mapping[str, str], target: CudaTarget) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
 from whet.runtime.cuda import lanes
@@ -194,7 +195,8 @@ class CudaBench:
             self.clear(m.address, m.size, POISON)
         once = self.capture(p.runs[:1])
         self.replay(once)
-        sample = [piece for m, t in zip(self.buffers.outputs, self.buffers.results) for piece in self._pieces(m, t)]
+        sample = [piece for m, t in zip(self.buffers.outputs, self.buffers.results)
+                  for piece in self.pieces(m.address, m.size, t.dtype)]
         first = min(self.replay(once) for _ in range(2))
         best = self.best.get(name)
         if best is not None and first > GIVE_UP * best + FIRST:
@@ -333,21 +335,21 @@ class CudaBench:
             d.synchronize(self.stream)
             return float(d.check(api.cuEventElapsedTime(begin, end), "cuEventElapsedTime")) * 1e-3
 
-    def _pieces(self, m: DeviceMemory, t: Tensor) -> list[np.ndarray]:
-        """Parts of a result, from its beginning to its end."""
-        size = m.size // t.dtype.size * t.dtype.size
+    def pieces(self, address: int, size: int, dtype: DType) -> list[np.ndarray]:
+        """Parts of a result of so many bytes, from its beginning to its end."""
+        size = size // dtype.size * dtype.size
         if size <= SAMPLE:
             spans = [(0, size)]
         else:
-            length = SAMPLE // PIECES // t.dtype.size * t.dtype.size
-            last = (size - length) // t.dtype.size
-            spans = [(i * last // (PIECES - 1) * t.dtype.size, length) for i in range(PIECES)]
+            length = SAMPLE // PIECES // dtype.size * dtype.size
+            last = (size - length) // dtype.size
+            spans = [(i * last // (PIECES - 1) * dtype.size, length) for i in range(PIECES)]
         out = []
         with self.device.current():
             for at, length in spans:
                 raw = np.empty(length, np.uint8)
                 if length:
-                    self.device.check(self.device.api.cuMemcpyDtoH(raw.ctypes.data, m.address + at, length),
+                    self.device.check(self.device.api.cuMemcpyDtoH(raw.ctypes.data, address + at, length),
                                       "cuMemcpyDtoH")
-                out.append(raw.view(t.dtype.np))
+                out.append(raw.view(dtype.np))
         return out

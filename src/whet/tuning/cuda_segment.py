@@ -1,4 +1,5 @@
-"""A whole segment on the GPU, with one region's candidate exchanged for another: what `in_place` asks."""
+"""A whole segment on the GPU, with one region's candidate exchanged for another, or all kernels launched early: what
+`in_place` and `early` ask."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from whet.ir.dtypes import DType
-from whet.ir.region import Region
+from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
 from whet.lowering.hazards import steps_after
 from whet.plan import dims
@@ -18,11 +19,13 @@ from whet.plan.data import ArenaArg, InputArg, OutputArg, Place, WeightArg
 from whet.runtime.cuda.code import Code, Launchable
 from whet.runtime.cuda.driver import DeviceMemory
 from whet.targets.base import Implementation, In, Int, Out, Packed, Params, Work
+from whet.tuning.agree import difference
 from whet.tuning.bench import random_array
 from whet.tuning.cuda_bench import CHUNK, CudaBench, Operands, reach
+from whet.tuning.early import Answer
 from whet.tuning.in_place import Trials
 
-TURNS = 9
+TURNS, LONG = 9, 5  # measurements each way; how many times as many for a decision about the whole plan
 GAIN = 0.998  # of the segment's time that a change must not exceed
 Steps = list[tuple[Launchable, list[int], int]]
 Objects = Callable[[Region, str, Params], tuple[Implementation, Mapping[str, bytes]]]
@@ -34,7 +37,9 @@ class Segment:
     def __init__(self, bench: CudaBench, asked: Trials, compiled: Objects) -> None:
         self.bench, self.asked, self.compiled = bench, asked, compiled
         self.memory: list[DeviceMemory] = []
+        self.filled: list[tuple[int, int, DeviceMemory | None]] = []  # address, bytes, of what: random numbers or 0
         self.spaces = self._spaces()
+        self._reset()
         self.steps: dict[str, list[Steps]] = {}  # by region: of each of its launches
 
     def run(self) -> dict[str, tuple[str, Params, float]]:
@@ -65,6 +70,29 @@ class Segment:
                     del self.memory[kept:]
         return changed
 
+    def early(self, forms: Objects) -> Answer:
+        """The segment's seconds as it is, and with kernels that are launched early, in turns; the second None where
+        they compute something else. `forms`: an implementation by such kernels, and the objects of those that differ
+        from the usual ones."""
+        for s, (tactic, params) in self.asked.choices.items():
+            self.steps[s] = self._prepared(s, tactic, params)
+        graphs = self._graph({}), self._graph({s: self._exchanged(s, forms) for s in self.asked.choices})
+        places = self._left()
+        results = []
+        for graph in graphs:
+            self._reset()
+            self.bench.replay(graph)
+            results.append([self.bench.pieces(address, size, t.dtype) for _, t, address, size in places])
+        times: list[tuple[float, ...]] = []
+        until = time.monotonic() + self.asked.seconds
+        while len(times) < TURNS or (len(times) < LONG * TURNS and time.monotonic() < until):
+            times.append(tuple(self.bench.replay(graph) for graph in graphs))
+        before, after = (float(f"{statistics.median(t):.4g}") for t in zip(*times))
+        for (region, _, _, _), a, b in zip(places, *results):
+            if why := difference(region, a, b):
+                return before, None, f"wrong: the results of a {region.kind} differ ({why})"
+        return before, after, ""
+
     def close(self) -> None:
         """Give the memory back."""
         for m in self.memory:
@@ -79,6 +107,38 @@ class Segment:
             k = turn[l.region] = turn.get(l.region, -1) + 1
             runs.append(instead.get(l.region, self.steps.get(l.region, []))[k])
         return self.bench.capture(runs, steps_after([l.waits for l in self.asked.launches], [len(r) for r in runs]))
+
+    def _left(self) -> list[tuple[Region, Tensor, int, int]]:
+        """The results that nothing overwrites: region, tensor, address and bytes."""
+        found, written = [], list[tuple[int, int]]()
+        for l in reversed(self.asked.launches):
+            r = self.asked.regions[l.region]
+            mine = []
+            for p, t in zip(l.outputs, (r.output, *r.extra_outputs)):
+                at, size = self._address(p), reach(t, self.asked.env) * t.dtype.size
+                mine.append((at, at + size))
+                if size and not any(begin < at + size and at < end for begin, end in written):
+                    found.append((r, t, at, size))
+            written += mine
+        return found
+
+    def _exchanged(self, signature: str, forms: Objects) -> list[Steps]:
+        """A region's launches with the same operands, and other kernels for some."""
+        made, objects = forms(self.asked.regions[signature], *self.asked.choices[signature])
+        units = self._units(objects)
+        out = []
+        for steps in self.steps[signature]:
+            mine: Steps = []
+            for step, (unit, values, tiles) in zip(made.steps, steps, strict=True):
+                if (other := units.get(step.kernel.symbol)) is not None:
+                    unit = other
+                    values = [*values[:len(step.args)], *self.bench.hidden(other, tiles, self.memory)]
+                mine.append((unit, values, tiles))
+            out.append(mine)
+        return out
+
+    def _units(self, objects: Mapping[str, bytes]) -> dict[str, Launchable]:
+        return {symbol: Code(self.bench.device, raw, self.bench.libraries).unit(0) for symbol, raw in objects.items()}
 
     def _spaces(self) -> dict[Any, int]:
         """The address of each input, output, constant and of the arena; as large as what is read and written there."""
@@ -99,12 +159,17 @@ class Segment:
         for key, size in sizes.items():
             m = self.bench.device.allocate(size + 256, "a segment")
             self.memory.append(m)
-            if key != "arena":
-                self.bench.fill(m.address, size, random[kinds[key]])
-            else:
-                self.bench.clear(m.address, size)
+            self.filled.append((m.address, size, None if key == "arena" else random[kinds[key]]))
             found[key] = m.address
         return found
+
+    def _reset(self) -> None:
+        """As before the first run."""
+        for address, size, source in self.filled:
+            if source is None:
+                self.bench.clear(address, size)
+            else:
+                self.bench.fill(address, size, source)
 
     def _key(self, p: Place) -> tuple[Any, int]:
         offset = dims.evaluate(p.offset, self.asked.env)
@@ -122,7 +187,7 @@ class Segment:
         """A candidate's launches at each place of its region, each with packed constants of its own."""
         region, env = self.asked.regions[signature], self.asked.env
         made, objects = self.compiled(region, tactic, params)
-        units = {symbol: Code(self.bench.device, raw, self.bench.libraries).unit(0) for symbol, raw in objects.items()}
+        units = self._units(objects)
         packs = self._packs(region, made)
         work = self.bench.device.allocate(int(evaluate(made.workspace, env)), "a workspace")
         self.memory.append(work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from whet.targets.base import Candidate, Implementation, Params
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning import store
 from whet.tuning.cuda_bench import CudaBench
-from whet.tuning.cuda_segment import Segment
+from whet.tuning.cuda_segment import Objects, Segment
+from whet.tuning.early import Answer
 from whet.tuning.in_place import Trials
 from whet.tuning.worker import serve
 
@@ -44,15 +46,32 @@ class CudaWorker:
 
     def in_place(self, target: CudaTarget, asked: Trials) -> dict[str, tuple[str, Params, float]]:
         """The choices that are faster within their segment."""
-        def compiled(region: Region, tactic: str, params: Params) -> tuple[Implementation, dict[str, bytes]]:
-            made = target.implement(region, tactic, params)
-            return made, {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps}
-
-        segment = Segment(self.opened(target), asked, compiled)
+        segment = Segment(self.opened(target), asked, self._compiled(target))
         try:
             return segment.run()
         finally:
             segment.close()
+
+    def early(self, target: CudaTarget, asked: Trials) -> Answer:
+        """A segment's seconds, as it is and with kernels that are launched early."""
+        def forms(region: Region, tactic: str, params: Params) -> tuple[Implementation, dict[str, bytes]]:
+            usual = {s.kernel.symbol for s in target.implement(region, tactic, params).steps}
+            made = replace(target, early=True).implement(region, tactic, params)
+            return made, {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps
+                          if s.kernel.symbol not in usual}
+
+        segment = Segment(self.opened(target), asked, self._compiled(target))
+        try:
+            return segment.early(forms)
+        finally:
+            segment.close()
+
+    def _compiled(self, target: CudaTarget) -> Objects:
+        def compiled(region: Region, tactic: str, params: Params) -> tuple[Implementation, Mapping[str, bytes]]:
+            made = target.implement(region, tactic, params)
+            return made, {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps}
+
+        return compiled
 
     def open(self, target: CudaTarget) -> None:
         """Open the target's GPU, which takes a while."""

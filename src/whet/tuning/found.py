@@ -30,11 +30,22 @@ class Progress:
     best: float | None = None
 
 
+@dataclass(frozen=True)
+class EarlyLaunch:
+    """Whether a plan's kernels are launched early, and the largest segment's seconds without and with that; `failed`:
+    why there are none with it."""
+
+    used: bool
+    plain_seconds: float | None
+    early_seconds: float | None
+    failed: str = ""
+
+
 @dataclass
 class Tuned:
     """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what went
     wrong on the way. `failed`: candidates that could not be used, by tactic: why, and how many. `untuned`: why nothing
-    was measured. `work`: seconds of children, by what they did."""
+    was measured. `work`: seconds of children, by what they did. `early`: None where it was not measured."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -43,6 +54,7 @@ class Tuned:
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     untuned: str = ""
     work: dict[str, float] = field(default_factory=dict)
+    early: EarlyLaunch | None = None
 
 
 def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:

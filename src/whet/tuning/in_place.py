@@ -64,11 +64,11 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         return
     regions = {l.region.signature(): l.region for l in launches}
     keys = {s: r.timing_key() for s, r in regions.items()}
-    known = key_of(cache, target, "in place " + _digest([keys[l.region.signature()] for l in launches]))
+    known = key_of(cache, target, "in place " + digest([keys[l.region.signature()] for l in launches]))
     entry = cache.get(known)
     if entry is None:
         others = _others(launches, keys, target, cache)
-        asked = _segment(launches, dims, target, tuned, others, BUDGET[opt_level]) if others else None
+        asked = segment(launches, dims, target, tuned, others, BUDGET[opt_level]) if others else None
         if asked is None:
             return
         progress(Progress(0, len(others), "in place"))
@@ -84,8 +84,9 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
             tuned.choices[s] = Choice(t.tactic, dict(t.params["params"]), "in place", alone)
 
 
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def digest(parts: Any) -> str:
+    """A short name of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache
@@ -113,8 +114,9 @@ class _Names(Weights):
         return f"w{id(a)}"
 
 
-def _segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget, tuned: Tuned,
+def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget, tuned: Tuned,
              others: list[tuple[str, list[tuple[str, Params]]]], seconds: float) -> Trials | None:
+    """What the device is asked of a segment; None where its memory is not known now."""
     signatures = [l.region.signature() for l in launches]
     regions = dict(zip(signatures, (l.region for l in launches)))
     choices = {s: (tuned.choices[s].tactic, tuned.choices[s].params) for s in regions}

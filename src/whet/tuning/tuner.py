@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from whet.errors import TuningError
 from whet.ir.region import Region
@@ -67,11 +67,20 @@ def standing(target: Target) -> contextlib.AbstractContextManager[object]:
 
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: Target, cache: TimingCache,
            opt_level: int, out: Tuned, progress: Callable[[Progress], None] = lambda p: None) -> None:
-    """After `tune`: change choices of a segment's launches that are slower among the others than they were alone."""
+    """After `tune`: change choices of a segment's launches that are slower among the others than they were alone, and
+    decide what is decided for all of them (`chosen`)."""
     if isinstance(target, CudaTarget):
         start = time.monotonic()
         cuda.refine(launches, dims, target, cache, opt_level, out, progress)
+        cuda.launch_early(launches, dims, target, cache, opt_level, out, progress)
         out.seconds += time.monotonic() - start
+
+
+def chosen(target: Target, tuned: Tuned) -> Target:
+    """The target as the plan's kernels are made for it."""
+    if isinstance(target, CudaTarget) and tuned.early is not None and tuned.early.used:
+        return replace(target, early=True)
+    return target
 
 
 def _choose(regions: Sequence[Region], target: Target, cache: TimingCache, opt_level: int, out: Tuned,

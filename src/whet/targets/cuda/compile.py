@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import linecache
 from typing import Any
@@ -10,21 +11,11 @@ import msgspec
 
 from whet import abi_cuda
 from whet.errors import MissingExtraError
-from whet.targets.cuda.kernel import Recipe
+from whet.targets.base import Implementation, Kernel
+from whet.targets.cuda.kernel import Recipe, kernel_of
 
 # The kinds of code besides Triton's, and the module whose `to_object(code, number)` makes their objects.
 _LIBRARIES = {"cublaslt": "whet.targets.cuda.cublaslt", "cudnn": "whet.targets.cuda.cudnn"}
-
-
-# Whether kernels for sm_90 and up are made to begin while the one before them ends (programmatic dependent launch).
-#
-# Each then waits (`griddepcontrol.wait`) before anything else, until the grid before it is complete and what it wrote
-# can be seen, and lets the next one begin. Only launch latency and the start of programs overlap: so the order is the
-# stream's own. By induction, when a kernel passes its wait, all before it are complete: the last of them waited too
-# before it did anything. That holds for what is read after it was written, and for what is written after others read
-# it. A library's kernel neither waits nor is launched early (its launch has not the attribute): it begins when the one
-# before it is complete, and the one behind it, where it does not let it begin early, waits for its end.
-DEPENDENT = False
 _ORDER = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()"
 
 
@@ -35,6 +26,27 @@ class _Kind(msgspec.Struct):
 def recipe_of(code: str) -> Recipe:
     """A Triton kernel's recipe from its code."""
     return msgspec.json.decode(code, type=Recipe)
+
+
+def early(made: Implementation) -> Implementation:
+    """The same with kernels that begin while the one before them ends (programmatic dependent launch), on sm_90 and up.
+
+    Each then waits (`griddepcontrol.wait`) before anything else but the prefetch of constants, until the grid before it
+    is complete and what it wrote can be seen, and lets the next one begin. Only launch latency and the start of
+    programs overlap: so the order is the stream's own. By induction, when a kernel passes its wait, all before it are
+    complete: the last of them waited too before it did anything. That holds for what is read after it was written, and
+    for what is written after others read it. A library's kernel neither waits nor is launched early (its launch has not
+    the attribute): it begins when the one before it is complete, and the one behind it, where it does not let it begin
+    early, waits for its end. The next one begins when every program of this one has, so programs that wait for each
+    other find their places taken by none.
+    """
+    def kernel(k: Kernel) -> Kernel:
+        if msgspec.json.decode(k.code, type=_Kind).type in _LIBRARIES:
+            return k
+        r = recipe_of(k.code)
+        return kernel_of(msgspec.structs.replace(r, options={**r.options, "launch_pdl": True}))
+
+    return dataclasses.replace(made, steps=tuple(dataclasses.replace(s, kernel=kernel(s.kernel)) for s in made.steps))
 
 
 def function(recipe: Recipe) -> Any:
@@ -84,7 +96,7 @@ def _compiled(r: Recipe, number: int) -> bytes:
     except ImportError as e:
         raise MissingExtraError("kernels for GPUs are compiled by Triton, which is not installed", why=str(e),
                                 do='pip install "whet[cuda]"') from e
-    dependent = bool(r.options.get("launch_pdl", DEPENDENT)) and number >= 90
+    dependent = bool(r.options.get("launch_pdl", False)) and number >= 90
     fn = function(_waiting(r) if dependent else r)
     source = ASTSource(fn=fn, signature=dict(zip(fn.arg_names, r.types, strict=True)),
                        attrs={(i,): [["tt.divisibility", 16]] for i in r.aligned})

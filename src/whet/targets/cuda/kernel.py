@@ -54,6 +54,12 @@ class Recipe(msgspec.Struct, frozen=True, tag="triton"):
     options: dict[str, Any] = {}
 
 
+def kernel_of(recipe: Recipe) -> Kernel:
+    """The kernel of a recipe; its symbol names the whole of it."""
+    code = msgspec.json.encode(recipe, order="sorted").decode()
+    return Kernel(f"{recipe.name}_{hashlib.sha256(code.encode()).hexdigest()[:16]}", code)
+
+
 class Source:
     """The text of one kernel."""
 
@@ -133,6 +139,4 @@ class Source:
         (`maxnreg`, `num_ctas`, `launch_pdl`)."""
         recipe = Recipe(self.text(), self.name, [t for _, t, _ in self.params],
                         [i for i, (_, _, a) in enumerate(self.params) if a], warps, stages, options)
-        code = msgspec.json.encode(recipe, order="sorted").decode()
-        symbol = f"{self.name}_{hashlib.sha256(code.encode()).hexdigest()[:16]}"
-        return Step(Kernel(symbol, code), tuple(self.args), tiles)
+        return Step(kernel_of(recipe), tuple(self.args), tiles)

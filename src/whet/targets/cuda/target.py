@@ -18,7 +18,7 @@ from whet.errors import InternalError, UnsupportedError
 from whet.ir.region import Region
 from whet.targets.base import Candidate, Implementation, Linked, Params, Tactic, enumerate_candidates, refusals
 from whet.targets.cuda import TACTICS, compile
-from whet.targets.cuda.compile import to_object
+from whet.targets.cuda.compile import early, to_object
 from whet.targets.cuda.gpu import Gpu
 
 COMPAT = ("exact", "same-cc")
@@ -31,15 +31,22 @@ class CudaTarget:
     compat: `exact`: for this GPU and its libraries' versions. `same-cc`: what runs on every GPU of the capability, so
             no library calls, whose choices are those of one GPU and version.
     index:  the number of the GPU that candidates are timed on.
+    early:  kernels begin while the one before them ends, where the GPU can do that (`compile.early`).
     """
 
     gpu: Gpu
     compat: str = "exact"
     index: int = 0
+    early: bool = False
 
     name = "cuda"
     threads = 1
     aligned = branches = fallback = True
+
+    @property
+    def launches_early(self) -> bool:
+        """True for a GPU whose kernels can begin while the one before them ends."""
+        return self.gpu.capability >= (9, 0)
 
     @property
     def machine(self) -> Gpu:
@@ -62,7 +69,8 @@ class CudaTarget:
         """The chosen tactic's code for the region."""
         for t in self.tactics(region.kind):
             if t.name == tactic:
-                return t.implement(region, params, self.machine, self.threads)
+                made = t.implement(region, params, self.machine, self.threads)
+                return early(made) if self.early and self.launches_early else made
         raise InternalError(f"no tactic {tactic!r} for {region.kind}",
                             do="delete the timing cache: it may be of another version")
 
@@ -109,14 +117,16 @@ class CudaTarget:
 
     def recorded(self) -> dict[str, Any]:
         """The GPU as JSON, for `recompile`."""
-        return {"gpu": dataclasses.asdict(self.gpu), "compat": self.compat, "index": self.index}
+        return {"gpu": dataclasses.asdict(self.gpu), "compat": self.compat, "index": self.index,
+                **({"early": True} if self.early else {})}
 
     @staticmethod
     def of_record(recorded: Mapping[str, Any]) -> CudaTarget:
         """The inverse of `recorded`. KeyError, TypeError or ValueError for anything malformed."""
         gpu = dict(recorded["gpu"])
         major, minor = gpu.pop("capability")
-        return CudaTarget(Gpu((int(major), int(minor)), **gpu), str(recorded["compat"]), int(recorded["index"]))
+        return CudaTarget(Gpu((int(major), int(minor)), **gpu), str(recorded["compat"]), int(recorded["index"]),
+                          bool(recorded.get("early", False)))
 
     def device_key(self) -> str:
         """Names what timings depend on: the GPU, its driver, the libraries, and the kernels' own source."""
