@@ -3,6 +3,7 @@ compile what they need themselves. Starting a child for each of two thousand mod
 
 from __future__ import annotations
 
+import struct
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,6 +13,9 @@ from whet.targets.cuda.compile import recipe_of
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning import cuda
 from whet.tuning.cuda_worker import CudaWorker
+
+# The least that a plan takes for machine code: an ELF header of GPU code, and one section without contents.
+NO_CODE = struct.pack("<16sHHIQQQI6H", b"\x7fELF\2\1\1", 2, 190, 1, 0, 0, 64, 0, 64, 0, 0, 64, 1, 0) + bytes(64)
 
 
 class InProcess:
@@ -53,7 +57,7 @@ class Uncompiled:
         """The object of one kernel."""
         r = recipe_of(code)
         letters = "".join("p" if t.startswith("*") else "l" if t == "i64" else "i" for t in r.types)
-        return abi_cuda.pack(abi_cuda.Cubin(r.name, letters, r.warps, 0, []), b"-")
+        return abi_cuda.pack(abi_cuda.Cubin(r.name, letters, r.warps, 0, []), NO_CODE)
 
 
 def use(compiled: bool = True) -> None:

@@ -19,6 +19,8 @@ from whet.plan.data import ArenaArg, InputArg, IntArg, NativeStep, OutputArg, Pl
 from whet.plan.manifest import Device, Target
 from whet.plan.program import Tensor, straight
 
+# An ELF header of GPU code, and one section without contents.
+CUBIN = struct.pack("<16sHHIQQQI6H", b"\x7fELF\2\1\1", 2, 190, 1, 0, 0, 64, 0, 64, 0, 0, 64, 1, 0) + bytes(64)
 KERNEL = abi_cuda.Cubin("scale", "pppi", 4, 0, [0, 0])
 CALL = abi_cuda.Matmul((0, 4, 4, 4, 0), (0, 4, 4, 4, 0), (0, 4, 4, 4, 0), (0, 4, 4, 4, 0), False, False, 68, 0, 1,
                        "0" * 128, 1024)
@@ -26,7 +28,14 @@ ARGS = (InputArg(0), WeightArg("w"), OutputArg(0), IntArg(7))
 H100 = Device("NVIDIA H100", (9, 0), "580.65.06", {"cublas": "13.1.0", "cudnn": "9.19.0"})
 
 
-def data(unit: abi_cuda.Unit = KERNEL, args: tuple[Any, ...] = ARGS, payload: bytes = b"cubin",
+def put(at: int, kind: str, value: int) -> bytes:
+    """CUBIN with a number changed."""
+    out = bytearray(CUBIN)
+    struct.pack_into("<" + kind, out, at, value)
+    return bytes(out)
+
+
+def data(unit: abi_cuda.Unit = KERNEL, args: tuple[Any, ...] = ARGS, payload: bytes = CUBIN,
          raw: bytes | None = None, after: list[list[int]] | None = None, at: int = 0) -> PlanData:
     steps = [NativeStep("k", args, 3, 1, "layer")]
     t = Tensor("x", "float32", [8])
@@ -52,7 +61,6 @@ WORKSPACE = ArenaArg(0)
 
 @pytest.mark.parametrize("given", [
     (CALL, (InputArg(0), InputArg(0), OutputArg(0), OutputArg(0), WORKSPACE)),
-    (abi_cuda.Graph([1, 2], 0, 91900), (InputArg(0), OutputArg(0))),
     (abi_cuda.Graph([1, 2], 0, 91900), (InputArg(0), OutputArg(0), WORKSPACE)),
     (abi_cuda.Fill(32), (OutputArg(0),)),
     (abi_cuda.Cubin("k", "pl", 1, 0, []), (OutputArg(0), IntArg(1 << 40))),
@@ -72,18 +80,35 @@ def test_every_kind_of_object_is_taken_with_its_arguments(given: tuple[abi_cuda.
     ({"unit": abi_cuda.Cubin("k", "pppi", 4, 0, [-1])}, "no possible size"),
     ({"unit": abi_cuda.Cubin("", "pppi", 4, 0, [])}, "no GPU can launch"),
     ({"payload": b""}, "no GPU can launch"),
+    ({"payload": b"cubin"}, "machine code is cut"),
+    ({"payload": b".version 8.0\n.target sm_90\n" + bytes(200)}, "not a GPU's"),
+    ({"payload": put(18, "H", 62)}, "not a GPU's"),  # x86-64
+    ({"payload": CUBIN[:-1]}, "machine code is cut"),
+    ({"payload": put(40, "Q", 1 << 63)}, "machine code is cut"),  # the sections' headers
+    ({"payload": put(58, "H", 40)}, "machine code is cut"),  # the size of one
+    ({"payload": put(60, "H", 0)}, "no names"),
+    ({"payload": put(64 + 24, "Q", 129)}, "machine code is cut"),  # where the section lies
+    ({"payload": put(64 + 32, "Q", (1 << 64) - 1)}, "machine code is cut"),  # its size
+    ({"payload": put(56, "H", 2)}, "machine code is cut"),  # the segments' headers
     ({"unit": CALL}, "not those of its kernel"),
     ({"unit": msgspec.structs.replace(CALL, algo="00"), "args": (InputArg(0),) * 5}, "algorithm is cut"),
     ({"unit": msgspec.structs.replace(CALL, scales="x"), "args": (InputArg(0),) * 5}, "scale"),
     ({"unit": msgspec.structs.replace(CALL, workspace=-1), "args": (InputArg(0),) * 5}, "no possible size"),
+    ({"unit": msgspec.structs.replace(CALL, scale_type=14), "args": (InputArg(0),) * 5}, "types that are none"),
+    ({"unit": msgspec.structs.replace(CALL, a=(-1, 4, 4, 4, 0)), "args": (InputArg(0),) * 5}, "types that are none"),
+    ({"unit": msgspec.structs.replace(CALL, batch=0), "args": (InputArg(0),) * 5}, "types that are none"),
+    ({"unit": msgspec.structs.replace(CALL, epilogue=4), "args": (InputArg(0),) * 6}, "half a bias"),
+    ({"unit": CALL, "args": (InputArg(0),) * 4}, "not those of its kernel"),
     ({"unit": abi_cuda.Graph([1], 0, 1), "args": ARGS[:3]}, "not those of its kernel"),
+    ({"unit": abi_cuda.Graph([1, 1], 0, 1), "args": (InputArg(0),) * 3}, "tensors that are none"),
+    ({"unit": abi_cuda.Graph([1, -2], 0, 1), "args": (InputArg(0),) * 3}, "tensors that are none"),
     ({"unit": abi_cuda.Graph([], 0, 1), "args": ()}, "without tensors"),
     ({"unit": abi_cuda.Fill(-1), "args": ARGS[:1]}, "no possible size"),
     ({"unit": abi_cuda.Fill(4), "args": ARGS[:2]}, "not those of its kernel"),
     ({"raw": b""}, "outside the code"),
     ({"raw": b"\xff\xff\xff\xff"}, "header is cut"),
     ({"raw": struct.pack("<I", 2) + b"[]" + struct.pack("<Q", 0)}, "malformed"),
-    ({"raw": abi_cuda.pack(KERNEL, b"cubin")[:-1]}, "payload is cut"),
+    ({"raw": abi_cuda.pack(KERNEL, CUBIN)[:-1]}, "payload is cut"),
     ({"at": 8}, "where none may"),
     ({"after": [[0]]}, "waits for a later"),
     ({"after": [[-1]]}, "waits for a later"),
@@ -97,7 +122,7 @@ def test_hostile_objects_are_refused(changes: dict[str, Any], why: str) -> None:
 
 def test_no_damage_of_the_code_gets_past_as_another_error(tmp_path: Path) -> None:
     rng = random.Random(1)
-    good = abi_cuda.pack(KERNEL, b"cubin" * 4)
+    good = abi_cuda.pack(KERNEL, CUBIN)
     for _ in range(400):
         raw = bytearray(good)
         for _ in range(rng.randint(1, 4)):

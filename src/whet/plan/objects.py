@@ -12,6 +12,16 @@ MAX_WARPS = 64
 MAX_CLUSTER = 16
 BIAS = 4  # the bit of cublasLtEpilogue_t's values that says that a bias is added
 I32 = (-(1 << 31), (1 << 31) - 1)
+MOST_TENSORS = 1024  # of a graph
+SCALE_TYPES = (0, 1, 10)  # cudaDataType of f32, f64, i32
+
+# Elf64_Ehdr, Elf64_Shdr and Elf64_Phdr (System V ABI, "Object files"), as far as they tell where things lie.
+_EHDR = np.dtype([("ident", "S7"), ("", "V9"), ("type", "<u2"), ("machine", "<u2"), ("", "V4"), ("entry", "<u8"),
+                  ("phoff", "<u8"), ("shoff", "<u8"), ("flags", "<u4"), ("ehsize", "<u2"), ("phentsize", "<u2"),
+                  ("phnum", "<u2"), ("shentsize", "<u2"), ("shnum", "<u2"), ("shstrndx", "<u2")])
+_SHDR = np.dtype([("name", "<u4"), ("type", "<u4"), ("", "V16"), ("offset", "<u8"), ("size", "<u8"), ("", "V24")])
+_PHDR = np.dtype([("type", "<u4"), ("flags", "<u4"), ("offset", "<u8"), ("", "V16"), ("size", "<u8"), ("", "V16")])
+_CUDA, _NOBITS = 190, 8  # e_machine of GPU code; a section without bytes in the file
 
 
 def check(steps: np.ndarray, args: np.ndarray, code: bytes) -> str:
@@ -49,6 +59,7 @@ def _unit(code: bytes, entry: int) -> abi_cuda.Unit:
                 raise ValueError("a kernel's argument of an unknown kind")
             if any(not 0 <= h <= layout.MAX_BYTES for h in unit.hidden) or len(unit.hidden) > 16:
                 raise ValueError("a kernel's scratch of no possible size")
+            _check_cubin(payload)
         case abi_cuda.Matmul():
             if len(unit.algo) != 128 or set(unit.algo.lower()) - set("0123456789abcdef"):
                 raise ValueError("a product's algorithm is cut")
@@ -57,13 +68,43 @@ def _unit(code: bytes, entry: int) -> abi_cuda.Unit:
             sizes = [n for side in (unit.a, unit.b, unit.c, unit.d) for n in side[1:]]
             if any(not 0 <= n <= layout.MAX_BYTES for n in (*sizes, unit.workspace, unit.batch)):
                 raise ValueError("a product of no possible size")
+            kinds = (unit.a[0], unit.b[0], unit.c[0], unit.d[0], unit.compute, unit.epilogue)
+            if any(not 0 <= k <= 0xFFFF for k in kinds) or unit.scale_type not in SCALE_TYPES or \
+                    not -1 <= unit.bias_type <= 0xFFFF or not 1 <= unit.batch <= I32[1]:
+                raise ValueError("a product of types that are none")
+            if bool(unit.epilogue & BIAS) != (unit.bias_type >= 0):
+                raise ValueError("a product with half a bias")
         case abi_cuda.Graph():
             if not 0 <= unit.workspace <= layout.MAX_BYTES or not unit.uids or len(payload) == 0:
                 raise ValueError("a graph without tensors or contents")
+            if len(unit.uids) > MOST_TENSORS or len(set(unit.uids)) != len(unit.uids) or \
+                    any(not 0 <= u <= 1 << 62 for u in (*unit.uids, unit.version)):
+                raise ValueError("a graph of tensors that are none")
         case abi_cuda.Fill():
             if not (0 <= unit.bytes <= layout.MAX_BYTES and 0 <= unit.value <= 255):
                 raise ValueError("a fill of no possible size")
     return unit
+
+
+def _check_cubin(payload: memoryview) -> None:
+    """ValueError unless it is an ELF file of GPU code, all of which is there: the driver is given its address alone,
+    and reads what the headers tell."""
+    size = len(payload)
+    if size < _EHDR.itemsize:
+        raise ValueError("a kernel's machine code is cut")
+    h = np.frombuffer(payload, _EHDR, 1)[0]
+    if h["ident"] != b"\x7fELF\2\1\1" or h["machine"] != _CUDA:
+        raise ValueError("a kernel's machine code is not a GPU's")
+    for kind, at, count, entry in ((_SHDR, int(h["shoff"]), int(h["shnum"]), int(h["shentsize"])),
+                                   (_PHDR, int(h["phoff"]), int(h["phnum"]), int(h["phentsize"]))):
+        if count and (entry != kind.itemsize or at > size - count * kind.itemsize):
+            raise ValueError("a kernel's machine code is cut")
+        rows = np.frombuffer(payload, kind, count, at) if count else np.zeros(0, kind)
+        there = rows if kind is _PHDR else rows[rows["type"] != _NOBITS]
+        if np.any((there["size"] > size) | (there["offset"] > size - np.minimum(there["size"], size))):
+            raise ValueError("a kernel's machine code is cut")
+    if h["shnum"] == 0 or h["shstrndx"] >= h["shnum"]:
+        raise ValueError("a kernel's machine code has no names")
 
 
 def _arguments(unit: abi_cuda.Unit, numbers: np.ndarray, large: np.ndarray) -> str:
@@ -83,4 +124,4 @@ def _arguments(unit: abi_cuda.Unit, numbers: np.ndarray, large: np.ndarray) -> s
             least = len(unit.uids)
         case _:
             return wrong if len(numbers) != 1 else ""
-    return "" if len(numbers) in (least + (unit.workspace > 0), least + 1) else wrong
+    return "" if len(numbers) == least + 1 else wrong  # the workspace is always told

@@ -35,9 +35,9 @@ class Product:
             raise PlanFormatError("a product of cuBLASLt is malformed", do="build the plan anew")
         self._bias = unit.bias_type >= 0
         self._lock = threading.Lock()  # addresses of bias and scales are part of the descriptor
-        d = self._descriptors = Descriptors(binding, unit)
         result = np.zeros(1, binding.matmul_heuristic_result_dtype)
         try:
+            d = self._descriptors = Descriptors(binding, unit)
             binding.matmul_algo_check(handle, d.operation, *d.layouts, self._algorithm.ctypes.data, result.ctypes.data)
         except binding.cuBLASLtError as e:
             raise FingerprintError("cuBLASLt does not run an algorithm of the plan", why=str(e),
