@@ -63,7 +63,7 @@ class Bound:
         self.inputs = [io(t, env, i) for i, t in enumerate(tables.segment.inputs)]
         self.outputs = [io(t, env, len(self.inputs) + i) for i, t in enumerate(tables.segment.outputs)]
         self.offsets, self.input_bytes, self.io_bytes = _offsets(self.inputs, self.outputs)
-        self.labels = tables.segment.labels
+        self.segment, self.labels = tables.segment, tables.segment.labels
         self._arena = arena
         self._units = [code.unit(int(e)) for e in tables.steps["entry"].tolist()]
         tiles = tables.steps["value"] + values[tables.step_expr]
@@ -77,6 +77,14 @@ class Bound:
         self._graphs: OrderedDict[tuple[int, ...], Owned] = OrderedDict()
         self.runs = 0  # without a graph
         self.placed: dict[int, Any] = {}  # by slot: what staging keeps for these shapes
+        self.parts: OrderedDict[tuple[int, ...], Any] = OrderedDict()  # of a bucket: smaller shapes that it runs
+        self.again = False  # these shapes are going to come again: a graph pays at once
+        self.partial: frozenset[int] = frozenset()  # as of `buckets.Part`: inputs and outputs smaller than bound
+
+    @property
+    def bound(self) -> Bound:
+        """Itself: as of `buckets.Part`."""
+        return self
 
     @property
     def steps(self) -> int:

@@ -15,14 +15,16 @@ from whet.errors import DeviceError, DeviceMemoryError, InputError, LostDeviceEr
 from whet.plan.manifest import HOST_TYPES, np_dtype
 from whet.plan.program import Tensor
 from whet.runtime.binding import evaluate
-from whet.runtime.cuda import plain, runner, steptimes
+from whet.runtime.cuda import buckets, plain, runner, steptimes
 from whet.runtime.cuda.arrays import DeviceArray, borrow_device, on_device, same_shape
 from whet.runtime.cuda.bound import POINTER_ALIGN, Bound, Streams
+from whet.runtime.cuda.buckets import Fit
 from whet.runtime.cuda.driver import DeviceMemory, Owned
 from whet.runtime.cuda.order import Order, stream_of
 from whet.runtime.cuda.pipeline import Pipeline
 from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
 from whet.runtime.cuda.states import DeviceStates
+from whet.runtime.cuda.warm import warm
 from whet.runtime.engine import KEPT_BINDINGS, Context, Feeds, StepTime, borrow_one, into, named
 from whet.runtime.feeds import Borrowed, borrow
 from whet.runtime.program import Loaded, Times
@@ -50,7 +52,9 @@ class CudaContext(Context):
         self._bound: dict[tuple[int, int], OrderedDict[tuple[int, ...], Bound]] = {}
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()  # addresses that a run had no graph for
         self._lent: tuple[Loaded, dict[str, int]] | None = None  # the states of a runner
-        self.hot: tuple[Bound, Placed, Owned] | None = None  # of the last run on host arrays
+        self._buckets = [buckets.of(p) for p in engine._programs]
+        self._most_bound = [KEPT_BINDINGS if b is None else b.kept + KEPT_BINDINGS for b in self._buckets]
+        self.hot: tuple[Fit, Placed, Owned] | None = None  # of the last run on host arrays
         with d.current():
             self.streams = Streams(d)
             self._memory: DeviceMemory | None = engine.allocate(engine.arena_bytes, "a context's activations")
@@ -58,7 +62,7 @@ class CudaContext(Context):
             self.slot = Slot(d, engine.allocate)
             self._states: States = (DeviceStates(engine._programs, d, engine.allocate, self.streams.first)
                                     if engine._programs[0].plain else States(engine._programs))
-            self._warm()
+            warm(self)
 
     # -- running -------------------------------------------------------------------------------------
 
@@ -104,7 +108,7 @@ class CudaContext(Context):
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "whet-context")
                 if self._programs_plain and not self._states.inputs:
-                    self._pipeline = Pipeline(self.device, self.engine.allocate)
+                    self._pipeline = Pipeline(self.device, self.engine.allocate, self.slot.least)
             if self._pipeline is None:
                 return self._executor.submit(self.run, feeds, out)
             future: Future[dict[str, Any]] = Future()
@@ -336,7 +340,7 @@ class CudaContext(Context):
                 self._seen.popitem(last=False)
             plain.through(self, b, home, wanted, stream)
             return
-        if b.runs == 0 and not b.has_graph(key):
+        if b.runs == 0 and not b.again and not b.has_graph(key):
             b.runs += 1  # a capture costs some hundred microseconds: for shapes that come again
             b.launch(self.streams, wanted, stream)
             return
@@ -387,6 +391,16 @@ class CudaContext(Context):
                 before = self._times.get(key)
                 self._times[key] = (b.labels, seconds if before is None else before[1] + seconds)
 
+    def fit(self, which: int, env: Mapping[str, int]) -> Fit:
+        """The launches of a plain program for these dimensions, or those of the bucket that they are a part of."""
+        rounding = self._buckets[which]
+        if rounding is None:
+            return self.bind(which, 0, env)
+        size = rounding.up(env)
+        b = self.bind(which, 0, size)
+        b.again = True
+        return b if size == env else rounding.part(b, env)
+
     def bind(self, which: int, segment: int, env: Mapping[str, int]) -> Bound:
         """The launches of a segment for these dimensions: remembered ones, or new ones."""
         engine = self.engine
@@ -402,7 +416,7 @@ class CudaContext(Context):
         b = Bound(tables, env, engine._code, engine._weights, self._memory, engine.allocate)
         kept = self._bound.setdefault((which, segment), kept)
         kept[key] = b
-        if len(kept) > KEPT_BINDINGS:
+        if len(kept) > self._most_bound[which]:
             kept.popitem(last=False)  # graphs and scratch go with it, unless a runner has it
         return b
 
@@ -420,16 +434,6 @@ class CudaContext(Context):
         self._bound.clear()
         self._memory = None  # given back before there is more, unless a runner uses it
         self._memory = engine.allocate(size, "a context's activations")
-
-    def _warm(self) -> None:
-        """The graph of the first profile's optimum, on the context's own inputs and outputs."""
-        loaded = self.engine._programs[0]
-        if not loaded.plain or loaded.states:
-            return
-        env = {n: best for n, (_, best, _) in loaded.program.dims.items()}
-        if isinstance(loaded.program.segments[0].arena, int):
-            b = self.bind(0, 0, env)
-            b.graph(self.streams, self.slot.place(b).addresses)
 
 
 def _aligned(addresses: Sequence[int]) -> bool:

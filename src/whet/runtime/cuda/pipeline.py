@@ -23,12 +23,14 @@ SLOTS = 3  # one run's inputs go up while another computes and a third one's out
 class Pipeline:
     """The streams, slots and finishing thread of a context's submitted runs."""
 
-    def __init__(self, device: Device, allocate: Callable[[int, str], DeviceMemory]) -> None:
+    def __init__(self, device: Device, allocate: Callable[[int, str], DeviceMemory], least: int = 0) -> None:
+        """`least`: bytes that each slot has from the beginning."""
         self.device = device
         self._up, self._down = Owned(device, device.stream()), Owned(device, device.stream())
         self._slots = [_Stage(device, allocate) for _ in range(SLOTS)]
         self._free: queue.SimpleQueue[_Stage] = queue.SimpleQueue()
         for s in self._slots:
+            s.slot.least = least
             self._free.put(s)
         self._finisher = ThreadPoolExecutor(1, "whet-finish")
 
@@ -61,7 +63,7 @@ class Pipeline:
         d, api, stream = self.device, self.device.api, context.streams.first
         borrowed = context._borrow_all(feeds, stream)
         which, env = context._environment(borrowed)
-        b = context.bind(which, 0, env)
+        b = context.fit(which, env)
         if not out.keys() <= context.engine.outputs.keys():
             raise InputError(f"out has {sorted(out.keys() - context.engine.outputs.keys())}",
                              why=f"the plan's outputs are {list(context.engine.outputs)}", do="leave the others out")
@@ -86,7 +88,7 @@ class Pipeline:
             transfer(d, placed.upload, True, self._up.handle)
             _follow(d, stage.event, self._up.handle, stream)
             home = list(placed.addresses)
-            context.go(b, home, home, stream)
+            context.go(b.bound, home, home, stream)
             _follow(d, stage.event, stream, self._down.handle)
             transfer(d, placed.download, False, self._down.handle)
             d.check(api.cuEventRecord(stage.done.handle, self._down.handle), "cuEventRecord")

@@ -27,17 +27,24 @@ def run(context: CudaContext, which: int, env: dict[str, int], given: Sequence[B
     own stream, and where any of them is the host's, they are there when this returns."""
     d, loaded, states = context.device, context.engine._programs[which], context._states
     own = context.order.own(stream)
-    b = context.bind(which, 0, env)
+    b = context.fit(which, env)
     placed = context.slot.place(b)
+    if context.hot is not None and context.hot[1].generation != placed.generation:
+        context.hot = None  # its places have been given back
     context.slot.wait()
     home = list(placed.addresses)
     wanted = list(home)  # where the caller has them
     ups: list[Move] = []
+    across: list[Move] = []  # on the GPU, before and after
+    back: list[Move] = []
     spans = [(x.address, x.address + x.nbytes, t.name) for t, x in zip(b.inputs, given) if x.address]
     for t, x, view in zip(b.inputs, given, placed.inputs):
         if t.name in states.inputs:
             home[t.index] = wanted[t.index] = x.address
         elif isinstance(x, OnDevice):
+            if t.index in b.partial:  # where it lies there is no room for the whole bucket
+                across.append((home[t.index], x.address, t.nbytes))
+                continue
             wanted[t.index] = x.address
         elif t.nbytes:
             copy(view, x.value)
@@ -56,7 +63,11 @@ def run(context: CudaContext, which: int, env: dict[str, int], given: Sequence[B
             place = borrow_device(out[t.name], t.dtype, d, int(stream), what)
             same_shape(place, t.shape, what)
             no_overlap(spans, place.address, t.nbytes, t.name)
-            results[t.name], wanted[t.index] = out[t.name], place.address
+            results[t.name] = out[t.name]
+            if t.index in b.partial:
+                back.append((place.address, home[t.index], t.nbytes))
+            else:
+                wanted[t.index] = place.address
         elif t.name in out:
             host = borrow_output(out[t.name], t.dtype, t.shape, what)
             no_overlap(spans, host.address, t.nbytes, t.name)
@@ -70,8 +81,10 @@ def run(context: CudaContext, which: int, env: dict[str, int], given: Sequence[B
             downs.append((fresh, view, (view.ctypes.data, home[t.index], t.nbytes)))
     for move in ups:
         transfer(d, move, True, stream)
-    context.go(b, home, wanted, stream)
-    for _, move in fetched:
+    for move in across:
+        on_gpu(d, move, stream)
+    context.go(b.bound, home, wanted, stream)
+    for move in (*back, *(m for _, m in fetched)):
         on_gpu(d, move, stream)
     if len(downs) == len(b.outputs) and placed.download is not None:
         transfer(d, placed.download, False, stream)
@@ -90,8 +103,8 @@ def run(context: CudaContext, which: int, env: dict[str, int], given: Sequence[B
         copy(y, view)
     if states.inputs:
         states.keep(loaded, results, env)
-    elif home == wanted and context.can_replay(b, placed):
-        context.hot = (b, placed, b.graph(context.streams, placed.addresses))
+    elif home == wanted and context.can_replay(b.bound, placed):
+        context.hot = (b, placed, b.bound.graph(context.streams, placed.addresses))
     return {t.name: results[t.name] for t in b.outputs if t.name in results}
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from whet.runtime.cuda.bound import Bound
+from whet.runtime.binding import Io
+from whet.runtime.cuda.buckets import Fit
 from whet.runtime.cuda.driver import Device, DeviceMemory, Owned, Pinned
 
 Allocate = Callable[[int, str], DeviceMemory]
@@ -19,7 +20,7 @@ _COPIERS = 4
 class Placed:
     """A segment's inputs and outputs in a slot: `addresses` on the device, in order, and arrays over host memory."""
 
-    def __init__(self, slot: Slot, bound: Bound) -> None:
+    def __init__(self, slot: Slot, bound: Fit) -> None:
         assert slot.memory is not None
         assert slot.pinned is not None
         self.addresses = tuple(slot.memory.address + o for o in bound.offsets)
@@ -29,9 +30,10 @@ class Placed:
         self.inputs: Sequence[np.ndarray] = both[:n]
         self.outputs: Sequence[np.ndarray] = both[n:]
         self.generation = slot.generation
-        at, end = bound.input_bytes, bound.io_bytes
+        start = bound.input_bytes
+        at, end = _end(bound.inputs, bound.offsets), _end(bound.outputs, bound.offsets[n:])
         self.upload = (self.addresses[0], slot.pinned.address, at) if at else None
-        self.download = (slot.pinned.address + at, slot.memory.address + at, end - at) if end > at else None
+        self.download = (slot.pinned.address + start, slot.memory.address + start, end - start) if end > start else None
 
 
 class Slot:
@@ -42,18 +44,20 @@ class Slot:
         self.memory: DeviceMemory | None = None
         self.pinned: Pinned | None = None
         self.generation = 0
+        self.least = 0  # bytes that it has from the beginning
         self.done = Owned(device, device.event())  # the last run that used it, where nobody waited for that
         self.busy = False
 
-    def place(self, bound: Bound) -> Placed:
+    def place(self, bound: Fit) -> Placed:
         """The inputs and outputs of these launches."""
-        found: Placed | None = bound.placed.get(id(self))
+        found: Any = bound.placed.get(id(self))
         if found is not None and found.generation == self.generation:
             return found
         if self.memory is None or self.memory.size < bound.io_bytes:
             self.close()
-            self.memory = self._allocate(bound.io_bytes, "inputs and outputs")
-            self.pinned = self.device.pinned(bound.io_bytes)
+            size = max(bound.io_bytes, self.least)
+            self.memory = self._allocate(size, "inputs and outputs")
+            self.pinned = self.device.pinned(size)
             self.generation += 1
         bound.placed[id(self)] = found = Placed(self, bound)
         return found
@@ -76,6 +80,11 @@ class Slot:
             self.memory.close()
             self.pinned.close()
             self.memory = self.pinned = None
+
+
+def _end(tensors: Sequence[Io], offsets: Sequence[int]) -> int:
+    """Where the last of them ends."""
+    return offsets[len(tensors) - 1] + tensors[-1].nbytes if tensors else 0
 
 
 _copiers: ThreadPoolExecutor | None = None
