@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import whet
@@ -59,6 +60,26 @@ def test_untuned_plans_match_onnx_runtime(name: str, precision: str) -> None:
     assert plan.summary()["steps"]["reference"] == 0
     feeds, want = wanted(name)
     assert centred_error(run(plan, feeds), want) < ALLOWED[precision]
+
+
+@needs_cuda
+def test_one_library_call_may_stand_on_two_branches() -> None:
+    """Products of the same shapes are one object, here launched on two streams of one graph."""
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal((64, 256)).astype(np.float32) for n in ("v", "w")}
+    graph = onnx.helper.make_graph(
+        [node("MatMul", ["a", "v"], ["x"]), node("MatMul", ["b", "w"], ["y"])], "g",
+        [info(n, onnx.TensorProto.FLOAT, [128, 64]) for n in "ab"],
+        [info(n, onnx.TensorProto.FLOAT, [128, 256]) for n in "xy"],
+        [onnx.numpy_helper.from_array(w, n) for n, w in weights.items()])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    feeds = {n: rng.standard_normal((128, 64)).astype(np.float32) for n in "ab"}
+    with whet.load(whet.build(model, target="cuda", opt_level=0)) as engine:
+        for _ in range(3):
+            got = engine(feeds)
+            np.testing.assert_allclose(got["x"], feeds["a"] @ weights["v"], atol=1e-4)
+            np.testing.assert_allclose(got["y"], feeds["b"] @ weights["w"], atol=1e-4)
 
 
 @needs_cuda
