@@ -27,10 +27,10 @@ ANY = (*FLOATS, *INTEGERS, DType.BOOL, DType.F8E4M3FN, DType.F8E5M2)
 
 
 class Random:
-    """Regions from a seed."""
+    """Regions from a seed; `extents`: what most dimensions are chosen from."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, extents: Sequence[Dim] = (1, 2, 5, 7, 16, 33, N)) -> None:
+        self.rng, self.extents = np.random.default_rng(seed), extents
 
     def one(self, choices: Sequence[Any]) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -55,7 +55,7 @@ class Random:
         return replace(t, aligned=const or self.often())
 
     def shape(self, rank: int) -> tuple[Dim, ...]:
-        return tuple(self.one((1, 2, 5, 7, 16, 33, N)) for _ in range(rank))
+        return tuple(self.one(self.extents) for _ in range(rank))
 
     def expressed(self, r: Region, before: bool = True) -> Region:
         """With a residual addition before the first operand, and behind the anchor a factor, relu and a cast."""
@@ -150,7 +150,7 @@ class Random:
         r, group = self.one((1, 2, 3)), self.one((1, 1, 2, 6))
         more: dict[str, Any] = {"strides": (self.one((1, 2)),) * r, "dilations": (self.one((1, 2)),) * r,
                                 "pads": (1,) * (2 * r), "const": d is DType.U8 or self.often(0.8)}
-        size = [self.one((5, 8)) for _ in range(r)]
+        size = [self.one((4, 5)) for _ in range(r)]
         return self.expressed(conv_regions.conv((N, *size, 6), self.one((6, 12)), (self.one((1, 3)),) * r, dtype=d,
                                                 group=group, kind=kind, gap=self.one((0, 3)), dims=DIMS, **more), False)
 

@@ -48,6 +48,12 @@ def test_any_batch_and_length_in_one_kernel(kind: str) -> None:
     assert "unknown" in STEPS.applies(r, H100)
 
 
+@pytest.mark.parametrize("b", [0, 3, 18])
+def test_any_batch_in_a_launch_for_each_step(b: int) -> None:
+    r = region("lstm", 2, symbol("b"), 9, "h", reverse=BOTH, dims={"b": (0, 4, 30)})
+    check(run, STEPS, r, H100, {"b": b}, params=SMALL)
+
+
 @pytest.mark.parametrize("kind", GATES)
 def test_nan_and_infinities_go_where_the_equations_send_them(kind: str) -> None:
     for clip in (None, 1.5):

@@ -17,10 +17,11 @@ from whet.targets.base import Implementation, Params, Step, Work
 from whet.targets.cuda import index
 from whet.targets.cuda.attention import brief, operand_bytes, shared_bytes
 from whet.targets.cuda.attention_loop import Loop
-from whet.targets.cuda.attention_problem import Problem, power, problem, reason
+from whet.targets.cuda.attention_problem import Problem, problem, reason
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import is_long, power_of_two
 
 FEW = 64  # rows of a group (queries times heads): more of them fill the GPU without dividing the keys
 
@@ -45,7 +46,7 @@ class AttentionDecode:
         p = problem(region)
         n, t = max(1, p.opt(p.rows)), max(1, p.opt(p.keys))
         found = []
-        for rows in {1, 16, max(16, power(n))} if n <= 4 else {max(16, power(n))}:
+        for rows in {1, 16, max(16, power_of_two(n))} if n <= 4 else {max(16, power_of_two(n))}:
             for keys in (16, 32, 64, 128, 256):
                 for parts in (1, 2, 4, 8, 16, 32):
                     for warps in (1, 2, 4, 8):
@@ -63,7 +64,7 @@ class AttentionDecode:
             return False
         if rows > 1 and not brief(p, rows, keys, warps):
             return False
-        if rows == 1 and keys * power(max(p.d, p.e)) > 2048 * warps:  # elements that lie in registers
+        if rows == 1 and keys * power_of_two(max(p.d, p.e)) > 2048 * warps:  # elements that lie in registers
             return False
         return shared_bytes(p, rows, keys, f["stages"]) <= (machine.shared_bytes or 101376)
 
@@ -126,7 +127,7 @@ def _leave(loop: Loop, parts: int) -> None:
     s, p = loop.s, loop.p
     second, third, _ = _places(p, parts)
     tops, totals, sums = (s.pointer(Work(at), _type(p)) for at in (0, second, third))
-    wide = ".to(tl.int64)" if p.range(p.batch * p.groups * p.rows * (parts * p.e))[1] >= 1 << 31 else ""
+    wide = ".to(tl.int64)" if is_long(p.range(p.batch * p.groups * p.rows * (parts * p.e))[1]) else ""
     s.line(f"place = (pair{wide} * {loop.number(p.rows)} + r) * {parts} + part")
     mask = ", mask=live" if loop.live else ""
     s.line(f"tl.store({tops} + place, top{mask})")
@@ -151,11 +152,11 @@ def _combine(p: Problem, parts: int, machine: Gpu) -> Step:
     s.line(f"b = pair // {loop.number(p.groups)}")
     s.line(f"query = row // {loop.number(p.share)}")
     s.line(f"head = g * {loop.number(p.share)} + row % {loop.number(p.share)}")
-    if p.range(p.batch * p.groups * p.rows * (parts * p.e))[1] >= 1 << 31:
+    if is_long(p.range(p.batch * p.groups * p.rows * (parts * p.e))[1]):
         s.line("place = place.to(tl.int64)")
     s.line(f"part = tl.arange(0, {parts})")
-    s.line(f"e = tl.arange(0, {power(p.e)})")
-    inside = "" if power(p.e) == p.e else f"e < {p.e}"
+    s.line(f"e = tl.arange(0, {power_of_two(p.e)})")
+    inside = "" if power_of_two(p.e) == p.e else f"e < {p.e}"
     s.line(f"top = tl.load({tops} + place * {parts} + part)")
     s.line(f"total = tl.load({totals} + place * {parts} + part)")
     mask = f", mask=({inside})[None, :], other=0.0" if inside else ""
@@ -167,4 +168,4 @@ def _combine(p: Problem, parts: int, machine: Gpu) -> Step:
     s.line("y = tl.sum(x * weight[:, None], 0)")
     y = s.name_of(f"y * ({loop.inverse('whole')})", "y")
     index.epilogue(s, region, y, Block(("b", "head", "query", "e"), ((), (), (), (0,)), (inside,)))
-    return s.step(p.batch * p.groups * p.rows, 1 if parts * power(p.e) <= 2048 else 4, 1)
+    return s.step(p.batch * p.groups * p.rows, 1 if parts * power_of_two(p.e) <= 2048 else 4, 1)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from whet.ir.dtypes import DType
 from whet.ir.symbolic import Dim
 from whet.targets.cuda import index
-from whet.targets.cuda.attention_problem import LENGTHS, MASK, K, Problem, Q, V, chunks, power
+from whet.targets.cuda.attention_problem import LENGTHS, MASK, K, Problem, Q, V, chunks
 from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import divides, power_of_two
 
 LOG2E = math.log2(math.e)
 _ROUND = 12582912.0  # 1.5 * 2^23: adding and subtracting it rounds to the nearest even integer
@@ -46,8 +47,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         p = self.p
-        self.scored = [(0, power(p.d))] if self.rows == 1 else chunks(p.d)
-        self.values = [(0, power(p.e))] if self.rows == 1 else chunks(p.e)
+        self.scored = [(0, power_of_two(p.d))] if self.rows == 1 else chunks(p.d)
+        self.values = [(0, power_of_two(p.e))] if self.rows == 1 else chunks(p.e)
         self.causal = bool(p.region.attrs.get("causal"))
         self.window = int(p.region.attrs.get("window", 0))
         self.limited = LENGTHS in p.where
@@ -76,7 +77,7 @@ class Loop:
         """Text of an integer; parameters that are surely multiples of 16 say so."""
         if isinstance(d, int):
             return str(d) if d >= 0 else f"({d})"
-        return self.s.integer(d, wide, all(c % 16 == 0 for _, c in d.terms))
+        return self.s.integer(d, wide, divides(16, d))
 
     def enter(self, tile: str) -> None:
         """Names that everything below uses: r (rows), query and head (of rows), live."""

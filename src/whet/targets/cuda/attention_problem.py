@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, lower, upper
-from whet.targets.cuda.index import optimum, ranges
+from whet.targets.cuda.shapes import operands, optimum, ranges
 
 Q, K, V, MASK, LENGTHS = "q", "k", "v", "mask", "lengths"
 OPERANDS = (Q, K, V, MASK, LENGTHS)
@@ -17,16 +17,9 @@ COMPUTE = ("f32", "tf32", "bf16", "f16", "int8")
 _HALF = {"f16": "float16", "bf16": "bfloat16"}
 
 
-def operands(region: Region) -> dict[str, int]:
-    """The indices of the region's inputs by the operand's name; those that are absent are left out."""
-    absent = region.attrs.get("absent", ())
-    there = [name for i, name in enumerate(OPERANDS) if i not in absent]
-    return {name: i for i, name in enumerate(there[:region.n_anchor])}
-
-
 def reason(region: Region) -> str:
     """Why no fused attention takes this region; "" if one may."""
-    where = operands(region)
+    where = operands(region, OPERANDS)
     q, k, v = region.inputs[:3]
     for name, t in zip("qkv", (q, k, v)):
         if t.dtype not in (*FLOATS, DType.I8):
@@ -115,7 +108,8 @@ def problem(region: Region) -> Problem:
     assert isinstance(d, int)
     assert isinstance(e, int)
     real = "float64" if region.anchor.dtype is DType.F64 else "float32"
-    return Problem(region, operands(region), out.shape[0], groups, share, out.shape[2], k.shape[2], d, e, codes, real)
+    where = operands(region, OPERANDS)
+    return Problem(region, where, out.shape[0], groups, share, out.shape[2], k.shape[2], d, e, codes, real)
 
 
 def chunks(width: int, least: int = 16) -> list[tuple[int, int]]:
@@ -130,8 +124,3 @@ def chunks(width: int, least: int = 16) -> list[tuple[int, int]]:
         out.append((at, size))
         at += size
     return out
-
-
-def power(n: int) -> int:
-    """The least power of two that is no less than n."""
-    return 1 << max(0, n - 1).bit_length()

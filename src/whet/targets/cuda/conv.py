@@ -12,17 +12,10 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim
 from whet.targets.base import Implementation, Pack, Params, Tactic
 from whet.targets.cuda.conv_kernel import Blocks, Kernel, correction, pack, reduction
-from whet.targets.cuda.conv_problem import (
-    broadcast_strides,
-    code_offset,
-    conv_of,
-    conv_reason,
-    merged,
-    product_of,
-    with_bias,
-)
+from whet.targets.cuda.conv_problem import code_offset, conv_of, conv_reason, merged, product_of, with_bias
 from whet.targets.cuda.conv_space import MOST, blocks, seconds
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.shapes import broadcast_strides
 
 FEW = 32  # input channels of a group up to which taps and channels are worth taking as one dimension
 

@@ -15,19 +15,12 @@ from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cuda.conv_problem import (
-    Conv,
-    at_opt,
-    conv_of,
-    conv_reason,
-    is_wide,
-    product_of,
-    with_bias,
-)
+from whet.targets.cuda.conv_problem import Conv, conv_of, conv_reason, is_wide, product_of, with_bias
 from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.conv_write import Pixels, Writer, masked, plus, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
+from whet.targets.cuda.shapes import optimum
 
 KEPT = 9  # taps whose weights stay in registers
 
@@ -54,7 +47,7 @@ class ConvDepthwise:
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         c = planar(conv_of(region))
-        rows, columns = (max(1, at_opt(region, d)) for d in c.out)
+        rows, columns = (max(1, optimum(region, d)) for d in c.out)
         channels = c.groups * c.og
         most = 40 if c.taps <= KEPT else 28  # sums of a thread
         found = []
@@ -81,14 +74,14 @@ class ConvDepthwise:
         c = planar(conv_of(region))
         ry, bx, bc, warps = (params[k] for k in ("ry", "bx", "bc", "warps"))
         sms = machine.multiprocessors or 132
-        rows, columns = (max(1, at_opt(region, d)) for d in c.out)
-        programs = max(1, at_opt(region, c.n)) * -(-rows // ry) * -(-columns // bx) * -(-c.groups * c.og // bc)
+        rows, columns = (max(1, optimum(region, d)) for d in c.out)
+        programs = max(1, optimum(region, c.n)) * -(-rows // ry) * -(-columns // bx) * -(-c.groups * c.og // bc)
         loads = len(_rows(c, ry)) * c.kernel[1]
         size = region.inputs[0].dtype.size
         step = bx * bc * size * loads / 100e9 + bx * bc * ry * c.taps / 150e9 + loads * 4e-9 / min(4, warps)
         together = max(1, min(16, 32 // warps))
         busy = -(-programs // sms)
-        memory = sum(t.dtype.size * at_opt(region, product(t.shape)) for t in (*region.inputs, region.output))
+        memory = sum(t.dtype.size * optimum(region, product(t.shape)) for t in (*region.inputs, region.output))
         return LAUNCH + max(busy * step + 0.8e-6 * -(-busy // together), memory / (machine.bandwidth or 3e12))
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:

@@ -16,19 +16,11 @@ import numpy as np
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Arg, In, Pack, Packed, Params, Step, Work
-from whet.targets.cuda.conv_problem import (
-    Conv,
-    at_opt,
-    code_offset,
-    conv_of,
-    is_wide,
-    merged,
-    product_of,
-    with_bias,
-)
+from whet.targets.cuda.conv_problem import Conv, code_offset, conv_of, is_wide, merged, product_of, with_bias
 from whet.targets.cuda.conv_write import Pixels, Writer, masked, plus, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
+from whet.targets.cuda.shapes import optimum
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ class Kernel:
     def _begin(self, iterations: int) -> None:
         """Where a kernel that is launched early waits; before that it asks for its weights, the first ones first."""
         s, b, c = self.s, self.b, self.c
-        pixels = at_opt(self.region, c.pixels)
+        pixels = optimum(self.region, c.pixels)
         programs = -(-pixels // b.bm)  # that read the same weights
         most = 4096 if programs <= 2 else 1024 if programs <= 16 else 0
         size = self.p.operand.size

@@ -14,19 +14,12 @@ import numpy as np
 from whet.ir.region import Region
 from whet.ir.symbolic import upper
 from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
-from whet.targets.cuda.conv_problem import (
-    at_opt,
-    conv_of,
-    conv_reason,
-    is_wide,
-    product_of,
-    ranges_of,
-    with_bias,
-)
+from whet.targets.cuda.conv_problem import conv_of, conv_reason, is_wide, product_of, with_bias
 from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.conv_write import Pixels, Writer, masked, times
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
+from whet.targets.cuda.shapes import optimum, ranges
 
 MOST = 64  # pixels
 
@@ -46,7 +39,7 @@ class ConvPixels:
             return "windows are not single pixels"
         if not region.inputs[1].const:
             return "the weights are not constant"
-        if upper(c.pixels, ranges_of(region)) > MOST:
+        if upper(c.pixels, ranges(region)) > MOST:
             return f"more than {MOST} pixels"
         if region.compute == "f8" and not machine.has_fp8:
             return f"{machine.arch} has no 8-bit floats"
@@ -69,7 +62,7 @@ class ConvPixels:
         c = conv_of(region)
         bo, bk, warps = (params[k] for k in ("bo", "bk", "warps"))
         sms = machine.multiprocessors or 132
-        programs = max(1, at_opt(region, c.pixels)) * -(-c.og // bo)
+        programs = max(1, optimum(region, c.pixels)) * -(-c.og // bo)
         busy = -(-programs // sms)
         each = bo * bk / (32 * warps)
         steps = -(-c.cg // bk)

@@ -9,12 +9,12 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
-from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Shape, evaluate, is_static, product, upper
+from whet.ir.region import Region
+from whet.ir.symbolic import Dim, Shape, is_static, product
+from whet.targets.cuda.shapes import greatest, is_long, reach
 
 FLOATS = (DType.F32, DType.BF16, DType.F16)
 CODES = (DType.I8, DType.U8)
-LARGEST_OFFSET = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,6 @@ def with_bias(region: Region) -> Region:
     return replace(region, n_anchor=2, epilogue=e)
 
 
-def broadcast_strides(t: Tensor, rank: int) -> Shape:
-    """A tensor's strides along `rank` dimensions that it broadcasts to."""
-    return (0,) * (rank - len(t.shape)) + tuple(0 if d == 1 else s for d, s in zip(t.shape, t.strides, strict=True))
-
-
 def merged(shape: Shape, strides: Shape) -> Dim | None:
     """The stride along dimensions taken as one, or None where they do not merge."""
     step: Dim | None = None
@@ -174,22 +169,10 @@ def merged(shape: Shape, strides: Shape) -> Dim | None:
     return 0 if step is None else step
 
 
-def ranges_of(region: Region) -> dict[str, tuple[int, int]]:
-    """The least and greatest values of the region's names."""
-    return {n: (r[0], r[2]) for n, r in region.dims.items()}
-
-
-def at_opt(region: Region, d: Dim) -> int:
-    """A dimension at the profile's optimum."""
-    return int(evaluate(d, {n: r[1] for n, r in region.dims.items()}))
-
-
 def is_wide(region: Region, *more: Dim) -> bool:
     """True if an offset in one of the region's tensors (or one of `more`) may not fit i32."""
-    ranges = ranges_of(region)
-    reaches = [sum((abs(upper(s, ranges)) * max(0, upper(d, ranges) - 1) for d, s in zip(t.shape, t.strides)), 0)
-               for t in (*region.inputs, region.output)]
-    return max((*reaches, *(upper(d, ranges) for d in more))) > LARGEST_OFFSET
+    reaches = (reach(region, t) for t in (*region.inputs, region.output))
+    return is_long(max((*reaches, *(greatest(region, d) for d in more))))
 
 
 def code_offset(region: Region) -> int:

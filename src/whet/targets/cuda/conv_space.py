@@ -9,8 +9,9 @@ from whet.ir.region import Region
 from whet.ir.symbolic import product
 from whet.targets.base import Params
 from whet.targets.cuda.conv_kernel import Blocks
-from whet.targets.cuda.conv_problem import Conv, Product, at_opt, conv_of, product_of
+from whet.targets.cuda.conv_problem import Conv, Product, conv_of, product_of
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.shapes import optimum
 
 # Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
 _RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
@@ -29,7 +30,7 @@ _SPLITS = (1, 2, 3, 4, 6, 8, 9, 12, 16, 18, 24)
 def blocks(region: Region, machine: Gpu, flat: bool) -> list[Params]:
     """Settings that fit the types, the shared memory and the problem, the most promising first; at most MOST."""
     c, p = conv_of(region), product_of(region)
-    pixels = max(1, at_opt(region, c.pixels))
+    pixels = max(1, optimum(region, c.pixels))
     depth = c.depth if flat else c.cg
     shared = (machine.shared_bytes or 101376) - 2048
     size = max(p.operand.size, region.inputs[0].dtype.size)
@@ -87,7 +88,7 @@ def seconds(region: Region, b: Blocks, machine: Gpu) -> float:
     at least what the memory takes; and a second launch that reads the parts where sums are split."""
     c, p = conv_of(region), product_of(region)
     sms = machine.multiprocessors or 132
-    pixels = max(1, at_opt(region, c.pixels))
+    pixels = max(1, optimum(region, c.pixels))
     programs = -(-pixels // b.bm) * -(-c.og // b.bn) * c.groups * b.split
     steps = math.ceil(b.iterations(c) / b.split)
     rate = _RATE.get(p.operand, 1.9e12 if p.precision == "tf32" else 1.7e11)
@@ -101,7 +102,7 @@ def seconds(region: Region, b: Blocks, machine: Gpu) -> float:
         step = max(step, resident * b.bm * b.bk / 30e9)
     step += TURN + 0.05 * LATENCY / max(1, b.stages - 1) + 1e-9 * b.stages
     program = LATENCY + steps * step + b.bm * b.bn * region.output.dtype.size * resident / (_L2 / sms)
-    bytes_ = sum(t.dtype.size * at_opt(region, product(t.shape)) for t in (*region.inputs, region.output))
+    bytes_ = sum(t.dtype.size * optimum(region, product(t.shape)) for t in (*region.inputs, region.output))
     total = LAUNCH + max(waves * program, bytes_ / (machine.bandwidth or 3e12))
     if b.split > 1:
         total += LAUNCH + 0.7e-6 + pixels * c.groups * c.og * b.split * p.sums.size / (0.5 * _L2)

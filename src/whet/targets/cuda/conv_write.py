@@ -9,9 +9,10 @@ from whet.ir.expr import ANCHOR, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape
 from whet.targets.base import Arg, In, Out
-from whet.targets.cuda.conv_problem import broadcast_strides, merged
+from whet.targets.cuda.conv_problem import merged
 from whet.targets.cuda.expr import emit
 from whet.targets.cuda.kernel import REGISTER, Source
+from whet.targets.cuda.shapes import broadcast_strides
 
 
 class Pixels:

@@ -23,9 +23,10 @@ from whet.ir.symbolic import is_static
 from whet.targets.base import Arg, Implementation, In, Kernel, Out, Pack, Packed, Params, Step, Work
 from whet.targets.cuda.cublaslt_match import TYPES, Linear, computes, known, layout, linear
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.matmul_problem import OUT, Problem, Products, opt, packable, problem, products, second
+from whet.targets.cuda.matmul_problem import OUT, Problem, Products, packable, problem, products, second
 from whet.targets.cuda.matmul_space import LAUNCH
 from whet.targets.cuda.matmul_splitk import sum_step
+from whet.targets.cuda.shapes import optimum
 
 WORKSPACE = 32 << 20  # bytes that an algorithm may ask for
 MOST = 24
@@ -73,12 +74,12 @@ class CublasLt:
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Products at three fifths of the peak, or the memory; a second step after that."""
         p = problem(region)
-        work = 2.0 * opt(region, p.outputs) * opt(region, p.k)
+        work = 2.0 * optimum(region, p.outputs) * optimum(region, p.k)
         rate = {DType.F32: 4e14 if products(region).precision == "tf32" else 5e13, DType.F64: 5e13,
                 DType.F16: 6e14, DType.BF16: 6e14}.get(products(region).operand, 1.2e15)
-        sizes = sum(t.dtype.size * np.prod([opt(region, d) for d in t.shape], dtype=float)
+        sizes = sum(t.dtype.size * np.prod([optimum(region, d) for d in t.shape], dtype=float)
                     for t in (*region.inputs, region.output))
-        second_step = LAUNCH + 8 * opt(region, p.outputs) / (machine.bandwidth or 3e12) if params["via"] else 0.0
+        second_step = LAUNCH + 8 * optimum(region, p.outputs) / (machine.bandwidth or 3e12) if params["via"] else 0.0
         return 1.5 * LAUNCH + max(work / rate, float(sizes) / (machine.bandwidth or 3e12)) + second_step
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
@@ -151,7 +152,7 @@ def describe(region: Region, order: str, via: bool) -> Described | None:
     arguments = (b.arg or In(1), In(0), *shifted)
     aligned = tuple(_aligned(region, a) for a in arguments[:4])
     return Described(unit, arguments, (*first_packs, *packs), p, total, aligned,
-                     opt(region, p.outputs) * total.size if via else 0)
+                     optimum(region, p.outputs) * total.size if via else 0)
 
 
 def _aligned(region: Region, arg: Arg) -> int:

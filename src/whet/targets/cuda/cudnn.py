@@ -19,20 +19,12 @@ from whet.ir.symbolic import Shape, is_static, product
 from whet.targets.base import Implementation, In, Out, Pack, Packed, Params, Step, Work
 from whet.targets.cuda import cudnn_graph
 from whet.targets.cuda.conv import flattened
-from whet.targets.cuda.conv_problem import (
-    Conv,
-    Product,
-    at_opt,
-    broadcast_strides,
-    conv_of,
-    conv_reason,
-    product_of,
-    with_bias,
-)
+from whet.targets.cuda.conv_problem import Conv, Product, conv_of, conv_reason, product_of, with_bias
 from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.cudnn_graph import TYPES, Description, Nodes, TensorSpec, UntranslatableError, translate
 from whet.targets.cuda.cudnn_pad import pad_step
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.shapes import broadcast_strides, optimum
 
 _INEXACT = ["NONDETERMINISTIC", "REDUCED_PRECISION_REDUCTION", "WINOGRAD", "FFT"]
 _ALIGN = 256  # of what lies in the workspace
@@ -119,7 +111,7 @@ class CudnnConv:
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Products at half the peak, or the memory."""
         c, p = conv_of(region), product_of(region)
-        work = 2.0 * at_opt(region, c.pixels) * c.groups * c.og * c.depth
+        work = 2.0 * optimum(region, c.pixels) * c.groups * c.og * c.depth
         rate = 8e14 if p.operand.size == 1 else 4e14 if p.operand.size == 2 else 2e14 if p.precision == "tf32" else 3e13
         sizes = float(sum(_bytes(region, t) for t in (*region.inputs, region.output)))
         return 1.5 * LAUNCH + max(work / rate, sizes / (machine.bandwidth or 3e12)) + LAUNCH * bool(params["channels"])
@@ -191,7 +183,7 @@ def _epilogue(nodes: Nodes, region: Region, anchor: tuple[str, int]) -> None:
 
 
 def _bytes(region: Region, t: Tensor) -> int:
-    return t.dtype.size * at_opt(region, product(t.shape))
+    return t.dtype.size * optimum(region, product(t.shape))
 
 
 def _spec(t: Tensor, shape: Shape) -> TensorSpec:
@@ -265,7 +257,7 @@ class CudnnMatmul:
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Products at half the peak, or the memory."""
-        work = 2.0 * at_opt(region, product(region.anchor.shape) * region.inputs[0].shape[-1])
+        work = 2.0 * optimum(region, product(region.anchor.shape) * region.inputs[0].shape[-1])
         rate = 4e14 if region.inputs[0].dtype.size == 2 else 2e14 if region.compute == "tf32" else 3e13
         sizes = float(sum(_bytes(region, t) for t in (*region.inputs, region.output)))
         return 1.5 * LAUNCH + max(work / rate, sizes / (machine.bandwidth or 3e12))

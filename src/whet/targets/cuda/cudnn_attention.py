@@ -11,12 +11,12 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import product
 from whet.ir.work import flops
 from whet.targets.base import Implementation, In, Params
-from whet.targets.cuda.attention_problem import LENGTHS, MASK, operands, reason
-from whet.targets.cuda.conv_problem import broadcast_strides
+from whet.targets.cuda.attention_problem import LENGTHS, MASK, OPERANDS, reason
 from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.cudnn import Made, asked, library_reason
 from whet.targets.cuda.cudnn_graph import TYPES, Nodes, TensorSpec
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.shapes import broadcast_strides, operands
 
 _HALF = (DType.F16, DType.BF16)
 WIDEST = 256  # elements of a head
@@ -33,7 +33,7 @@ class CudnnAttention:
 
     def _reason(self, region: Region) -> str:
         """What keeps a static region from the library, whatever the machine."""
-        where, at = operands(region), region.attrs
+        where, at = operands(region, OPERANDS), region.attrs
         q, k, v = region.inputs[:3]
         if region.prologue:
             return "operands are computed on load"
@@ -81,7 +81,7 @@ class CudnnAttention:
 
     def graph(self, region: Region) -> Made:
         """The region as a graph of one operation."""
-        at, where = region.attrs, operands(region)
+        at, where = region.attrs, operands(region, OPERANDS)
         nodes = Nodes(4, 0)
         values = [nodes.tensor(_spec(region.inputs[i]), In(i)) for i in range(3)]
         attrs: dict[str, Any] = {"attn_scale": float(at["scale"]), "generate_stats": False}

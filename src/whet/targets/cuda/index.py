@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Expr, Leaf
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Shape, lower, upper
+from whet.ir.symbolic import Dim, Shape
 from whet.targets.base import In, Out
 from whet.targets.cuda.expr import emit
 from whet.targets.cuda.kernel import Source
-
-REACH = 2**31 - 1  # of int32
+from whet.targets.cuda.shapes import is_long, reach
 
 
 @dataclass(frozen=True)
@@ -48,31 +47,9 @@ class Block:
         return " & ".join(f"({self.masks[a]})" for a in axes if a < len(self.masks) and self.masks[a])
 
 
-def ranges(region: Region) -> dict[str, tuple[int, int]]:
-    """(least, greatest) of the names of symbolic dimensions, as `symbolic.upper` takes them."""
-    return {k: (v[0], v[2]) for k, v in region.dims.items()}
-
-
-def optimum(region: Region, d: Dim) -> int:
-    """A dimension's value at the optimum shape."""
-    from whet.ir.symbolic import evaluate
-
-    return int(evaluate(d, {k: v[1] for k, v in region.dims.items()}))
-
-
-def divides(n: int, d: Dim) -> bool:
-    """Whether the dimension is known to be a multiple of n."""
-    rest = d % n
-    return isinstance(rest, int) and rest == 0
-
-
 def is_wide(region: Region, t: Tensor) -> bool:
     """Whether an element of the tensor may lie 2^31 elements or more from the first."""
-    r = ranges(region)
-    reach = 0
-    for d, stride in zip(t.shape, t.strides, strict=True):
-        reach += max(0, upper(d, r) - 1) * max(abs(upper(stride, r)), abs(lower(stride, r)))
-    return reach > REACH
+    return is_long(reach(region, t))
 
 
 def pointer(s: Source, region: Region, k: int) -> str:
@@ -102,7 +79,7 @@ def offsets(s: Source, t: Tensor, coords: Sequence[str], wide: bool = False) -> 
         if (isinstance(d, int) and d == 1) or (isinstance(stride, int) and stride == 0) or c == "0":
             continue
         if wide and not c.isdigit():
-            c = f"({c}).to(tl.int64)"
+            c = f"tl.cast({c}, tl.int64)"
         step = s.integer(stride, wide=wide and not isinstance(stride, int))
         parts.append(f"({c})" if step == "1" else f"({c}) * ({step})" if step.startswith("-") else f"({c}) * {step}")
     return " + ".join(parts) if parts else "0"
@@ -216,12 +193,6 @@ def unravel(s: Source, flat: str, extents: Sequence[Dim], hint: str = "i") -> li
             out.append(s.name_of(f"{rest} % {d}", hint))
             rest = s.name_of(f"{rest} // {d}", hint)
     return list(reversed(out))
-
-
-def broadcast_strides(t: Tensor, shape: Shape) -> Shape:
-    """The tensor's strides along the dimensions of a shape that it broadcasts to: 0 where it has one element."""
-    missing = len(shape) - len(t.shape)
-    return (0,) * missing + tuple(0 if isinstance(d, int) and d == 1 else x for d, x in zip(t.shape, t.strides))
 
 
 def merged(shape: Shape, strides: Sequence[Shape]) -> tuple[list[Dim], list[list[Dim]]]:

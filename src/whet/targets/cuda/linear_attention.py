@@ -15,20 +15,14 @@ from whet.ir.ops_linear_attention import OPERANDS
 from whet.ir.region import Region
 from whet.targets.base import Implementation, Params, Step
 from whet.targets.cuda import expr, index
-from whet.targets.cuda.attention_problem import FLOATS, power
+from whet.targets.cuda.attention_problem import FLOATS
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, optimum
+from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import operands, optimum, power_of_two
 
 _WIDEST = 4096  # rows of a state
 _MOST = 64  # elements of the state that a thread holds
-
-
-def operands(region: Region) -> dict[str, int]:
-    """Indices of the region's inputs by name."""
-    absent = region.attrs.get("absent", ())
-    there = [name for i, name in enumerate(OPERANDS) if i not in absent]
-    return {name: i for i, name in enumerate(there[:region.n_anchor])}
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class LinearAttention:
     def applies(self, region: Region, machine: Gpu) -> str:
         if region.prologue:
             return "operands computed on load are not supported"
-        for name, i in operands(region).items():
+        for name, i in operands(region, OPERANDS).items():
             if region.inputs[i].dtype not in FLOATS:
                 return f"{name} is {region.inputs[i].dtype.value}"
         if any(t.dtype not in FLOATS for t in region.extra_outputs):
@@ -55,7 +49,7 @@ class LinearAttention:
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         d, e = (int(region.inputs[i].shape[3]) for i in (1, 2))  # type: ignore[arg-type]
         found = [{"columns": columns, "warps": warps} for columns in (1, 2, 4, 8, 16, 32, 64) for warps in (1, 2, 4, 8)
-                 if columns <= max(1, power(e)) and warps * 16 <= power(d) * columns <= warps * 32 * _MOST]
+                 if columns <= power_of_two(e) and warps * 16 <= power_of_two(d) * columns <= warps * 32 * _MOST]
         found = found or [{"columns": 1, "warps": 8}]
         return sorted(found, key=lambda f: self.cost(region, f, machine, threads))[:12]
 
@@ -66,8 +60,8 @@ class LinearAttention:
         columns, warps = params["columns"], params["warps"]
         programs = b * g * -(-e // columns)
         waves = max(1.0, programs * warps / (16 * (machine.multiprocessors or 100)))
-        sums = 1 + ("beta" in operands(region)) + h // max(1, g)
-        each = 0.5 + sums * (0.1 + 0.04 * warps) + power(d) * columns / (warps * 32) * (3 + sums) / 1500
+        sums = 1 + ("beta" in operands(region, OPERANDS)) + h // max(1, g)
+        each = 0.5 + sums * (0.1 + 0.04 * warps) + power_of_two(d) * columns / (warps * 32) * (3 + sums) / 1500
         return waves * t * each * 1e-6
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
@@ -75,11 +69,11 @@ class LinearAttention:
 
 
 def _step(region: Region, columns: int, warps: int, machine: Gpu) -> Step:
-    where = operands(region)
+    where = operands(region, OPERANDS)
     real = "float64" if region.anchor.dtype is DType.F64 else "float32"
     heads, groups = (int(region.inputs[i].shape[1]) for i in (0, 1))  # type: ignore[arg-type]
     d, e = (int(region.inputs[i].shape[3]) for i in (1, 2))  # type: ignore[arg-type]
-    chunks, share, rows = -(-e // columns), heads // groups, power(d)
+    chunks, share, rows = -(-e // columns), heads // groups, power_of_two(d)
     s = Source("linear_attention", machine.has_fp8)
     s.line(f"pair = tl.program_id(0) // {chunks}")
     s.line(f"b = pair // {groups}")

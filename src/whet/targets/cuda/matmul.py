@@ -9,14 +9,7 @@ from whet.ir.symbolic import ceildiv, product
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.matmul_emit import Body, depth_loop, outer_products
-from whet.targets.cuda.matmul_problem import (
-    default_order,
-    packable,
-    problem,
-    products,
-    reason,
-    second,
-)
+from whet.targets.cuda.matmul_problem import default_order, packable, problem, products, reason, second
 from whet.targets.cuda.matmul_space import seconds, tiles
 
 

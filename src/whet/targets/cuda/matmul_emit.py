@@ -10,7 +10,8 @@ from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products, multiple
+from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products
+from whet.targets.cuda.shapes import divides, is_long
 
 EARLY = 64 * 64  # elements of a tile whose epilogue's operands have room in registers beside the sums
 
@@ -30,8 +31,8 @@ class Body:
 
     def number(self, d: Dim) -> str:
         """Text of a dimension, stride or count."""
-        wide = not isinstance(d, int) and upper(d, self.p.ranges) > 2**31 - 1
-        return self.s.integer(d, wide=wide, aligned=multiple(d))
+        wide = not isinstance(d, int) and is_long(upper(d, self.p.ranges))
+        return self.s.integer(d, wide=wide, aligned=divides(16, d))
 
     def tile(self, pid: str, bm: int, bn: int, group: int, splits: int = 1) -> None:
         """`pm`, `pn`, `outer` and, of several splits, `split`, of the program `pid`: tiles of `group` rows by all

@@ -20,8 +20,9 @@ from whet.targets.base import Implementation, Pack, Packed, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body
-from whet.targets.cuda.matmul_problem import Problem, Products, opt, problem, products
+from whet.targets.cuda.matmul_problem import Problem, Products, problem, products
 from whet.targets.cuda.matmul_space import LATENCY, LAUNCH
+from whet.targets.cuda.shapes import is_long, optimum
 
 CODES = (DType.I8, DType.U8, DType.I4, DType.U4, DType.I2, DType.U2)
 MOST_ROWS = 4  # without tensor cores
@@ -154,7 +155,7 @@ class GroupedTiles:
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         p = problem(region)
-        m = opt(region, p.m)
+        m = optimum(region, p.m)
         found: list[Params] = []
         for bm, bn, warps in ((16, 16, 2), (16, 32, 4), (16, 64, 4), (16, 128, 4), (32, 32, 4), (32, 64, 4),
                               (64, 64, 4), (64, 128, 4), (128, 64, 4), (128, 128, 8)):
@@ -167,9 +168,9 @@ class GroupedTiles:
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         p, how = problem(region), products(region)
-        m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
+        m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
         bm, bn = params["bm"], params["bn"]
-        programs = -(-m // bm) * -(-n // bn) * max(1, opt(region, product(p.batch)))
+        programs = -(-m // bm) * -(-n // bn) * max(1, optimum(region, product(p.batch)))
         sms = machine.multiprocessors or 132
         rate = 1.7e11 if how.operand is DType.F32 else 1.5e12
         widening = 8.0 * bn * k / 2.2e11  # of each program: instructions per code
@@ -182,7 +183,7 @@ class GroupedTiles:
         c = codes_of(region, params["stretch"], 1, False)
         if not c.even:
             how = Products(DType.F32, DType.F32)
-        p = replace(p, wide=p.wide or c.depth * c.n >= 2**31)
+        p = replace(p, wide=p.wide or is_long(c.depth * c.n))
         bm, bn, h = params["bm"], params["bn"], c.stretch
         body = Body("matmul_grouped", region, p, how, machine)
         s, w = body.s, _Weights(body, c)
@@ -218,13 +219,13 @@ class GroupedRows:
     name = "grouped_rows"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        if opt(region, problem(region).m) > MOST_ROWS:
+        if optimum(region, problem(region).m) > MOST_ROWS:
             return f"more than {MOST_ROWS} rows"
         return reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         p = problem(region)
-        rows = 1 << (min(max(1, opt(region, p.m)), MOST_ROWS) - 1).bit_length()
+        rows = 1 << (min(max(1, optimum(region, p.m)), MOST_ROWS) - 1).bit_length()
         whole = codes_of(region, 128, 1, True)
         found: list[Params] = []
         for bn in (1, 2, 4, 8, 16, 32):
@@ -238,8 +239,8 @@ class GroupedRows:
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         p = problem(region)
-        m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
-        blocks = -(-m // params["rows"]) * max(1, opt(region, product(p.batch)))
+        m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
+        blocks = -(-m // params["rows"]) * max(1, optimum(region, product(p.batch)))
         programs, sms = -(-n // params["bn"]) * blocks, machine.multiprocessors or 132
         c = codes_of(region, 128, params["chunks"], True)
         rounds = -(-programs // (sms * max(1, 32 // params["warps"])))
@@ -252,7 +253,7 @@ class GroupedRows:
         rows, bn, r = params["rows"], params["bn"], params["chunks"]
         p, how = problem(region), Products(DType.F32, DType.F32, dot=False)
         c = codes_of(region, 128, r, True)
-        p = replace(p, wide=p.wide or c.depth * c.n >= 2**31)
+        p = replace(p, wide=p.wide or is_long(c.depth * c.n))
         h = c.stretch
         body = Body("matmul_grouped_rows", region, p, how, machine)
         s, w = body.s, _Weights(body, c)

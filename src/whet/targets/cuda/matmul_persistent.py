@@ -12,19 +12,9 @@ from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body, depth_loop
-from whet.targets.cuda.matmul_problem import (
-    Key,
-    Problem,
-    default_order,
-    multiple,
-    opt,
-    packable,
-    problem,
-    products,
-    reason,
-    second,
-)
+from whet.targets.cuda.matmul_problem import Key, Problem, default_order, packable, problem, products, reason, second
 from whet.targets.cuda.matmul_space import seconds
+from whet.targets.cuda.shapes import divides, optimum
 
 _TILES = [(128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 4),
           (128, 128, 64, 8, 3), (128, 128, 128, 8, 2), (64, 256, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)]
@@ -47,7 +37,7 @@ class MatmulPersistent:
             return "products of wide types"
         if p.batch:
             return "batches"
-        tiles = -(-opt(region, p.m) // 128) * -(-opt(region, p.n) // 128)
+        tiles = -(-optimum(region, p.m) // 128) * -(-optimum(region, p.n) // 128)
         return "" if tiles >= (machine.multiprocessors or 132) // 2 else "too few tiles"
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
@@ -107,9 +97,9 @@ def _as_blocks(region: Region, order: str) -> bool:
 def _matrix(p: Problem, key: Key, along: int) -> tuple[bool, Dim] | None:
     """(is the depth contiguous, stride of the other dimension) of an operand; None: no such matrix."""
     across, deep, size = p.strides[key][along], p.strides[key][-1], p.tensors[key].dtype.size
-    if deep == 1 and across != 0 and multiple(across * size):
+    if deep == 1 and across != 0 and divides(16, across * size):
         return True, across
-    if across == 1 and deep != 0 and multiple(deep * size):
+    if across == 1 and deep != 0 and divides(16, deep * size):
         return False, deep
     return None
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Sym, evaluate, product, upper
+from whet.ir.symbolic import Dim, product, upper
 from whet.targets.base import Arg, In, Out, Pack, Packed
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.shapes import is_long, optimum, ranges
 
 # Role and index. a, b: leaves of the operands; e: leaves of the epilogue; s: sums of b's columns; o: the output.
 Key = tuple[str, int]
@@ -124,10 +125,10 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
     batch, (rows, row) = loops[:-1], loops[-1]
     strides = {key: (*(s[key] for _, s in batch), row[key], _step(key, t, -1, "beso"),
                      _step(key, t, -1 if key[0] == "a" else -2, "ab")) for key, t in tensors.items()}
-    ranges = {name: (r[0], r[2]) for name, r in region.dims.items()}
+    limits = ranges(region)
     extents = (*(e for e, _ in batch), rows, n, k)
-    wide = any(_reach(extents, s, ranges) > 2**31 - 1 for s in strides.values())
-    return Problem(tuple(e for e, _ in batch), rows, n, k, tensors, args, strides, ranges, wide)
+    wide = any(is_long(_reach(extents, s, limits)) for s in strides.values())
+    return Problem(tuple(e for e, _ in batch), rows, n, k, tensors, args, strides, limits, wide)
 
 
 def _lead(key: Key, t: Tensor, rank: int) -> tuple[Dim, ...]:
@@ -152,18 +153,6 @@ def _reach(extents: tuple[Dim, ...], strides: tuple[Dim, ...], ranges: Mapping[s
     for e, s in zip(extents, strides, strict=True):
         total += max(0, upper(e, ranges) - 1) * max(abs(upper(s, ranges)), abs(upper(0 - s, ranges)))
     return total
-
-
-def multiple(d: Dim, of: int = 16) -> bool:
-    """True if a dimension is known to be a multiple of `of` for all values of its names."""
-    if isinstance(d, Sym):
-        return all(c % of == 0 for _, c in d.terms)
-    return d % of == 0
-
-
-def opt(region: Region, d: Dim) -> int:
-    """A dimension at the profile's optimum."""
-    return evaluate(d, {name: r[1] for name, r in region.dims.items()})
 
 
 @dataclass(frozen=True)
@@ -229,12 +218,12 @@ def _column_sums(b: np.ndarray) -> np.ndarray:
 def flops(region: Region) -> float:
     """Floating-point operations at the optimum shape."""
     p = problem(region)
-    return 2.0 * opt(region, p.outputs) * opt(region, p.k)
+    return 2.0 * optimum(region, p.outputs) * optimum(region, p.k)
 
 
 def traffic(region: Region) -> float:
     """Bytes of all tensors at the optimum shape, each once."""
-    return float(sum(t.dtype.size * math.prod(opt(region, d) for d in t.shape)
+    return float(sum(t.dtype.size * math.prod(optimum(region, d) for d in t.shape)
                      for t in (*region.inputs, region.output)))
 
 

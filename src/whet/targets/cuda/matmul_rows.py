@@ -16,8 +16,9 @@ from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body
-from whet.targets.cuda.matmul_problem import CODES, Products, opt, packable, problem, products, reason, second
+from whet.targets.cuda.matmul_problem import CODES, Products, packable, problem, products, reason, second
 from whet.targets.cuda.matmul_space import LATENCY, LAUNCH
+from whet.targets.cuda.shapes import optimum
 
 MOST_ROWS = 8
 
@@ -32,13 +33,13 @@ class MatmulRows:
 
     def applies(self, region: Region, machine: Gpu) -> str:
         p = problem(region)
-        if opt(region, p.m) > MOST_ROWS:
+        if optimum(region, p.m) > MOST_ROWS:
             return f"more than {MOST_ROWS} rows"
         return reason(region, machine)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         p, b = problem(region), region.inputs[1]
-        m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
+        m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
         rows = 1 << (min(m, MOST_ROWS) - 1).bit_length()
         order = "nk" if packable(region) and (b.strides[-2] != 1 or _operand(region).size < b.dtype.size) else ""
         along = order == "nk" or b.strides[-2] == 1
@@ -55,8 +56,8 @@ class MatmulRows:
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """The second operand from memory once for every block of rows; programs of fewer bytes are late."""
         p = problem(region)
-        m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
-        blocks = opt(region, product(p.batch)) * -(-m // params["rows"])
+        m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
+        blocks = optimum(region, product(p.batch)) * -(-m // params["rows"])
         programs = -(-n // params["bn"]) * blocks
         sms = machine.multiprocessors or 132
         rounds = -(-programs // (sms * max(1, 32 // params["warps"])))

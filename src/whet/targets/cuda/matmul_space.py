@@ -7,7 +7,8 @@ from whet.ir.region import Region
 from whet.ir.symbolic import product
 from whet.targets.base import Params
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.matmul_problem import Products, opt, problem, products
+from whet.targets.cuda.matmul_problem import Products, problem, products
+from whet.targets.cuda.shapes import optimum, power_of_two
 
 # Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
 _RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
@@ -35,14 +36,14 @@ _DOUBLE = [(32, 32, 16, 4, 3), (64, 32, 16, 4, 3), (64, 64, 16, 4, 3), (16, 32, 
 def tiles(region: Region, machine: Gpu) -> list[Params]:
     """Tiles that fit the products' type, the shared memory and the problem, in no order."""
     p, how = problem(region), products(region)
-    m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
+    m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
     loaded = max(t.dtype.size for (role, _), t in p.tensors.items() if role in "ab")
     out: list[Params] = []
     for bm, bn, bk, warps, stages in _shapes(how):
-        if (bm > 16 and bm >= 2 * max(16, _power(m))) or (bn > 16 and bn >= 2 * max(16, _power(n))):
+        if (bm > 16 and bm >= 2 * max(16, power_of_two(m))) or (bn > 16 and bn >= 2 * max(16, power_of_two(n))):
             continue
         size = max(how.operand.size, loaded)
-        bk = min(bk * 2 if size == 1 else bk, max(_power(k), 32 if size == 1 else 16))
+        bk = min(bk * 2 if size == 1 else bk, max(power_of_two(k), 32 if size == 1 else 16))
         while stages > 2 and (bm + bn) * bk * size * stages > (machine.shared_bytes or 101376) - 1024:
             stages -= 1
         if (bm + bn) * bk * size * stages > (machine.shared_bytes or 101376) - 1024:
@@ -51,10 +52,6 @@ def tiles(region: Region, machine: Gpu) -> list[Params]:
         if made not in out:
             out.append(made)
     return out
-
-
-def _power(d: int) -> int:
-    return 1 << (d - 1).bit_length()
 
 
 def _shapes(how: Products) -> list[tuple[int, int, int, int, int]]:
@@ -73,8 +70,8 @@ def seconds(region: Region, params: Params, machine: Gpu, splits: int) -> float:
     """
     p, how = problem(region), products(region)
     bm, bn, bk, stages = params["bm"], params["bn"], params["bk"], params["stages"]
-    m, n, k = (max(1, opt(region, d)) for d in (p.m, p.n, p.k))
-    batch = max(1, opt(region, product(p.batch)))
+    m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
+    batch = max(1, optimum(region, product(p.batch)))
     sms, shared = machine.multiprocessors or 132, machine.shared_bytes or 101376
     programs = -(-m // bm) * -(-n // bn) * batch * splits
     steps = -(-k // (bk * splits))
@@ -87,6 +84,6 @@ def seconds(region: Region, params: Params, machine: Gpu, splits: int) -> float:
     each = -(-programs // sms)  # on the busiest multiprocessor
     room = max(1, min(each, shared // max(1, (bm + bn) * bk * size * stages), 32 // params["warps"], 4))
     program = steps * max(room * block, LATENCY / max(1, stages - 1)) + 2 * LATENCY + room * bm * bn * 4 / FROM_L2
-    memory = (sum(t.dtype.size * opt(region, product(t.shape)) for t in (*region.inputs, region.output))
+    memory = (sum(t.dtype.size * optimum(region, product(t.shape)) for t in (*region.inputs, region.output))
               / (machine.bandwidth or 3e12))
     return LAUNCH + max(-(-each // room) * program, memory)

@@ -16,8 +16,9 @@ from whet.targets.base import Implementation, Params, Step, Work
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body, depth_loop
-from whet.targets.cuda.matmul_problem import Problem, default_order, opt, packable, problem, products, reason, second
+from whet.targets.cuda.matmul_problem import Problem, default_order, packable, problem, products, reason, second
 from whet.targets.cuda.matmul_space import LAUNCH, seconds, tiles
+from whet.targets.cuda.shapes import is_long, optimum
 
 SPLITS = (2, 3, 4, 6, 8, 12, 16)
 
@@ -31,7 +32,7 @@ class MatmulSplitK:
         if not products(region).dot:
             return "integers wider than 8 bits"
         p = problem(region)
-        programs = -(-opt(region, p.m) // 64) * -(-opt(region, p.n) // 64) * opt(region, product(p.batch))
+        programs = -(-optimum(region, p.m) // 64) * -(-optimum(region, p.n) // 64) * optimum(region, product(p.batch))
         if programs > 4 * (machine.multiprocessors or 132):
             return "tiles enough for every multiprocessor"
         return reason(region, machine) or ("" if _divisions(region, machine) else "too little depth to divide")
@@ -46,7 +47,7 @@ class MatmulSplitK:
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         p = problem(region)
-        moved = 8.0 * params["split"] * opt(region, p.outputs)
+        moved = 8.0 * params["split"] * optimum(region, p.outputs)
         return seconds(region, params, machine, params["split"]) + LAUNCH + moved / (2 * (machine.bandwidth or 3e12))
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
@@ -74,20 +75,20 @@ class MatmulSplitK:
 
 def _divisions(region: Region, machine: Gpu) -> list[Params]:
     """Tiles and parts, each of at least two blocks of the depth."""
-    k = opt(region, problem(region).k)
+    k = optimum(region, problem(region).k)
     return [{**t, "split": split} for t in tiles(region, machine) for split in SPLITS
             if 2 * t["bk"] * split <= k and t["bm"] * t["bn"] <= 128 * 128]
 
 
 def enough(p: Problem, parts: int) -> Problem:
     """The problem with offsets wide enough for the sums of all parts."""
-    return replace(p, wide=p.wide or upper(p.outputs * parts, p.ranges) > 2**31 - 1)
+    return replace(p, wide=p.wide or is_long(upper(p.outputs * parts, p.ranges)))
 
 
 def sum_step(region: Region, p: Problem, machine: Gpu, parts: int, dtype: DType, offset: Dim = 0) -> Step:
     """The step that adds `parts` matrices of the workspace at `offset` (bytes) and applies the epilogue."""
-    n = max(1, opt(region, p.n))
-    share = max(256, min(2048, opt(region, p.outputs) // (2 * (machine.multiprocessors or 132))))
+    n = max(1, optimum(region, p.n))
+    share = max(256, min(2048, optimum(region, p.outputs) // (2 * (machine.multiprocessors or 132))))
     bn = min(1 << (n - 1).bit_length(), 256)
     bm = max(1, min(16, 1 << max(0, (share // bn).bit_length() - 1)))
     body = Body("matmul_sum", region, p, products(region), machine)

@@ -19,7 +19,8 @@ from whet.targets.cuda import index
 from whet.targets.cuda.expr import cast, finish
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
-from whet.targets.cuda.tiles import OUT, Tile, is_flat, merged, number, optimum, tilings
+from whet.targets.cuda.shapes import optimum
+from whet.targets.cuda.tiles import OUT, Tile, is_flat, merged, number, tilings
 
 RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}  # by size: types that elements travel as
 LAUNCH = 2e-6  # seconds that a small kernel takes

@@ -15,7 +15,8 @@ from whet.targets.base import Implementation, In, Out, Params, Work
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.moving import LAUNCH
-from whet.targets.cuda.tiles import greatest, is_wide, number, optimum, power_of_two
+from whet.targets.cuda.shapes import greatest, optimum, power_of_two
+from whet.targets.cuda.tiles import is_wide, number
 
 _MOST = 1 << 30  # boxes of an image
 

@@ -12,21 +12,9 @@ from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.base import Implementation, In, Out, Params
 from whet.targets.cuda.expr import emit
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import (
-    REACH,
-    Block,
-    broadcast_strides,
-    divides,
-    is_wide,
-    load_tensor,
-    merged,
-    optimum,
-    pointer_to,
-    ranges,
-    store_tensor,
-    unravel,
-)
+from whet.targets.cuda.index import Block, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, ranges
 
 LAUNCH = 1.3e-6  # seconds that the smallest kernel takes
 _RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}
@@ -106,7 +94,7 @@ def _nest(region: Region) -> _Nest:
     shape = region.output.shape
     keys = [OUT, *region.epilogue.leaves]
     tensors = [region.output, *(region.inputs[k] for k in keys[1:])]
-    strides = [broadcast_strides(t, shape) for t in tensors]
+    strides = [broadcast_strides(t, len(shape)) for t in tensors]
     # Loops in the output's order of memory; then what is contiguous everywhere is one loop.
     live = [i for i, d in enumerate(shape) if not (isinstance(d, int) and d == 1)]
     order = sorted(live, key=lambda i: -abs(optimum(region, strides[0][i])))
@@ -155,7 +143,7 @@ def _plain(region: Region) -> tuple[Expr, DType | None]:
 
 def _program(s: Source, region: Region, count: Dim, block: int) -> str:
     """The first index of the program's block; in int64 where indices do not fit in int32."""
-    wide = upper(count, ranges(region)) + block > REACH
+    wide = is_long(upper(count, ranges(region)) + block)
     return s.name_of(f"tl.program_id(0){'.to(tl.int64)' if wide else ''}", "pid")
 
 
@@ -174,7 +162,7 @@ def _flat(s: Source, region: Region, nest: _Nest, block: int) -> Dim:
         _values(s, region, nest, whole)
         return n // block
     even = divides(16, n)  # else accesses under a mask are of single elements: only the last program's should be
-    size = s.integer(n, wide=upper(n, ranges(region)) > REACH, aligned=even)
+    size = s.integer(n, wide=is_long(upper(n, ranges(region))), aligned=even)
     part = Block(coords, axes, (f"{i} < {size}",))
     if even:
         _values(s, region, nest, part)

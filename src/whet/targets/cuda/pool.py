@@ -22,7 +22,8 @@ from whet.targets.cuda.expr import division, extreme_text, root
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.moving import LAUNCH, put
-from whet.targets.cuda.tiles import Tile, number, optimum, tilings
+from whet.targets.cuda.shapes import optimum
+from whet.targets.cuda.tiles import Tile, number, tilings
 
 _UNROLLED = 36  # taps that are written out one after the other
 _LARGE = 25  # windows that are worth tiles of taps

@@ -22,20 +22,14 @@ from whet.targets.cuda import expr, index
 from whet.targets.cuda.attention import MOST_WRITTEN
 from whet.targets.cuda.attention_problem import FLOATS
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, optimum
+from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.recurrent_gates import Gates
+from whet.targets.cuda.shapes import operands, optimum
 
 _LENGTHS = (DType.I32, DType.I64)
 MOST_STEPS = 256  # launches of one layer
 _STEP = symbol("step in time")  # stands for the number of a launch until there is one
-
-
-def operands(region: Region) -> dict[str, int]:
-    """Indices of the region's inputs by name."""
-    absent = region.attrs.get("absent", ())
-    there = [name for i, name in enumerate(OPERANDS) if i not in absent]
-    return {name: i for i, name in enumerate(there[:region.n_anchor])}
 
 
 def passes(region: Region) -> list[tuple[int, ...]]:
@@ -55,7 +49,7 @@ def extents(region: Region) -> tuple[Dim, Dim, int, int]:
 def _reason(region: Region) -> str:
     if region.prologue or region.epilogue:
         return "nothing is fused with it"
-    for name, i in operands(region).items():
+    for name, i in operands(region, OPERANDS).items():
         if region.inputs[i].dtype not in (_LENGTHS if name == "lengths" else FLOATS):
             return f"{name} is {region.inputs[i].dtype.value}"
     if any(t.dtype not in FLOATS for t in (region.output, *region.extra_outputs)):
@@ -123,17 +117,17 @@ class Recurrent:
         s.line(f"first = tl.program_id(0) % {s.integer(blocks)} * {rows}")
         k.enter()
         columns = params["columns"]
-        with s.block(f"for n0 in range(0, {size}, {columns}):"):
+        with s.block(f"for column0 in range(0, {size}, {columns}):"):
             k.begin()
         s.line("tl.debug_barrier()")
         with s.block(f"for step in range(0, {s.integer(steps)}):"):
             k.times()
             for number in range(len(k.passes)):
-                with s.block(f"for n0 in range(0, {size}, {columns}):"):
+                with s.block(f"for column0 in range(0, {size}, {columns}):"):
                     k.columns_of(number)
                 s.line("tl.debug_barrier()")
         s.line(f"step = {s.integer(steps)}")
-        with s.block(f"for n0 in range(0, {size}, {columns}):"):
+        with s.block(f"for column0 in range(0, {size}, {columns}):"):
             k.end()
         return Implementation((s.step(blocks * n, params["warps"], 2),), workspace=k.bytes)
 
@@ -172,7 +166,7 @@ class RecurrentSteps:
         def kernel(name: str) -> _Kernel:
             k = _Kernel(region, params, name)
             s = k.s
-            s.line(f"n0 = tl.program_id(0) % {chunks} * {params['columns']}")
+            s.line(f"column0 = tl.program_id(0) % {chunks} * {params['columns']}")
             s.line(f"rest = tl.program_id(0) // {chunks}")
             s.line(f"d = rest // {s.integer(blocks)}")
             s.line(f"first = rest % {s.integer(blocks)} * {params['rows']}")
@@ -199,7 +193,7 @@ class RecurrentSteps:
 
 
 class _Kernel:
-    """Parts of a program's text, in terms of d (direction), first (row of the batch), n0 (column), step.
+    """Parts of a program's text, in terms of d (direction), first (row of the batch), columcolumn0, step.
 
     The workspace has, for [direction, row, column]: h of even and of odd steps, c (LSTM), reset * h and z (GRU in two
     passes).
@@ -208,7 +202,7 @@ class _Kernel:
     def __init__(self, region: Region, params: Params, name: str) -> None:
         self.region, self.s = region, Source(name)
         self.rows, self.columns, self.depth = params["rows"], params["columns"], params["depth"]
-        self.where, self.passes = operands(region), passes(region)
+        self.where, self.passes = operands(region, OPERANDS), passes(region)
         self.kind, self.layout = region.attrs["kind"], region.attrs["layout"]
         self.steps, self.batch, self.directions, self.size = extents(region)
         self.double = region.anchor.dtype is DType.F64
@@ -241,7 +235,7 @@ class _Kernel:
 
     def _column(self, gate: int = 0) -> tuple[str, str]:
         """Indices of columns of a gate, and their mask."""
-        n = f"n0 + tl.arange(0, {self.columns})"
+        n = f"column0 + tl.arange(0, {self.columns})"
         text = f"({n} + {gate * self.size})[None, :]" if gate else f"({n})[None, :]"
         return text, "" if self.size % self.columns == 0 else f"({n})[None, :] < {self.size}"
 
@@ -279,7 +273,7 @@ class _Kernel:
     # -- parts -----------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The initial states of columns n0 to the workspace."""
+        """The initial states of the columns from column0 on to the workspace."""
         for part in ("h", "c"):
             if part not in self.workspace:
                 continue
@@ -319,7 +313,7 @@ class _Kernel:
             s.line("time = step + row * 0")
 
     def columns_of(self, number: int) -> None:
-        """Columns n0 of one pass over this step."""
+        """The columns from column0 on of one pass over this step."""
         s = self.s
         gates = self.passes[number]
         last = number == len(self.passes) - 1
@@ -357,7 +351,7 @@ class _Kernel:
         return self._load(name, ("d", column), ((), (1,)), ("", mask))
 
     def _products(self, gates: Sequence[int], source: str) -> dict[int, str]:
-        """The products of the rows' `source` with the gates' columns n0 of R."""
+        """The products of the rows' `source` with the gates' columns of R from column0 on."""
         s = self.s
         for g in gates:
             s.line(f"sum{g} = tl.zeros([{self.rows}, {self.columns}], tl.{self.real})")
@@ -373,7 +367,7 @@ class _Kernel:
             h = s.name_of(f"{index.filled(s, h, self.place, block, (self.rows, self.depth))}.to(tl.{to})", "x")
             i = self.where["r"]
             for g in gates:
-                n = f"(n0 + tl.arange(0, {self.columns}))[:, None]"
+                n = f"(column0 + tl.arange(0, {self.columns}))[:, None]"
                 column = f"({n} + {g * self.size})" if g else n
                 b = Block(("d", column, k), ((), (0,), (1,)),
                           ("" if self.size % self.columns == 0 else f"{n} < {self.size}", block.masks[1]))

@@ -17,9 +17,10 @@ from whet.ir.symbolic import Dim, ceildiv
 from whet.targets.base import Arg, Implementation, Params, Work
 from whet.targets.cuda.expr import cast, constant, division, extreme_text
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import REACH, Block, optimum
+from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.rows import Rows, Tile, pow2, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.rows import Rows, Tile, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.shapes import is_long, optimum, power_of_two
 
 _FAR = 2**31 - 1
 
@@ -103,12 +104,12 @@ class Reduce:
             most = n // (2 * p["cols"])
             if programs < sms and most > 1 and p["cols"] < 8192:
                 for goal in (2 * sms, sms // 2):
-                    splits = min(pow2(max(1, goal // programs)), pow2(most), 1024)
+                    splits = min(power_of_two(max(1, goal // programs)), power_of_two(most), 1024)
                     if splits > 1:
                         parts.append({**p, "splits": splits})
         if count < sms and n > 4096:  # whole rows in registers need no walk: chunks of them do
             for c, w in ((1024, 4), (2048, 4), (512, 4)):
-                splits = min(pow2(max(1, 2 * sms // count)), pow2(-(-n // c)), 1024)
+                splits = min(power_of_two(max(1, 2 * sms // count)), power_of_two(-(-n // c)), 1024)
                 if splits > 1 and not nest.across:
                     parts.append({"rows": 1, "cols": c, "warps": w, "splits": splits})
         unique = list({tuple(p.items()): p for p in parts}.values())
@@ -212,7 +213,7 @@ def _divided(tile: Tile, fold: _Fold, params: Params, machine: Gpu) -> Implement
     share = ceildiv(ceildiv(n, splits), tile.c) * tile.c
     s.line("pid = tl.program_id(0)")
     tile.begin(f"(pid // {splits})")
-    wide = ".to(tl.int64)" if nest.longest + tile.c > REACH else ""
+    wide = ".to(tl.int64)" if is_long(nest.longest + tile.c) else ""
     s.line(f"first = (pid % {splits}){wide} * {s.integer(share)}")
     s.line(f"last = tl.minimum(first + {s.integer(share)}, {s.integer(n)})")
     states = _folded(tile, fold, "first", "last")

@@ -15,8 +15,9 @@ from whet.ir.symbolic import Dim, ceildiv, upper
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, root
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, optimum, ranges
-from whet.targets.cuda.rows import Rows, Tile, divisions, part_of, pow2, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.index import Block
+from whet.targets.cuda.rows import Rows, Tile, divisions, part_of, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.shapes import optimum, power_of_two, ranges
 
 
 class RowNorm:
@@ -155,7 +156,7 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     last = Tile(region.kind, nest, machine, 1, c)
     means, squares = part_of(last, parts, (0, size), real)
     s = last.s
-    lanes = pow2(upper(parts, ranges(region)))
+    lanes = power_of_two(upper(parts, ranges(region)))
     count = s.integer(parts)
     s.line(f"part = {last.lanes(lanes)}")
     s.line(f"of_row = pid // {count} * {count} + part")

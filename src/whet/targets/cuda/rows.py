@@ -19,22 +19,9 @@ from whet.ir.symbolic import Dim, Shape, ceildiv, product, upper
 from whet.targets.base import In, Out, Params, Work
 from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide, finish
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import (
-    REACH,
-    Block,
-    axes_of,
-    broadcast_strides,
-    divides,
-    is_wide,
-    load_tensor,
-    merged,
-    optimum,
-    pointer_to,
-    ranges,
-    store_tensor,
-    unravel,
-)
+from whet.targets.cuda.index import Block, axes_of, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, power_of_two, ranges
 
 LAUNCH = 1.5e-6  # seconds that a small kernel takes
 RESIDENT = 1 << 14  # columns that a program holds in registers at most
@@ -97,10 +84,10 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
         strides[key] = _split(along, split) if split else along
 
     for k in prologue_of(region).leaves:
-        put(("x", k), region.inputs[k], broadcast_strides(region.inputs[k], x.shape))
+        put(("x", k), region.inputs[k], broadcast_strides(region.inputs[k], len(x.shape)))
     for i in range(1, region.n_anchor):
         t = region.inputs[i]
-        put(("w", i), t, broadcast_strides(t, x.shape) if not split else _per_channel(region, t))
+        put(("w", i), t, broadcast_strides(t, len(x.shape)) if not split else _per_channel(region, t))
     for i, t in enumerate((region.output, *region.extra_outputs)):
         put(("o", i), t, _through(t, region.output.shape, rank, cols))
     for k in region.epilogue.leaves if region.epilogue is not None else ():
@@ -123,7 +110,7 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
 
 def _through(t: Tensor, shape: Shape, rank: int, cols: set[int]) -> Shape:
     """Strides of what broadcasts to the result, along the operand's dimensions: 0 along those that are gone."""
-    s = broadcast_strides(t, shape)
+    s = broadcast_strides(t, len(shape))
     if len(shape) == rank:
         return s
     kept = iter(s)
@@ -196,7 +183,7 @@ class Tile:
 
     def row(self, pid: str) -> tuple[str, str]:
         """The flat index of the rows of block `pid`, and text of which of them there are ("": all)."""
-        wide = ".to(tl.int64)" if upper(self.nest.count, ranges(self.region)) + self.r > REACH else ""
+        wide = ".to(tl.int64)" if is_long(upper(self.nest.count, ranges(self.region)) + self.r) else ""
         if self.flat:
             return self.s.name_of(f"{pid}{wide}", "row"), ""
         row = self.s.name_of(f"({pid}{wide} * {self.r} + tl.arange(0, {self.r}))[:, None]", "row")
@@ -303,15 +290,15 @@ def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[P
     n = max(1, optimum(nest.region, nest.length))
     count = max(1, optimum(nest.region, nest.count))
     longest = max(1, nest.longest)
-    whole = pow2(longest)
+    whole = power_of_two(longest)
     sms = machine.multiprocessors or 108
     found: dict[tuple[int, int, int], float] = {}
     columns = {whole} if whole * weight <= RESIDENT and not (nest.across and whole > 512) else set()
-    if not columns or whole >= 4 * pow2(n) or nest.across:
-        columns |= {min(c, pow2(n)) for c in ((16, 32, 64, 128) if nest.across else (1024, 2048, 4096))}
+    if not columns or whole >= 4 * power_of_two(n) or nest.across:
+        columns |= {min(c, power_of_two(n)) for c in ((16, 32, 64, 128) if nest.across else (1024, 2048, 4096))}
     for c in columns:
         for r in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            if r > pow2(count) and r > 1:
+            if r > power_of_two(count) and r > 1:
                 continue
             for w in (1, 2, 4, 8, 16):
                 each = r * c / (32 * w)  # elements of a thread
@@ -345,11 +332,6 @@ def part_of(tile: Tile, parts: Dim, places: Sequence[Dim], dtype: DType) -> list
     s.line(f"start = pid % {count} * {c}")
     s.line(f"end = tl.minimum(start + {c}, {s.integer(tile.nest.length)})")
     return [s.pointer(Work(p), dtype, aligned=False) for p in places]
-
-
-def pow2(n: int) -> int:
-    """The least power of two that is not less than n."""
-    return 1 << max(0, n - 1).bit_length()
 
 
 def _log2(x: float) -> float:

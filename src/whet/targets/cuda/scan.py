@@ -11,7 +11,8 @@ from whet.targets.base import Implementation, In, Out, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.moving import LAUNCH, Movement, moved
-from whet.targets.cuda.tiles import OUT, is_wide, merged, number, optimum, power_of_two, sum_of
+from whet.targets.cuda.shapes import optimum, power_of_two
+from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of
 
 _ELEMENTS = 2048  # of a tile
 

@@ -20,7 +20,8 @@ from whet.targets.cuda.gather import Pick
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.moving import LAUNCH, Movement, copy, copy_tiling, is_never_read, moved, place, pointer
-from whet.targets.cuda.tiles import OUT, Nest, Tile, is_wide, merged, number, optimum, sum_of
+from whet.targets.cuda.shapes import optimum
+from whet.targets.cuda.tiles import OUT, Nest, Tile, is_wide, merged, number, sum_of
 
 _INDEX, _UPDATES = 1, 2  # the region's inputs
 _ROWS, _OTHERS = 32, 64  # updates that a program links, and those it compares them with at a time

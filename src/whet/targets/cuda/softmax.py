@@ -10,18 +10,9 @@ from whet.ir.symbolic import ceildiv, upper
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, exponential
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, optimum, ranges
-from whet.targets.cuda.rows import (
-    Rows,
-    Tile,
-    divisions,
-    part_of,
-    pow2,
-    rows_of,
-    seconds,
-    tilings,
-    types_reason,
-)
+from whet.targets.cuda.index import Block
+from whet.targets.cuda.rows import Rows, Tile, divisions, part_of, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.shapes import optimum, power_of_two, ranges
 
 
 class Softmax:
@@ -134,7 +125,7 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     tops, totals = part_of(last, parts, (0, size), real)
     s = last.s
     count = s.integer(parts)
-    s.line(f"part = {last.lanes(pow2(upper(parts, ranges(region))))}")
+    s.line(f"part = {last.lanes(power_of_two(upper(parts, ranges(region))))}")
     s.line(f"of_row = pid // {count} * {count} + part")
     top = s.name_of(f"tl.load({tops} + of_row, mask=part < {count}, other=-float('inf'))", "top")
     total = s.name_of(f"tl.load({totals} + of_row, mask=part < {count}, other=0.0)", "total")

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whet.ir.region import Region, Tensor
-from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, evaluate, lower, names, product, upper
+from whet.ir.region import Region
+from whet.ir.symbolic import Dim, Shape, Sym, ceildiv, product
 from whet.targets.base import Params
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.shapes import divides, greatest, is_long, optimum, power_of_two, reach
 
 OUT = -1  # the key of the output among region inputs' indices
-_I32 = (1 << 31) - 1
+_SLACK = 1 << 20  # more than a tile's elements: what lies behind the last one is counted, too
 _FEW = 16  # columns that are too few to be a row of a tile
 _WASTE = 0.75  # of a row's lanes at least so many should be columns
 
@@ -56,42 +57,18 @@ def merged(shape: Shape, strides: Mapping[int, Sequence[Dim]], labels: Sequence[
                 tuple(l for _, _, l in nest))
 
 
-def optimum(region: Region, d: Dim) -> int:
-    """d at the profile's optimum."""
-    return d if isinstance(d, int) else evaluate(d, {n: r[1] for n, r in region.dims.items()})
-
-
-def greatest(region: Region, d: Dim) -> int:
-    """The greatest magnitude that d may have. Names in attributes alone may have no range: then it is beyond all."""
-    ranges = {n: (r[0], r[2]) for n, r in region.dims.items()}
-    if names(d) - ranges.keys():
-        return 1 << 62
-    return max(abs(lower(d, ranges)), abs(upper(d, ranges)))
-
-
-def reach(region: Region, t: Tensor) -> int:
-    """An upper bound of how many elements away from its first a tensor's last one lies."""
-    return sum(greatest(region, (d - 1) * s) for d, s in zip(t.shape, t.strides, strict=True))
-
-
 def is_wide(region: Region, *others: Dim) -> bool:
     """True if offsets into the region's tensors (or one of the sizes `others`) may lie beyond 32 bits."""
     tensors = (*region.inputs, region.output, *region.extra_outputs)
-    return (any(reach(region, t) > _I32 - (1 << 20) for t in tensors)
-            or any(greatest(region, d) > _I32 - (1 << 20) for d in others))
+    furthest = max((*(reach(region, t) for t in tensors), *(greatest(region, d) for d in others)))
+    return is_long(furthest + _SLACK)
 
 
 def number(s: Source, region: Region, d: Dim) -> str:
     """Text of a dimension, a parameter where it is symbolic (64 bits wide where it may need them)."""
     if isinstance(d, int):
         return str(d) if d >= 0 else f"({d})"
-    rest = d % 16
-    return s.integer(d, wide=greatest(region, d) > _I32, aligned=isinstance(rest, int) and rest == 0)
-
-
-def power_of_two(n: int) -> int:
-    """The least power of two that is no less than n (1 for n < 2)."""
-    return 1 << max(n - 1, 0).bit_length()
+    return s.integer(d, wide=is_long(greatest(region, d)), aligned=divides(16, d))
 
 
 def sum_of(terms: Iterable[str]) -> str:

@@ -17,7 +17,8 @@ from whet.targets.base import Implementation, In, Out, Params, Step, Work
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.moving import LAUNCH, Movement, moved, pointer
-from whet.targets.cuda.tiles import OUT, greatest, is_wide, merged, number, optimum, power_of_two, sum_of
+from whet.targets.cuda.shapes import greatest, optimum, power_of_two
+from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of
 
 _INDICES = -2  # the key of the second output among tensors
 _BLOCK = 1024  # elements that are sorted at a time
