@@ -56,6 +56,8 @@ class FakeGpu:
             os._exit(7)
         if params["does"] == "lose":
             raise LostDeviceError("an illegal address")
+        if params["does"] == "time slowly":
+            time.sleep(0.03)
         if log := os.environ.get("FAKE_GPU_LOG"):
             with open(log, "a") as f:
                 f.write(region.signature() + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import queue
 import threading
 import time
 from collections import Counter
@@ -35,7 +36,7 @@ LONGEST = 400  # characters of a failure that are kept
 FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
 _Picked = tuple[Region, list[Candidate]]
-_Jobs = dict[tuple[int, int], "Future[Any]"]  # by region and rank
+_Last = tuple[list[Trial], "Future[Any]"] | None  # the best few, and their seconds in turns, to come
 
 
 @dataclass
@@ -113,53 +114,74 @@ class _Measuring:
         self.level, self.out, self.progress = opt_level, out, progress
         self.hope = HOPE[opt_level]
         self.best: dict[tuple[str, str], float] = {}  # by region and tactic; of all of them by ""
-        self.done = self.total = 0
 
     def run(self, todo: Sequence[_Picked]) -> None:
         """Time, and choose. Each region's trials are in the cache, and soon in its file, when they are complete."""
         self.device.submit(RUN_TIMEOUT, "open", self.target)  # while others compile
         begin = time.monotonic()
         picked = [(r, pick(c, CANDIDATES[self.level])) for r, c in todo]
-        self.total = sum(len(c) for _, c in picked)
         size = max(2, cores() // 4)
-        groups = [picked[at:at + size] for at in range(0, len(picked), size)]
-        jobs, before = [], 0
-        for group in groups:
-            before += len(group)  # the time that is left over goes to the groups behind
-            jobs.append(self._begin(group, begin + BUDGET[self.level] * before / len(picked)))
-        for group, theirs in zip(groups, jobs):
-            self._finish(group, theirs)
+        jobs: list[list[Future[Any]]] = []
+        for at in range(0, len(picked), size):
+            group = picked[at:at + size]
+            # The time that is left over goes to the groups behind.
+            until = begin + BUDGET[self.level] * (at + len(group)) / len(picked)
+            jobs += self._begin(group, until)
+        events: queue.SimpleQueue[int] = queue.SimpleQueue()  # regions of which a candidate or the last round is done
 
-    def _begin(self, group: Sequence[_Picked], until: float) -> _Jobs:
+        def noted(i: int) -> Callable[[object], None]:
+            return lambda _: events.put(i)
+
+        for i, theirs in enumerate(jobs):
+            for job in theirs:
+                job.add_done_callback(noted(i))
+        awaited, done, total = [len(theirs) for theirs in jobs], 0, sum(map(len, jobs))
+        finals: dict[int, tuple[list[Trial], _Last]] = {}
+        undecided = len(picked)
+        while undecided:
+            i = events.get()
+            region, candidates = picked[i]
+            if i in finals:
+                self._decide(region, *finals[i])
+                undecided -= 1
+            else:
+                awaited[i] -= 1
+                done += 1
+                self.progress(Progress(done, total, describe(region)))
+                if awaited[i] == 0:
+                    finals[i] = self._compared(region, candidates, jobs[i])
+                    jobs[i] = []
+                    if (last := finals[i][1]) is not None:
+                        last[1].add_done_callback(noted(i))
+                    else:
+                        events.put(i)
+            self.cache.keep()
+
+    def _begin(self, group: Sequence[_Picked], until: float) -> list[list[Future[Any]]]:
         """The candidates of some regions, the best few of each first: what is left when the time is over is what
         promised least."""
-        jobs: _Jobs = {}
+        jobs: list[list[Future[Any]]] = [[] for _ in group]
         for rank in range(max(len(c) for _, c in group)):
-            for i, (region, candidates) in enumerate(group):
+            for mine, (region, candidates) in zip(jobs, group):
                 if rank < len(candidates):
                     c = candidates[rank]
                     own = sum(d.tactic == c.tactic for d in candidates[:rank])
-                    jobs[i, rank] = self._candidate(region, c, own, until)
+                    mine.append(self._candidate(region, c, own, until))
         return jobs
 
-    def _finish(self, group: Sequence[_Picked], jobs: _Jobs) -> None:
-        finals = []
-        for i, (region, candidates) in enumerate(group):
-            trials, samples, objects = [], [], []
-            for k, c in enumerate(candidates):
-                trial, sample, made = self._outcome(c, jobs[i, k])
-                self.done += 1
-                self.progress(Progress(self.done, self.total, describe(region)))
-                self.cache.keep()
-                if trial is not None:
-                    trials.append(trial)
-                    samples.append(sample)
-                    objects.append(made)
-            for k, why in dissenters(region, samples).items():
-                trials[k].seconds, trials[k].failed = None, why
-            finals.append((region, trials, self._last_round(region, trials, objects)))
-        for region, trials, last in finals:
-            self._decide(region, trials, last)
+    def _compared(self, region: Region, candidates: Sequence[Candidate], jobs: Sequence[Future[Any]]
+                  ) -> tuple[list[Trial], _Last]:
+        """A region's trials when all its candidates are through, and the last round, to come."""
+        trials, samples, objects = [], [], []
+        for c, job in zip(candidates, jobs):
+            trial, sample, made = self._outcome(c, job)
+            if trial is not None:
+                trials.append(trial)
+                samples.append(sample)
+                objects.append(made)
+        for k, why in dissenters(region, samples).items():
+            trials[k].seconds, trials[k].failed = None, why
+        return trials, self._last_round(region, trials, objects)
 
     def _candidate(self, region: Region, c: Candidate, rank: int, until: float) -> Future[Any]:
         """(objects, (seconds, sample)) of a candidate, to come. `rank`: among those of its tactic. `until`: when
@@ -209,7 +231,7 @@ class _Measuring:
         return Trial(c.tactic, c.params, seconds=float(f"{seconds:.4g}")), sample, objects
 
     def _last_round(self, region: Region, trials: list[Trial], objects: list[dict[str, bytes]]
-                    ) -> tuple[list[Trial], Future[Any]] | None:
+                    ) -> _Last:
         """The best few, timed again in turns: a single time may have met the device in a good or bad moment."""
         good = sorted((t.seconds, k) for k, t in enumerate(trials) if t.seconds is not None)
         close = [k for s, k in good[:PLAYOFF] if s <= CLOSE * good[0][0] + 0.5e-6]
@@ -223,7 +245,7 @@ class _Measuring:
         job = self.device.submit(RUN_TIMEOUT, "playoff", self.target, region, several, first=True)
         return [trials[k] for k in close], job
 
-    def _decide(self, region: Region, trials: list[Trial], last: tuple[list[Trial], Future[Any]] | None) -> None:
+    def _decide(self, region: Region, trials: list[Trial], last: _Last) -> None:
         if last is not None:
             seconds, failed = result(last[1])
             for t, s in zip(last[0], seconds or ()):
@@ -241,7 +263,6 @@ class _Measuring:
         best = trials[0]
         self.out.choices[region.signature()] = Choice(best.tactic, best.params, "measured", best.seconds)
         self.cache.put(key_of(self.cache, self.target, region.timing_key()), Entry(region.kind, trials))
-        self.cache.keep()
 
 
 def pick(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

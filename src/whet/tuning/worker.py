@@ -106,6 +106,8 @@ def serve(worker: Any) -> None:
             return
         try:
             send(replies, (True, getattr(worker, method)(*args)))
+        except BrokenPipeError:  # whoever asked was ended
+            return
         except Exception as e:
             send(replies, (False, f"{type(e).__name__}: {e}"))
             if type(e).__name__ in getattr(worker, "FATAL", ()):
