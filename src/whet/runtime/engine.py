@@ -30,6 +30,7 @@ from whet.runtime.states import States
 
 Feeds = Mapping[str, Any]
 KEPT_BINDINGS = 8  # shapes that a context remembers
+KEPT_ENVIRONMENTS = 64  # shapes of which it remembers what dimensions they tell
 
 
 def load(plan: str | os.PathLike[str] | Plan, *, threads: int | None = None,
@@ -458,7 +459,7 @@ class Context:
         if found is None:
             found = choose(engine._programs, shapes, dict(zip(engine._sizes, values)), kept)
             self._environments[key] = found
-            if len(self._environments) > KEPT_BINDINGS:
+            if len(self._environments) > KEPT_ENVIRONMENTS:
                 self._environments.popitem(last=False)
         else:
             self._environments.move_to_end(key)

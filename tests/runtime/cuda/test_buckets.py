@@ -92,6 +92,20 @@ def test_every_size_by_the_graphs_that_a_context_is_made_with(gpu: driver.Device
             ctx.run({"x": rows(65)})
 
 
+def test_shapes_that_take_turns_take_the_short_way(gpu: driver.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine() as e, e.context() as ctx:
+        for n in SIZES:
+            ctx.run({"x": rows(n)})
+        with monkeypatch.context() as patch:
+            patch.setattr(ctx, "general", None)
+            for n in SIZES:
+                np.testing.assert_array_equal(ctx.run({"x": rows(n)})["y"], expected(rows(n)))
+        with pytest.raises(InputError, match="float64"):
+            ctx.run({"x": rows(3).astype(np.float64)})
+        with pytest.raises(InputError, match="3, 4"):
+            ctx.run({"x": rows(3, 4)})
+
+
 def test_what_is_not_captured_at_once_is_when_it_comes(gpu: driver.Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "SECONDS", -1.0)
     with engine() as e, e.context() as ctx:

@@ -15,11 +15,11 @@ from whet.errors import DeviceError, DeviceMemoryError, InputError, LostDeviceEr
 from whet.plan.manifest import HOST_TYPES, np_dtype
 from whet.plan.program import Tensor
 from whet.runtime.binding import evaluate
-from whet.runtime.cuda import buckets, plain, runner, steptimes
+from whet.runtime.cuda import buckets, hot, plain, runner, steptimes
 from whet.runtime.cuda.arrays import DeviceArray, borrow_device, on_device, same_shape
 from whet.runtime.cuda.bound import POINTER_ALIGN, Bound, Streams
 from whet.runtime.cuda.buckets import Fit
-from whet.runtime.cuda.driver import DeviceMemory, Owned
+from whet.runtime.cuda.driver import DeviceMemory
 from whet.runtime.cuda.order import Order, stream_of
 from whet.runtime.cuda.pipeline import Pipeline
 from whet.runtime.cuda.staging import Placed, Slot, copied, copy, transfer
@@ -54,7 +54,8 @@ class CudaContext(Context):
         self._lent: tuple[Loaded, dict[str, int]] | None = None  # the states of a runner
         self._buckets = [buckets.of(p) for p in engine._programs]
         self._most_bound = [KEPT_BINDINGS if b is None else b.kept + KEPT_BINDINGS for b in self._buckets]
-        self.hot: tuple[Fit, Placed, Owned] | None = None  # of the last run on host arrays
+        self.hot: hot.Ready | None = None  # of the last run on host arrays
+        self.hots: OrderedDict[tuple[Any, ...], hot.Ready] = OrderedDict()  # of buckets, by shapes
         with d.current():
             self.streams = Streams(d)
             self._memory: DeviceMemory | None = engine.allocate(engine.arena_bytes, "a context's activations")
@@ -81,24 +82,18 @@ class CudaContext(Context):
         tensors that are not contiguous. LostDeviceError: the GPU failed; the engine is closed then.
         """
         with self._lock:
-            hot = self.hot
-            if hot is None or out is not None or device or stream is not None:
-                return self._guarded(feeds, out, device, stream)
-            bound, placed, graph = hot
+            last = self.hot
+            if last is None or out is not None or device or stream is not None:
+                return self.general(feeds, out, device, stream)
+            bound, placed, graph = last
             if self.order.elsewhere or len(feeds) != len(bound.inputs):
-                return self._guarded(feeds, out, device, stream)
+                return self.general(feeds, out, device, stream)
             for t, view in zip(bound.inputs, placed.inputs):
                 x = feeds.get(t.name)
                 if type(x) is not np.ndarray or x.shape != t.shape or x.dtype != t.dtype:
-                    return self._guarded(feeds, out, device, stream)
+                    return hot.turn(self, feeds)
                 copy(view, x)
-            try:
-                with self.device.current():
-                    self._replay(placed, graph)
-            except LostDeviceError:
-                self.lose()
-                raise
-            return {t.name: copied(y) for t, y in zip(bound.outputs, placed.outputs)}
+            return hot.replay(self, bound, placed, graph)
 
     def submit(self, feeds: Feeds, out: Feeds | None = None) -> Future[dict[str, Any]]:
         """Run in the background, after what has been submitted before; errors come out of the future. Copies of
@@ -172,6 +167,7 @@ class CudaContext(Context):
             if self._closed:
                 return
             self._closed, self.hot = True, None
+            self.hots.clear()
             with contextlib.suppress(DeviceError), self.device.current():  # a lost device has nothing to wait for
                 self.order.settle()
             for kept in self._bound.values():
@@ -238,7 +234,7 @@ class CudaContext(Context):
                 self.device.probe(self.streams.first)
         return self.device.lost is not None
 
-    def _guarded(self, feeds: Feeds, out: Feeds | None, device: bool, stream: Any) -> dict[str, Any]:
+    def general(self, feeds: Feeds, out: Feeds | None, device: bool, stream: Any) -> dict[str, Any]:
         def go() -> dict[str, Any]:
             with self.device.current():
                 borrowed = self._borrow_all(feeds, self._stream_of(stream))
@@ -285,21 +281,6 @@ class CudaContext(Context):
 
     def _stream_of(self, stream: Any) -> Any:
         return self.streams.first if stream is None else stream_of(self.device, stream)
-
-    def _replay(self, placed: Placed, graph: Owned) -> None:
-        """Inputs up, the graph, outputs down, and wait."""
-        d, stream = self.device, self.streams.first
-        if self._closed:
-            self.check_open()
-        self.slot.wait()
-        transfer(d, placed.upload, True, stream)
-        code = d.api.cuGraphLaunch(graph.handle, stream)[0]
-        if code:
-            d.fail(code, "a run")
-        transfer(d, placed.download, False, stream)
-        code = d.api.cuStreamSynchronize(stream)[0]
-        if code:
-            d.fail(code, "a run")
 
     def _run_borrowed(self, borrowed: Given, out: Feeds | None, times: Times | None, device: bool, stream: Any
                       ) -> dict[str, Any]:
@@ -418,6 +399,7 @@ class CudaContext(Context):
         kept[key] = b
         if len(kept) > self._most_bound[which]:
             kept.popitem(last=False)  # graphs and scratch go with it, unless a runner has it
+            self.hots.clear()
         return b
 
     def _room(self, size: int, names: Sequence[str], env: Mapping[str, int]) -> None:
@@ -431,6 +413,7 @@ class CudaContext(Context):
                             do="give smaller inputs, or set engine.memory_limit")
         self.order.settle()
         self.hot = None
+        self.hots.clear()
         self._bound.clear()
         self._memory = None  # given back before there is more, unless a runner uses it
         self._memory = engine.allocate(size, "a context's activations")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.runtime.cuda import hot
 from whet.runtime.cuda.arrays import DeviceArray, OnDevice, borrow_device, on_device, same_shape
 from whet.runtime.cuda.bound import Bound
 from whet.runtime.cuda.driver import Device
@@ -104,7 +105,7 @@ def run(context: CudaContext, which: int, env: dict[str, int], given: Sequence[B
     if states.inputs:
         states.keep(loaded, results, env)
     elif home == wanted and context.can_replay(b.bound, placed):
-        context.hot = (b, placed, b.bound.graph(context.streams, placed.addresses))
+        hot.keep(context, b, placed)
     return {t.name: results[t.name] for t in b.outputs if t.name in results}
 
 
