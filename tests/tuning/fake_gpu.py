@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.errors import DeviceMemoryError
 from whet.targets.base import Candidate, Implementation
 from whet.targets.cuda.target import CudaTarget
 from whet.tuning.worker import serve
@@ -54,6 +55,8 @@ class FakeGpu:
     def time(self, target: Any, region: Any, tactic: str, params: dict[str, Any], objects: Any) -> Any:
         if params["does"] == "end":
             os._exit(7)
+        if params["does"] == "take all memory":
+            raise DeviceMemoryError("GPU 0 has no memory for an operand", why="it takes 9 MiB, of 80 MiB 5 are free")
         if params["does"] == "lose":
             raise LostDeviceError("an illegal address")
         if params["does"] == "time slowly":

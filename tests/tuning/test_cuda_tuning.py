@@ -158,13 +158,14 @@ def chosen(monkeypatch: pytest.MonkeyPatch, plays: dict[str, list[tuple[float, s
 def test_the_fastest_that_is_right_wins_and_those_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     choice, out, entry = chosen(monkeypatch, {
         "good": [(5, ""), (4, ""), (4.1, "tire")], "crashing": [(1, "end"), (9, "")], "reaching": [(1, "lose")],
-        "lying": [(1, "lie")], "odd": [(1, "not compile")]})
+        "lying": [(1, "lie")], "odd": [(1, "not compile")], "large": [(1, "take all memory")]})
     assert (choice.tactic, choice.params["us"], choice.how, choice.seconds) == ("good", 4, "measured", 4e-6)
     failed = {t.tactic: t.failed for t in entry.trials if t.seconds is None}
     assert "exit 7" in failed["crashing"]
     assert "an illegal address" in failed["reaching"]
     assert "differs from" in failed["lying"]
     assert "a type that is none" in failed["odd"]
+    assert "no memory for an operand" in failed["large"]
     assert set(out.failed) == set(failed)
     assert [t.params["us"] for t in entry.trials if t.seconds][:2] == [4, 5], "the one that tires is behind"
     assert out.objects.keys() >= {"good1"}

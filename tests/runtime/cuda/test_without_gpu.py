@@ -15,6 +15,7 @@ import pytest
 from runtime.cuda.gpu_plans import chain
 from runtime.tiny_plans import chain as cpu_chain
 from targets.cuda.on_device import missing
+from whet import abi_cudnn
 from whet.compare import devices
 from whet.errors import (
     DeviceError,
@@ -214,3 +215,27 @@ def test_results_of_eight_bit_floats_have_no_capsule() -> None:
         exported("float8_e4m3fn").__dlpack__()
     with pytest.raises(BufferError, match="copy"):
         exported().__dlpack__(copy=True)
+
+
+def test_what_cudnn_opens_by_name_is_loaded_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(name: str) -> None:
+        asked.append(name)
+        raise RuntimeError("not found")
+
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", SimpleNamespace(load_nvidia_dynamic_lib=load))
+    abi_cudnn._preload()  # those that are not there are no error
+    assert asked == ["cudart", "nvrtc", "cublasLt"]
+
+
+def test_cudnn_that_is_not_there_names_its_wheel_and_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch
+                                                                               ) -> None:
+    def none(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(abi_cudnn.ctypes, "CDLL", none)
+    with pytest.raises(MissingExtraError, match="cuDNN") as e:
+        abi_cudnn._library()
+    assert "nvidia-cudnn-cu13" in e.value.where
+    assert e.value.do == 'pip install "whet[cuda]"'
