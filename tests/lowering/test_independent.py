@@ -117,8 +117,14 @@ def test_the_batch_of_a_transformer_is_independent_and_its_sequence_is_not() -> 
     assert claims(g, block(g, x, 8)) == ["n"]
     g, (x,) = graph((N, 5, 8))
     y = block(g, x, 8)
-    flat = g.add("reshape", [y], {"shape": (N * 5, 8)})
-    assert claims(g, flat) == ["n"]
+    g.outputs, g.output_names = [g.add("reshape", [y], {"shape": (N * 5, 8)})], ["y"]
+    made = manager.run(g)
+    assert independent(made) == ["n"]
+    rng = np.random.default_rng(2)
+    real = weights(REAL, 5, 8)
+    with np.errstate(all="ignore"):
+        want, got = (interpret(made, {"x0": x})["y"] for x in (real, padded(real, rng)))
+    np.testing.assert_allclose(got[: REAL * 5], want, rtol=1e-4, atol=1e-5)
     g, (x,) = graph((1, M, 8))
     assert claims(g, block(g, x, 8)) == []
 
@@ -135,6 +141,24 @@ def test_embeddings_masks_and_positions_are_looked_up_row_by_row() -> None:
     assert independent(made) == ["n"]
     rng = np.random.default_rng(1)
     agree(made, {"x0": rng.integers(0, 10, (REAL, 6)), "x1": weights(REAL, 6, 4)})
+
+
+def test_movement_inside_rows_keeps_them_apart() -> None:
+    g, (x, i, j) = graph((N, 3, 4), (N, 3, 2), (N, 5, 1), dtypes=(DType.F32, DType.I64, DType.I64))
+    wide = g.add("resize", [x], {"shape": (N, 6, 4), "scales": (None, 2.0, None), "mode": "linear"})
+    wide = g.add("pad", [wide], {"pads": (0, 1, 0, 0, 1, 0), "mode": "edge", "value": 0.0})
+    some = g.add("gather_elements", [x, i], {"axis": 2})
+    rows = g.add("gather_nd", [x, j], {"batch_dims": 1})
+    y = g.add("concat", [g.add("slice", [wide], {"starts": (0, 1, 0), "sizes": (N, 3, 4), "steps": (1, 2, 1)}), some],
+              {"axis": 2})
+    y = g.add("cumsum", [y], {"axis": 1})
+    first = g.add("reshape", [g.add("transpose", [y], {"perm": (0, 2, 1)})], {"shape": (N, 18)})
+    g.outputs, g.output_names = [first, rows], ["first", "rows"]
+    made = manager.run(g)
+    assert independent(made) == ["n"]
+    rng = np.random.default_rng(3)
+    agree(made, {"x0": weights(REAL, 3, 4), "x1": rng.integers(0, 4, (REAL, 3, 2)),
+                 "x2": rng.integers(0, 3, (REAL, 5, 1))})
 
 
 def test_two_dimensions_of_their_own_are_both_independent() -> None:
