@@ -1,6 +1,5 @@
 """Independent dimensions: what is claimed holds for garbage behind the real elements; what couples elements refuses."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "passes"))
-from random_graphs import RandomGraph
-
+from passes.random_graphs import RandomGraph
 from whet.frontends import load_model
 from whet.ir.dtypes import DType
 from whet.ir.graph import Check, Graph, Size, Value
