@@ -119,13 +119,14 @@ class Bound:
         return addresses in self._graphs
 
     def capture(self, streams: Streams, addresses: Sequence[int]) -> Owned:
-        """A new graph, not remembered. Libraries load at their first launch what must not be loaded in a capture, so
-        where they are called and nothing has run yet, the steps run once."""
+        """A new graph, not remembered. Libraries load at their first launch, and may at their first on a stream, what
+        must not be loaded in a capture, so where they are called and nothing has run yet, the steps run once, on the
+        streams that they are captured on."""
+        self._patch(addresses)
         if self.runs == 0 and not all(isinstance(u, Kernel) for u in self._units):
-            self.launch(streams, addresses)
+            fork_and_join(streams, self.places, self._launches)
             self.device.synchronize(streams.first)
             self.runs += 1
-        self._patch(addresses)
         d, api = self.device, self.device.api
         mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         with capturing():
@@ -211,8 +212,8 @@ class Bound:
 
 def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Sequence[Callable[[Any, bool], None]]
                   ) -> None:
-    """Launch steps at their places (`lanes.schedule`), while the first stream is captured. A launch is a function of
-    (stream, whether it may begin early)."""
+    """Launch steps at their places (`lanes.schedule`), whether or not the first stream is captured. A launch is a
+    function of (stream, whether it may begin early)."""
     api, check = streams.device.api, streams.device.check
     begun = {0}
     start = streams.event(0)
