@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 
-from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import product
 from whet.targets.base import Params
 from whet.targets.cuda.conv_kernel import Blocks
 from whet.targets.cuda.conv_problem import Conv, Product, conv_of, product_of
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.matmul_space import RATE
 from whet.targets.cuda.shapes import optimum
 
-# Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
-_RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
 LAUNCH = 1.3e-6  # seconds that a kernel in a graph takes at least
 LATENCY = 0.5e-6  # from asking for a block of operands to having it, when nothing hides that
 TURN = 0.05e-6  # what an iteration takes besides (barriers, addresses)
@@ -91,7 +89,7 @@ def seconds(region: Region, b: Blocks, machine: Gpu) -> float:
     pixels = max(1, optimum(region, c.pixels))
     programs = -(-pixels // b.bm) * -(-c.og // b.bn) * c.groups * b.split
     steps = math.ceil(b.iterations(c) / b.split)
-    rate = _RATE.get(p.operand, 1.9e12 if p.precision == "tf32" else 1.7e11)
+    rate = RATE.get(p.operand, 1.9e12 if p.precision == "tf32" else 1.7e11)
     used = 0.7 * min(1.0, (b.bm / 128) ** 0.5) * min(1.0, (b.bn / 128) ** 0.3)
     room = (b.bm + b.bn) * b.bk * max(p.operand.size, region.inputs[0].dtype.size)
     resident = max(1, min(-(-programs // sms), (machine.shared_bytes or 101376) // (room * b.stages), 16 // b.warps))

@@ -13,7 +13,8 @@ from whet.targets.cuda.expr import NARROW, cast, constant, division, emit_wide
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, epilogue, is_wide, load_tensor, pointer_to, unravel
 from whet.targets.cuda.kernel import Source
-from whet.targets.cuda.rows import prologue_of, seconds, types_reason
+from whet.targets.cuda.rows import floats_reason, prologue_of, seconds
+from whet.targets.cuda.tiles import number
 
 
 class Lrn:
@@ -23,9 +24,7 @@ class Lrn:
     name = "lrn"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        if not region.anchor.dtype.is_float:
-            return f"the anchor is {region.anchor.dtype.value}"
-        return types_reason(region)
+        return floats_reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         return [{"block": b, "warps": w} for b, w in ((512, 4), (256, 4), (1024, 4), (1024, 8), (256, 2), (128, 2))]
@@ -40,7 +39,7 @@ class Lrn:
         axis = len(shape) - 1 if region.attrs["channels_last"] else 1
         i = s.name_of(f"tl.program_id(0).to(tl.int64) * {block} + tl.arange(0, {block})", "i")
         coords = unravel(s, i, shape)
-        inside = s.name_of(f"{i} < {s.integer(n)}", "inside")
+        inside = s.name_of(f"{i} < {number(s, region, n)}", "inside")
         real = DType.F32 if region.anchor.dtype in NARROW else region.anchor.dtype
         channels = s.integer(shape[axis])
         here = Block(tuple(coords), ((0,),) * len(shape), (inside,))

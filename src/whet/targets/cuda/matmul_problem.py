@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, product, upper
 from whet.targets.base import Arg, In, Out, Pack, Packed
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.shapes import is_long, optimum, ranges
+from whet.targets.cuda.shapes import is_long, ranges
 
 # Role and index. a, b: leaves of the operands; e: leaves of the epilogue; s: sums of b's columns; o: the output.
 Key = tuple[str, int]
@@ -213,17 +212,3 @@ def _pack(b: np.ndarray, swap: bool, dtype: DType) -> np.ndarray:
 def _column_sums(b: np.ndarray) -> np.ndarray:
     """The sums of b's columns in i32, [..., 1, N]."""
     return np.ascontiguousarray(b.astype(np.int32).sum(-2, keepdims=True, dtype=np.int32))
-
-
-def flops(region: Region) -> float:
-    """Floating-point operations at the optimum shape."""
-    p = problem(region)
-    return 2.0 * optimum(region, p.outputs) * optimum(region, p.k)
-
-
-def traffic(region: Region) -> float:
-    """Bytes of all tensors at the optimum shape, each once."""
-    return float(sum(t.dtype.size * math.prod(optimum(region, d) for d in t.shape)
-                     for t in (*region.inputs, region.output)))
-
-

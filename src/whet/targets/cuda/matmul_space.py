@@ -11,7 +11,7 @@ from whet.targets.cuda.matmul_problem import Products, problem, products
 from whet.targets.cuda.shapes import optimum, power_of_two
 
 # Multiply-adds a second of one multiprocessor of an H100 at full use, by type.
-_RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
+RATE = {DType.F16: 3.7e12, DType.BF16: 3.7e12, DType.I8: 7.4e12, DType.F8E4M3FN: 7.4e12, DType.F64: 2.5e11}
 LAUNCH = 1.2e-6  # seconds of a kernel that does nothing, in a graph
 LATENCY = 0.65e-6  # from asking for a block of the operands until it is there
 FROM_L2 = 1e11  # bytes a second that one multiprocessor gets
@@ -75,7 +75,7 @@ def seconds(region: Region, params: Params, machine: Gpu, splits: int) -> float:
     sms, shared = machine.multiprocessors or 132, machine.shared_bytes or 101376
     programs = -(-m // bm) * -(-n // bn) * batch * splits
     steps = -(-k // (bk * splits))
-    rate = _RATE.get(how.operand, 1.9e12 if how.precision == "tf32" else 1.7e11)
+    rate = RATE.get(how.operand, 1.9e12 if how.precision == "tf32" else 1.7e11)
     used = 0.75 * min(1.0, (bm / 128) ** 0.3) * min(1.0, (bn / 128) ** 0.2) * (1.05 if bm * bn >= 128 * 256 else 1.0)
     size = how.operand.size
     narrow = min(1.0, bn * size / 64) if p.strides["b", next(i for r, i in p.tensors if r == "b")][-2] == 1 \

@@ -14,10 +14,10 @@ from whet.targets.cuda.expr import emit
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.moving import RAW
 from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, ranges
 
 LAUNCH = 1.3e-6  # seconds that the smallest kernel takes
-_RAW = {1: DType.U8, 2: DType.U16, 4: DType.U32, 8: DType.U64}
 OUT = -1
 
 
@@ -137,7 +137,7 @@ def _plain(region: Region) -> tuple[Expr, DType | None]:
     assert e is not None
     source = e.terms[0]
     if e.is_identity and isinstance(source, Leaf) and source.dtype is region.output.dtype:
-        return identity(source.source, _RAW[source.dtype.size]), _RAW[source.dtype.size]
+        return identity(source.source, RAW[source.dtype.size]), RAW[source.dtype.size]
     return e, None
 
 

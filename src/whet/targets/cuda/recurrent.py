@@ -193,7 +193,7 @@ class RecurrentSteps:
 
 
 class _Kernel:
-    """Parts of a program's text, in terms of d (direction), first (row of the batch), columcolumn0, step.
+    """Parts of a program's text, in terms of d (direction), first (row of the batch), column0, step.
 
     The workspace has, for [direction, row, column]: h of even and of odd steps, c (LSTM), reset * h and z (GRU in two
     passes).

@@ -16,7 +16,7 @@ from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, root
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block
-from whet.targets.cuda.rows import Rows, Tile, divisions, part_of, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.rows import Rows, Tile, divisions, floats_reason, part_of, rows_of, seconds, tilings
 from whet.targets.cuda.shapes import optimum, power_of_two, ranges
 
 
@@ -26,9 +26,7 @@ class RowNorm:
     name = "rownorm"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        if not region.anchor.dtype.is_float:
-            return f"the anchor is {region.anchor.dtype.value}"
-        return types_reason(region)
+        return floats_reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         nest = _nest(region)

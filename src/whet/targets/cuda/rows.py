@@ -183,11 +183,12 @@ class Tile:
 
     def row(self, pid: str) -> tuple[str, str]:
         """The flat index of the rows of block `pid`, and text of which of them there are ("": all)."""
-        wide = ".to(tl.int64)" if is_long(upper(self.nest.count, ranges(self.region)) + self.r) else ""
+        wide = is_long(upper(self.nest.count, ranges(self.region)) + self.r)
+        pid = f"{pid}.to(tl.int64)" if wide else pid
         if self.flat:
-            return self.s.name_of(f"{pid}{wide}", "row"), ""
-        row = self.s.name_of(f"({pid}{wide} * {self.r} + tl.arange(0, {self.r}))[:, None]", "row")
-        return row, "" if divides(self.r, self.nest.count) else f"{row} < {self.s.integer(self.nest.count)}"
+            return self.s.name_of(pid, "row"), ""
+        row = self.s.name_of(f"({pid} * {self.r} + tl.arange(0, {self.r}))[:, None]", "row")
+        return row, "" if divides(self.r, self.nest.count) else f"{row} < {self.s.integer(self.nest.count, wide=wide)}"
 
     def begin(self, pid: str) -> None:
         """Finds the rows of block `pid`."""
@@ -347,6 +348,13 @@ def moved(region: Region) -> float:
 def seconds(region: Region, machine: Gpu, launches: int = 1, passes: float = 1.0) -> float:
     """A kernel's time if memory bounds it."""
     return LAUNCH * launches + passes * moved(region) / (machine.bandwidth or 1e12)
+
+
+def floats_reason(region: Region) -> str:
+    """Why a kernel for floats does not take a region; "" if it may."""
+    if not region.anchor.dtype.is_float:
+        return f"the anchor is {region.anchor.dtype.value}"
+    return types_reason(region)
 
 
 def types_reason(region: Region) -> str:

@@ -12,7 +12,7 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.moving import LAUNCH, Movement, moved
 from whet.targets.cuda.shapes import optimum, power_of_two
-from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of
+from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of, unravel
 
 _ELEMENTS = 2048  # of a tile
 
@@ -53,12 +53,8 @@ class CumSum(Movement):
         own = "float32" if dtype in (DType.F16, DType.BF16) else REGISTER[dtype] if dtype.size > 2 else "int32"
         s.line(f"line = tl.program_id(0){'.to(tl.int64)' if wide else ''} * {rows} + tl.arange(0, {rows})[:, None]")
         s.line(f"rows = line < {number(s, region, lines)}")
-        coords, left = [], "line"
-        for e in reversed(nest.extents[1:]):
-            coords.append(s.name_of(f"{left} % {number(s, region, e)}", "i"))
-            left = s.name_of(f"{left} // {number(s, region, e)}", "i")
-        coords.append(left)
-        at = {t: s.name_of(sum_of(f"{c} * {number(s, region, d)}" for c, d in zip(reversed(coords), nest.strides[t])),
+        coords = unravel(s, region, "line", nest.extents)
+        at = {t: s.name_of(sum_of(f"{c} * {number(s, region, d)}" for c, d in zip(coords, nest.strides[t])),
                            "at") for t in (0, OUT)}
         steps = {t: number(s, region, v.strides[axis]) for t, v in ((0, x), (OUT, out))}
         first = int(self.product)

@@ -21,7 +21,7 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.moving import LAUNCH, Movement, copy, copy_tiling, is_never_read, moved, place, pointer
 from whet.targets.cuda.shapes import optimum
-from whet.targets.cuda.tiles import OUT, Nest, Tile, is_wide, merged, number, sum_of
+from whet.targets.cuda.tiles import OUT, Nest, Tile, is_wide, merged, number, sum_of, unravel
 
 _INDEX, _UPDATES = 1, 2  # the region's inputs
 _ROWS, _OTHERS = 32, 64  # updates that a program links, and those it compares them with at a time
@@ -92,15 +92,6 @@ def _place_of(s: Source, region: Region, picks: Sequence[Pick], index: str, at: 
     return s.name_of(" + ".join([*terms, f"0 * ({at})"]), "to")
 
 
-def _unravel(s: Source, region: Region, i: str, extents: Sequence[Dim]) -> list[str]:
-    out: list[str] = []
-    for e in reversed(extents[1:]):
-        text = number(s, region, e)
-        out.append(s.name_of(f"{i} % {text}", "i"))
-        i = s.name_of(f"{i} // {text}", "i")
-    return [i, *reversed(out)] if extents else []
-
-
 def _offset(s: Source, region: Region, coords: Sequence[str], strides: Sequence[Dim]) -> str:
     return sum_of(f"{c} * {number(s, region, d)}" for c, d in zip(coords, strides, strict=True))
 
@@ -131,7 +122,7 @@ class _Links:
         n, blocks = number(s, region, self.n), number(s, region, ceildiv(self.n, _ROWS))
         s.line(f"program = tl.program_id(0).to(tl.{kind})")
         s.line(f"line = program // {blocks}")
-        line = _offset(s, region, _unravel(s, region, "line", self.extents), self.strides) if self.extents else "0"
+        line = _offset(s, region, unravel(s, region, "line", self.extents), self.strides) if self.extents else "0"
         s.line(f"base = {line}")
         s.line(f"u = (program % {blocks}) * {_ROWS} + tl.arange(0, {_ROWS})[:, None]")
         s.line(f"mine = u < {n}")
@@ -139,7 +130,7 @@ class _Links:
         s.line(f"nearest = tl.zeros([{_ROWS}, {_OTHERS}], tl.{kind}) + {n}")
         s.line("earliest = nearest")
         with s.block(f"for first in range(0, {n}, {_OTHERS}):"):
-            s.line(f"j = first + tl.arange(0, {_OTHERS})[None, :]")
+            s.line(f"j = (first + tl.arange(0, {_OTHERS})[None, :]).to(tl.{kind})")
             s.line(f"there = j < {n}")
             s.line(f"meets = ({own} == {self._place(s, index, 'j', 'there', wide)}) & there")
             s.line("nearest = tl.minimum(nearest, tl.where(meets & (j > u), j, nearest))")
@@ -150,7 +141,7 @@ class _Links:
         return s.step(self.lines * ceildiv(self.n, _ROWS))
 
     def _place(self, s: Source, index: str, u: str, mask: str, wide: bool) -> str:
-        coords = _unravel(s, self.region, u, self.meeting.extents)
+        coords = unravel(s, self.region, u, self.meeting.extents)
         at = s.name_of(f"base + {_offset(s, self.region, coords, self.meeting.strides[_INDEX])}", "at")
         return _place_of(s, self.region, self.picks, index, at, mask, wide)
 
@@ -195,7 +186,7 @@ def _placed(region: Region, params: Params, nest: Nest, picks: Sequence[Pick], l
         s.line(f"link = tl.where(here, link, {n}).to(tl.int32)")
         with s.block(f"while tl.min(tl.min(link, 1), 0) < {n}:"):
             s.line(f"more = link < {n}")
-            coords = _unravel(s, region, "link", links.meeting.extents)
+            coords = unravel(s, region, "link.to(tl.int64)" if tile.wide else "link", links.meeting.extents)
             offset = _offset(s, region, coords, links.meeting.strides[_UPDATES])
             s.line(f"v = tl.load({updates} + {rest} + {offset}, mask=more).to(tl.{own})")
             s.line(f"acc = tl.where(more, {_combined(reduction, 'acc', 'v', dtype)}, acc)")

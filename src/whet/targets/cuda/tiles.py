@@ -71,6 +71,16 @@ def number(s: Source, region: Region, d: Dim) -> str:
     return s.integer(d, wide=is_long(greatest(region, d)), aligned=divides(16, d))
 
 
+def unravel(s: Source, region: Region, index: str, extents: Sequence[Dim]) -> list[str]:
+    """The coordinates of a flat index over extents (row-major), as names."""
+    out: list[str] = []
+    for e in reversed(extents[1:]):
+        text = number(s, region, e)
+        out.append(s.name_of(f"{index} % {text}", "i"))
+        index = s.name_of(f"{index} // {text}", "i")
+    return [index, *reversed(out)] if extents else []
+
+
 def sum_of(terms: Iterable[str]) -> str:
     """Text of a sum of tensors of indices; a [1, 1] zero for none."""
     return " + ".join(terms) or "tl.zeros([1, 1], tl.int32)"
@@ -100,7 +110,8 @@ class Tile:
         self.wide = is_wide(region, lines * n) if wide is None else wide
         program = s.name_of("tl.program_id(0).to(tl.int64)" if self.wide else "tl.program_id(0)", "program")
         one = isinstance(blocks, int) and blocks == 1
-        down, across = ((program, "0") if one else
+        zero = f"{program} * 0" if self.wide else "0"  # indices are as wide as the program's number
+        down, across = ((program, zero) if one else
                         (f"({program} // {number(s, region, blocks)})", f"({program} % {number(s, region, blocks)})"))
         if isinstance(lines, int) and lines == 1:
             down, across = "0", program
@@ -111,15 +122,7 @@ class Tile:
         self.columns = s.name_of(f"({col} < {number(s, region, n)}){alive}", "columns")
         self.mask = s.name_of(f"{self.rows} & {self.columns}", "mask")
         self.row_wise = [True] * len(outer) + [False] * len(inner)
-        self.index = [*self._unravel(row, outer), *self._unravel(col, inner)]
-
-    def _unravel(self, index: str, extents: Sequence[Dim]) -> list[str]:
-        out: list[str] = []
-        for e in reversed(extents[1:]):
-            text = number(self.s, self.region, e)
-            out.append(self.s.name_of(f"{index} % {text}", "i"))
-            index = self.s.name_of(f"{index} // {text}", "i")
-        return [index, *reversed(out)] if extents else []
+        self.index = [*unravel(s, region, row, outer), *unravel(s, region, col, inner)]
 
     def offset(self, strides: Sequence[Dim]) -> str:
         """The name of the elements' offsets in a tensor with these strides along the loops."""

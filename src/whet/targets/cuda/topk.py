@@ -18,7 +18,7 @@ from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.moving import LAUNCH, Movement, moved, pointer
 from whet.targets.cuda.shapes import greatest, optimum, power_of_two
-from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of
+from whet.targets.cuda.tiles import OUT, is_wide, merged, number, sum_of, unravel
 
 _INDICES = -2  # the key of the second output among tensors
 _BLOCK = 1024  # elements that are sorted at a time
@@ -85,11 +85,7 @@ class _Kernels:
 
     def _lines(self, s: Source, line: str) -> dict[int, str]:
         """The names of the offsets of a line's first elements, by tensor."""
-        coords: list[str] = []
-        for e in reversed(self.nest.extents[1:]):
-            coords.append(s.name_of(f"{line} % {self._number(s, e)}", "i"))
-            line = s.name_of(f"{line} // {self._number(s, e)}", "i")
-        coords = [line, *reversed(coords)] if self.nest.extents else []
+        coords = unravel(s, self.region, line, self.nest.extents)
         return {t: s.name_of(sum_of(f"{c} * {self._number(s, d)}" for c, d in zip(coords, d_, strict=True)), "at")
                 for t, d_ in self.nest.strides.items()}
 
@@ -113,16 +109,20 @@ class _Kernels:
                 s.line(f"{key} = {key} - {1 << 31}")
         return s.name_of(f"-1 - {key}", "key") if self.region.attrs["largest"] else key
 
+    def _along(self, s: Source, i: str, t: int) -> str:
+        """Text of how far element i of a line is from its first."""
+        return f"({i}){'.to(tl.int64)' if self.wide else ''} * {self._step(s, t)}"
+
     def _load(self, s: Source, src: str, at: str, i: str, mask: str) -> str:
-        x = s.name_of(f"tl.load({src} + {at} + {i} * {self._step(s, 0)}, mask={mask}, other=0)", "x")
+        x = s.name_of(f"tl.load({src} + {at} + {self._along(s, i, 0)}, mask={mask}, other=0)", "x")
         return self._key(s, x)
 
     def _emit(self, s: Source, at: dict[int, str], place: str, i: str, mask: str) -> None:
         """Element i of the line is the result's number `place`."""
         p = {t: pointer(s, arg, self.tensors[t]) for t, arg in ((0, In(0)), (OUT, Out(0)), (_INDICES, Out(1)))}
-        v = s.name_of(f"tl.load({p[0]} + {at[0]} + {i} * {self._step(s, 0)}, mask={mask})", "v")
-        s.line(f"tl.store({p[OUT]} + {at[OUT]} + {place} * {self._step(s, OUT)}, {v}, mask={mask})")
-        s.line(f"tl.store({p[_INDICES]} + {at[_INDICES]} + {place} * {self._step(s, _INDICES)}, ({i}).to(tl.uint64), "
+        v = s.name_of(f"tl.load({p[0]} + {at[0]} + {self._along(s, i, 0)}, mask={mask})", "v")
+        s.line(f"tl.store({p[OUT]} + {at[OUT]} + {self._along(s, place, OUT)}, {v}, mask={mask})")
+        s.line(f"tl.store({p[_INDICES]} + {at[_INDICES]} + {self._along(s, place, _INDICES)}, ({i}).to(tl.uint64), "
                f"mask={mask})")
 
     def _program(self, s: Source) -> str:
