@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from targets.cuda import interpreted, on_device
 from targets.cuda.rows_cases import H100, B, D, F, H, added, check, compiles, dense, order
+from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
@@ -20,6 +23,7 @@ def softmax(x: Tensor, axis: int = -1, log: bool = False, out: Tensor | None = N
     return Region("softmax", {"axis": axis, "log": log}, (x,), 1, out, Tensor.dense(x.dtype, x.shape), dims=dims)
 
 
+TO_HALF = Expr((Leaf(ANCHOR, D), Apply("cast", (0,), H, (("to", H),))))
 CASES = {
     "rows": softmax(dense(F, 5, 33)),
     "one": softmax(dense(F, 3, 1)),
@@ -28,6 +32,7 @@ CASES = {
     "halves": softmax(dense(H, 2, 3, 20)),
     "bf16": softmax(dense(B, 2, 3, 20), log=True),
     "doubles": softmax(dense(D, 7, 19)),
+    "doubles to halves": replace(softmax(dense(D, 7, 19)), epilogue=TO_HALF, output=dense(H, 7, 19)),
     "another axis": softmax(dense(F, 3, 10, 40), 1),
     "first axis": softmax(dense(F, 10, 40), 0, log=True),
     "channels last": softmax(order(dense(F, 2, 6, 5, 4), 0, 2, 3, 1), 1, out=order(dense(F, 2, 6, 5, 4), 0, 2, 3, 1)),
@@ -91,6 +96,6 @@ def test_walked_and_divided(cols, split):
 
 @pytest.mark.parametrize("number", [80, 90])
 def test_compiles(number):
-    for name in ("halves", "log", "fused", "symbolic", "doubles"):
+    for name in ("halves", "log", "fused", "symbolic", "doubles", "doubles to halves"):
         compiles(Softmax(), CASES[name], number)
     compiles(Softmax(), softmax(dense(F, 1, 50257)), number)
