@@ -302,11 +302,15 @@ class Context:
 
         What a loop's body does is counted once for all its iterations.
         """
+        return self._timed(lambda host: self._execute(self._borrow(feeds), None, host))
+
+    def _timed(self, run: Callable[[Times], dict[str, Any]]) -> tuple[dict[str, Any], list[StepTime]]:
+        """As of `timed`. `run` runs once, and writes the times of host steps into what it is given."""
         with self._lock:
             self._times = {}
             host: Times = {}
             try:
-                results = self._execute(self._borrow(feeds), None, host)
+                results = run(host)
                 native = self._times
             finally:
                 self._times = None

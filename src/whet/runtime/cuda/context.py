@@ -146,16 +146,8 @@ class CudaContext(Context):
         """Run once, launch by launch, and tell how long each step took by the GPU's own clock, and each host step.
 
         What a loop's body does is counted once for all its iterations."""
-        with self._lock:
-            self._times = {}
-            host: Times = {}
-            try:
-                results = self.guarded(lambda: self._run_borrowed(self._borrow(feeds), None, host, False, None))
-                native = self._times
-            finally:
-                self._times = None
-            out = [StepTime(l, s) for labels, seconds in native.values() for l, s in zip(labels, seconds.tolist())]
-            return results, [*out, *(StepTime(label, s) for label, s in host.values())]
+        return self._timed(
+            lambda host: self.guarded(lambda: self._run_borrowed(self._borrow(feeds), None, host, False, None)))
 
     def close(self) -> None:
         """Give the memory back, after the run in progress. The context cannot be used any more."""
