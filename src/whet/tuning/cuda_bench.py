@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from whet.errors import DeviceMemoryError
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
@@ -43,10 +44,11 @@ class Prepared:
 
     runs: list[list[Launch]]
     memory: list[DeviceMemory]
+    spare: Spare
 
     def close(self) -> None:
         for m in self.memory:
-            m.close()
+            self.spare.give(m)
 
 
 def _launch(unit: Launchable, values: Sequence[int], tiles: int) -> Callable[[Any, bool], None]:
@@ -57,6 +59,40 @@ def _launch(unit: Launchable, values: Sequence[int], tiles: int) -> Callable[[An
             unit.launch(int(stream), values, tiles)
 
     return go
+
+
+class Spare:
+    """Memory that candidates had and others may have next: taking it from the driver and giving it back waits for the
+    device, and takes longer than most kernels."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.most = device.properties.memory_bytes // KEPT
+        self._free: list[DeviceMemory] = []  # what was given back last comes last
+
+    def allocate(self, size: int, purpose: str) -> DeviceMemory:
+        """So many bytes from the driver, which gets back what nobody has now if it needs that."""
+        try:
+            return self.device.allocate(size, purpose)
+        except DeviceMemoryError:
+            while self._free:
+                self._free.pop().close()
+            return self.device.allocate(size, purpose)
+
+    def take(self, size: int, purpose: str) -> DeviceMemory:
+        """At least so many bytes, at most twice as many if others had them before."""
+        fit = [m for m in self._free if size <= m.size <= max(2 * size, SAMPLE)]
+        if not fit:
+            return self.allocate(size, purpose)
+        best = min(fit, key=lambda m: m.size)
+        self._free.remove(best)
+        return best
+
+    def give(self, memory: DeviceMemory) -> None:
+        """What work on the bench's stream may still use: the next user's comes after it there."""
+        self._free.append(memory)
+        while sum(m.size for m in self._free) > self.most:
+            self._free.pop(0).close()
 
 
 class Operands:
@@ -94,7 +130,7 @@ class Buffers(Operands):
         super().__init__(region)
         self.inputs = [bench.upload(self.array(k)) for k in range(len(region.inputs))]
         self.results = (region.output, *region.extra_outputs)
-        self.outputs = [bench.device.allocate(reach(t, self.env) * t.dtype.size, "a result") for t in self.results]
+        self.outputs = [bench.spare.allocate(reach(t, self.env) * t.dtype.size, "a result") for t in self.results]
 
     @property
     def size(self) -> int:
@@ -126,6 +162,7 @@ class CudaBench:
         self._kept: OrderedDict[str, Buffers] = OrderedDict()  # by region
         self.best: dict[str, float] = {}  # by region
         self.begun: WeakSet[Any] = WeakSet()  # units of libraries that have been launched
+        self.spare = Spare(self.device)
 
     def time(self, region: Region, made: Implementation, objects: Mapping[str, bytes]
              ) -> tuple[float, list[np.ndarray]]:
@@ -163,7 +200,7 @@ class CudaBench:
     def upload(self, a: np.ndarray) -> DeviceMemory:
         """An array's bytes on the device, for this bench's launches."""
         raw = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-        memory = self.device.allocate(raw.nbytes, "an operand")
+        memory = self.spare.allocate(raw.nbytes, "an operand")
         self._write(memory.address, raw)
         return memory
 
@@ -245,7 +282,7 @@ class CudaBench:
             size += -(-a.nbytes // GAP) * GAP
         copies = max(1, min(LAUNCHES[1], -(-2 * self.device.properties.l2_bytes // size))) if size else 1
         constants = self._copies(parts, places, size, copies, memory)
-        work = self.device.allocate(int(evaluate(made.workspace, b.env)), "a workspace")
+        work = self.spare.take(int(evaluate(made.workspace, b.env)), "a workspace")
         memory.append(work)
         units: dict[str, Launchable] = {}
         for s in made.steps:
@@ -270,14 +307,15 @@ class CudaBench:
                     return int(evaluate(v, b.env))
             raise TypeError(f"an argument {a!r}")
 
-        return Prepared([[(unit, [*(value(a, c) for a in args), *more], tiles)
-                          for (unit, args, tiles), more in zip(steps, hidden)] for c in range(copies)], memory)
+        runs = [[(unit, [*(value(a, c) for a in args), *more], tiles)
+                 for (unit, args, tiles), more in zip(steps, hidden)] for c in range(copies)]
+        return Prepared(runs, memory, self.spare)
 
     def _copies(self, parts: Mapping[Any, np.ndarray], places: Mapping[Any, int], size: int, copies: int,
                 memory: list[DeviceMemory]) -> int:
         """The address of the constants' first copy; the others follow, `size` bytes apart."""
         d = self.device
-        whole = d.allocate(size * copies, "constants")
+        whole = self.spare.take(size * copies, "constants")
         memory.append(whole)
         for key, a in parts.items():
             self._write(whole.address + places[key], np.ascontiguousarray(a).reshape(-1).view(np.uint8))
