@@ -5,20 +5,17 @@ What does not pass is in `exceptions.toml`, with the reason. `python tests/confo
 
 from __future__ import annotations
 
-import os
-import tempfile
 import unittest
 from typing import Any
 
 import pytest
-from whet_backend import WhetBackend, cases, drawn, exceptions, generated
+from whet_backend import WhetBackend, cases, drawn, exceptions, generated, home
 
 # What held when these were last raised; neither number may fall.
 PASSES = 2022
 GENERATED = 1890
 
-HOME = os.environ.get("ONNX_HOME") or tempfile.mkdtemp(prefix="whet-onnx-")
-CASES = cases(HOME)
+CASES = cases(home())
 FAILS, RANDOM = exceptions(), drawn()
 ran: dict[str, bool] = {}  # the cases that passed -> by generated kernels alone
 

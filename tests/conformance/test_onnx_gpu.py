@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
 import in_process
 import pytest
-from whet_backend import BuiltError, WhetBackend, cases, drawn, exceptions
+from whet_backend import BuiltError, WhetBackend, cases, drawn, exceptions, home
 
 from targets.cuda.on_device import needs_cuda
 from whet.plan.program import Host
 from whet.tuning import cuda
 
-CASES = cases(os.environ.get("ONNX_HOME") or tempfile.mkdtemp(prefix="whet-onnx-"))
+CASES = cases(home())
 SOUND = [n for n in sorted(CASES) if n not in exceptions() and n not in drawn()]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import shutil
+import tempfile
 import tomllib
 import unittest
 import warnings
@@ -91,6 +94,16 @@ def _depends(model: onnx.ModelProto) -> bool:
 
 
 @functools.cache
+def home() -> str:
+    """`$ONNX_HOME`, else a folder that is removed at exit: where the suite writes files."""
+    if given := os.environ.get("ONNX_HOME"):
+        return given
+    made = tempfile.mkdtemp(prefix="whet-onnx-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+@functools.cache
 def cases(home: str) -> dict[str, unittest.TestCase]:
     """Every case of the installed `onnx` for the CPU, by its name without the device. Files go to the folder `home`."""
     os.environ["ONNX_HOME"] = home
@@ -103,6 +116,7 @@ def cases(home: str) -> dict[str, unittest.TestCase]:
             if name.startswith("test_") and name.endswith("_cpu")}
 
 
+@functools.cache
 def _data(table: str) -> dict[str, Any]:
     return tomllib.loads(EXCEPTIONS.read_text())[table]
 

@@ -8,6 +8,8 @@ import pytest
 
 import whet
 from whet.errors import AccuracyError, CacheError, InputError, UnsupportedError
+from whet.measure.timing import alternate
+from whet.precision import trial
 from whet.precision.result import SearchResult
 from whet.quantizing import Quantization
 from whet.targets.cpu.isa import host
@@ -19,6 +21,13 @@ MODEL = Path(whet.__file__).parent / "demo" / "digits.onnx"
 def digits():
     with np.load(MODEL.with_name("digits_test.npz")) as z:
         return z["images"].astype(np.float32) / 16, z["labels"].astype(np.int64)
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Plans that are compared are timed for a moment: what is shown here is how they are chosen."""
+    monkeypatch.setattr(trial, "alternate", lambda backends, **_: alternate(
+        backends, seconds=0.02, min_rounds=4, turn_seconds=0.002, pause=0.0))
 
 
 @pytest.fixture(scope="module")

@@ -324,6 +324,7 @@ def test_a_forked_child_runs_alone(engine: Engine) -> None:
     assert np.array_equal(engine({"x": x})["y"], expected(x))
 
 
+@pytest.mark.alone
 def test_a_call_of_a_one_operator_plan_costs_less_than_15_microseconds() -> None:
     with load_data(chain(1, rows=3)) as e:
         feeds = {"x": sample(3)}
@@ -337,6 +338,7 @@ def test_a_call_of_a_one_operator_plan_costs_less_than_15_microseconds() -> None
         assert best < 15e-6
 
 
+@pytest.mark.alone
 def test_more_contexts_than_cores_are_not_slower_than_one() -> None:
     """Throughput of 6 contexts against one, in alternation; the machine may be busy, so the bound is loose."""
     with load_data(chain(30, 400, grain=1, threads=2)) as e:

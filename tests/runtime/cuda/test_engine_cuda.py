@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -24,8 +23,6 @@ from whet.runtime.cuda.engine import CudaEngine
 from whet.runtime.engine import load, load_data
 
 pytestmark = pytest.mark.cuda
-alone = pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ,
-                           reason="asks how much of the GPU's memory is free: run it in one process, without -n")
 
 
 def made(*args: Any, **options: Any) -> CudaEngine:
@@ -228,7 +225,7 @@ def test_pointers_are_checked() -> None:
         np.testing.assert_array_equal(ctx.run({"x": x})["y"], expected(x))
 
 
-@alone
+@pytest.mark.alone
 @needs_cuda
 def test_ten_thousand_runs_take_no_more_memory() -> None:
     d = device()
@@ -244,7 +241,7 @@ def test_ten_thousand_runs_take_no_more_memory() -> None:
     assert engine.device_bytes == 0
 
 
-@alone
+@pytest.mark.alone
 @needs_cuda
 def test_closing_gives_all_memory_back() -> None:
     d = device()
@@ -276,7 +273,7 @@ def test_weights_of_any_size_arrive() -> None:
         np.testing.assert_array_equal(got, big)
 
 
-@alone
+@pytest.mark.alone
 @needs_cuda
 def test_no_room_for_the_weights_at_load() -> None:
     d = device()

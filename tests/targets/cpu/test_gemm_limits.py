@@ -39,18 +39,21 @@ def test_bf16_dot_products_run() -> None:
 
 
 @pytest.mark.skipif(not HOST.amx_bf16, reason="no AMX")
+@pytest.mark.alone
 def test_tiles_multiply_faster_than_vectors() -> None:
     allow_amx()
     assert per_second(*fma_peak(HOST)) < per_second(*amx_peak(HOST)) < 2e13
 
 
 @pytest.mark.skipif(not HOST.amx_int8, reason="no AMX for bytes")
+@pytest.mark.alone
 def test_tiles_of_bytes_multiply_faster_than_tiles_of_bf16() -> None:
     allow_amx()
     assert 1.2 * per_second(*amx_peak(HOST)) < per_second(*amx_peak(HOST, "tdpbusd")) < 4e13
 
 
 @pytest.mark.skipif(not (HOST.vnni or HOST.avx_vnni), reason="no vpdpbusd")
+@pytest.mark.alone
 def test_dot_products_of_bytes_run() -> None:
     assert per_second(*fma_peak(HOST)) < per_second(*int8_dot_peak(HOST)) < 4e12
 

@@ -1,0 +1,15 @@
+"""Tests in several processes (pytest-xdist): those that ask for the whole machine are left to a run without `-n`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        skip = pytest.mark.skip(reason="compares times, or asks how much memory is free: pytest -m alone, without -n")
+        for item in items:
+            if item.get_closest_marker("alone"):
+                item.add_marker(skip)
