@@ -308,8 +308,10 @@ class Graph:
                 kept.append(n)
                 live.update([id(v) for v in n.inputs if v is not None])
                 if self.sizes:  # only of these is anybody interested in names
-                    live.update([id(v) for v in self.learnt(n)])
-                    wanted |= self._names_used(n)
+                    used = self._names_used(n)
+                    told = [self.sizes[name].value for name in used & self.sizes.keys()]
+                    live.update([id(v) for v in told if v.producer is not n])
+                    wanted |= used
         dropped = len(self.nodes) - len(kept)
         self.nodes = kept[::-1]
         for name in self.sizes.keys() - wanted:
