@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_cases import by_onnxruntime, by_whet, one
 
+from whet.frontends import load_model
+
 pytest.importorskip("onnxruntime")
 relaxed = settings(max_examples=40, deadline=None)
 
@@ -65,6 +67,36 @@ def test_conv_transpose(data: st.DataObject) -> None:
     x = array(data, 2, 2 * groups, *(data.draw(st.integers(3, 6)) for _ in range(rank)))
     w = array(data, 2 * groups, 3, *(data.draw(st.integers(2, 3)) for _ in range(rank)))
     agree(one("ConvTranspose", [x, w], constants=(1,), free=data.draw(st.booleans()), **attrs))
+
+
+@relaxed
+@given(st.data())
+def test_a_single_window_beyond_the_data_pools_what_there_is(data: st.DataObject) -> None:
+    op = data.draw(st.sampled_from(["MaxPool", "AveragePool", "LpPool"]))
+    sizes = [data.draw(st.integers(1, 7)) for _ in range(2)]
+    dilations = [data.draw(st.integers(1, 2)) for _ in range(2)] if op == "MaxPool" else [1, 1]
+    pads = [l * data.draw(st.integers(0, 2)) for l in dilations]
+    kernel = [(d + p - 1) // l + 1 + data.draw(st.integers(0, 40)) for d, p, l in zip(sizes, pads, dilations)]
+    ends = [(k - 1) * l + 1 - d - p for k, l, d, p in zip(kernel, dilations, sizes, pads)]
+    whole = data.draw(st.booleans()) and all(e >= 0 for e in ends)  # the end pads are written, or come of rounding up
+    x = array(data, 2, 3, *sizes)
+    more = {"dilations": dilations} if op == "MaxPool" else {}
+    m, feeds = one(op, [x], opset=19, kernel_shape=kernel, strides=[k * l + 9 for k, l in zip(kernel, dilations)],
+                   pads=[*pads, *(ends if whole else (0, 0))], ceil_mode=int(not whole), **more)
+    (y,) = by_whet(m, feeds)
+    inside = x[:, :, ::dilations[0], ::dilations[1]].astype(np.float64)
+    expected = {"MaxPool": inside.max((2, 3)), "AveragePool": inside.mean((2, 3)),
+                "LpPool": np.sqrt((inside ** 2).sum((2, 3)))}[op]
+    assert y.shape == (2, 3, 1, 1)
+    np.testing.assert_allclose(y[:, :, 0, 0], expected, rtol=1e-5)
+
+
+def test_a_global_pool_by_a_window_is_a_reduction() -> None:
+    m, _ = one("AveragePool", [np.ones((1, 16, 7, 7), np.float32)], opset=19, kernel_shape=[1280, 1280],
+               strides=[1280, 1280], ceil_mode=1)
+    kinds = [n.op for n in load_model(m.SerializeToString()).nodes]
+    assert "reduce" in kinds or "reduce_mean" in kinds, kinds
+    assert "pool" not in kinds
 
 
 @relaxed

@@ -179,8 +179,29 @@ def _pool(c: Call) -> Value | list[Value]:
             count_pads = False
     if c.wants(1):
         return max_with_places(c, Formula(c, x), kernel, strides, dilations, pads)
+    if not count_pads:
+        kernel, pads = _clipped(spatial, kernel, dilations, pads)
+        if tuple(kernel) == tuple(spatial) and not any(pads) and kind != "lp" and set(dilations) == {1}:
+            return c.reduce(x, "mean" if kind == "average" else kind, tuple(range(2, x.rank)))
     return c.emit("pool", x, kind=kind, kernel=kernel, strides=strides, dilations=dilations, pads=pads,
                   count_include_pad=count_pads and kind == "average", p=c.attr("p", 2))
+
+
+def _clipped(spatial: Shape, kernel: Sequence[int], dilations: Sequence[int], pads: Sequence[Dim]
+             ) -> tuple[tuple[int, ...], tuple[Dim, ...]]:
+    """(window, pads) without what lies beyond the data on either side, along axes with a single window: global pools
+    are written as windows of any size (EfficientNet's is 1280 x 1280, over 7 x 7)."""
+    rank = len(spatial)
+    sizes, begins, ends = list(kernel), list(pads[:rank]), list(pads[rank:])
+    for i, (d, k, l) in enumerate(zip(spatial, kernel, dilations)):
+        begin, end, covered = begins[i], ends[i], (k - 1) * l + 1
+        if not isinstance(d, int) or not isinstance(begin, int) or not isinstance(end, int):
+            continue
+        if d == 0 or d + begin + end != covered or begin % l or begin < 0 or end < 0:
+            continue
+        if (d - 1) % l == 0:
+            sizes[i], begins[i], ends[i] = (d - 1) // l + 1, 0, 0
+    return tuple(sizes), (*begins, *ends)
 
 
 def _ceil_extra(c: Call, spatial: Shape, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],

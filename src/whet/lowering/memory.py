@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from whet.ir.symbolic import Dim, Sym, ceildiv
 
-ALIGN = 64  # a cache line, and the widest vector
+ALIGN = 256  # what cuBLASLt asks of a workspace; a CPU's cache line and widest vector divide it
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Lifetime:
 
 
 def plan_memory(items: Sequence[Lifetime], apart: Callable[[int, int], bool] | None = None) -> tuple[list[int], int]:
-    """Byte offsets (64-byte aligned) in one arena so that no two temporaries alive at once overlap,
+    """Byte offsets (multiples of 256) in one arena so that no two temporaries alive at once overlap,
     and the arena's size.
 
     Greedy by size: the largest first, each into the tightest gap among those it lives with. It is

@@ -92,7 +92,7 @@ class Implementation:
 
     steps: tuple[Step, ...]
     packs: tuple[Pack, ...] = ()
-    workspace: Dim = 0  # bytes, shared by the steps, 64-byte aligned
+    workspace: Dim = 0  # bytes, shared by the steps, 256-byte aligned
 
 
 class Tactic(Protocol):
