@@ -32,6 +32,7 @@ SURE = 3  # the first of each tactic are measured however long that takes; after
 HOPE = {1: 1.5, 2: 1.5, 3: 1.6, 4: 2.5, 5: float("inf")}  # takes at most so many times the region's best
 COMPILE_TIMEOUT, TRY_TIMEOUT, RUN_TIMEOUT = 180.0, 45.0, 30.0  # seconds: what must be compiled, what may be, a run
 PLAYOFF, CLOSE = 5, 1.25  # how many of the best are timed again, and how close to the best they must be
+COMPILING = 5  # times the seconds that early launch is measured for may go into compiling for it
 LONGEST = 400  # characters of a failure that are kept
 FATAL = ("LostDeviceError",)
 WORKER = "whet.tuning.cuda_worker"
@@ -300,7 +301,8 @@ def launch_early(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, 
                  cache: TimingCache, opt_level: int, out: Tuned, progress: Callable[[Progress], None]) -> None:
     """Decide whether kernels begin while the one before them ends (see `early`)."""
     def ask(asked: in_place.Trials, codes: Mapping[str, str]) -> early.Answer | None:
-        until = time.monotonic() + asked.seconds
+        patience = COMPILING * asked.seconds
+        until = time.monotonic() + patience
         with children(target) as team:
             jobs = [team.compilers.submit(TRY_TIMEOUT, "assemble", target, code,
                                           unless=lambda: time.monotonic() > until) for code in codes.values()]
@@ -309,7 +311,7 @@ def launch_early(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, 
                     job.result(max(0.0, until - time.monotonic()))
             except (TimeoutError, NotTriedError):
                 out.notes.append(f"early launch was not tried: {len(codes)} kernels were not compiled in "
-                                 f"{asked.seconds:.0f} s")
+                                 f"{patience:.0f} s")
                 return None
             except (RuntimeError, WorkerDied) as e:
                 return None, None, str(e)[:LONGEST]

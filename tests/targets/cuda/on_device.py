@@ -133,6 +133,10 @@ def _capture(launches: Sequence[tuple[str, list[int], int]]) -> tuple[Any, list[
         keep.append(loaded)
         prepared.append((unit, values, tiles))
     stream = d.stream()
+    for unit, values, tiles in prepared:
+        if not isinstance(unit, Kernel):  # libraries load at their first launch what must not be loaded in a capture
+            unit.launch(int(stream), values, tiles)
+    d.synchronize(stream)
     mode = d.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     d.check(d.api.cuStreamBeginCapture(stream, mode), "cuStreamBeginCapture")
     for unit, values, tiles in prepared:

@@ -25,7 +25,7 @@ SAMPLE = {"test_softmax_cuda.py": "symbolic", "test_reduce_cuda.py": "symbolic o
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
 @pytest.mark.parametrize("file", SAMPLE)
 def test_a_sample_is_clean(tool: str, file: str) -> None:
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86", sys.executable, "-m", "pytest", "-q",
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86", sys.executable, "-m", "pytest",
                "-p", "no:cacheprovider", "-m", "cuda", "-k", SAMPLE[file],
                "--maxfail=1", "-c", str(HERE.parents[2] / "pyproject.toml"), str(HERE / file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=HERE.parents[2],
