@@ -144,6 +144,7 @@ def test_a_complete_cache_needs_no_place_to_write(folder: Path) -> None:
 
 
 @pytest.mark.models
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PyTorch's exporter
 def test_a_torch_module_is_built_from_example_inputs() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")

@@ -1,5 +1,5 @@
-"""The nine real CNNs inside the onnx package build, run, and agree with ONNX Runtime on seeded random weights: their own
-are constants. With those, and the outputs that come with them, they are cases of `tests/conformance`."""
+"""The nine real CNNs inside the onnx package build, run, and agree with ONNX Runtime on seeded random weights: their
+own are constants. With those, and the outputs that come with them, they are cases of `tests/conformance`."""
 
 from __future__ import annotations
 

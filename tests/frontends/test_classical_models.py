@@ -221,6 +221,7 @@ def lookup(x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize("name", ["forest", "boosted", "forest of two classes", "boosted, two classes",
                                   "tree regression", "boosted regression", "logistic", "linear", "perceptron",
                                   "vectors", "vectors of two classes"])
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:Attribute `prob")
 def test_scikit_learn_pipelines(name: str) -> None:
     """What skl2onnx writes, scaler included, agrees with ONNX Runtime."""
     skl2onnx = pytest.importorskip("skl2onnx")

@@ -88,7 +88,7 @@ def test_a_single_window_beyond_the_data_pools_what_there_is(data: st.DataObject
     expected = {"MaxPool": inside.max((2, 3)), "AveragePool": inside.mean((2, 3)),
                 "LpPool": np.sqrt((inside ** 2).sum((2, 3)))}[op]
     assert y.shape == (2, 3, 1, 1)
-    np.testing.assert_allclose(y[:, :, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(y[:, :, 0, 0], expected, rtol=1e-5, atol=1e-6)  # means may be of nothing but rounding
 
 
 def test_a_global_pool_by_a_window_is_a_reduction() -> None:

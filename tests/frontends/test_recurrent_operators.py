@@ -184,6 +184,7 @@ def test_weights_of_the_wrong_shape_are_refused() -> None:
 
 
 @pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # of its exporter
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_modules_as_pytorch_exports_them(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")

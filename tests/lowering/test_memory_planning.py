@@ -25,6 +25,6 @@ def test_live_temporaries_never_overlap(seed: int) -> None:
 
 
 def test_a_chain_needs_two_buffers_only() -> None:
-    offsets, total = plan_memory([Lifetime(640, i, i + 1) for i in range(10)])
-    assert total == 2 * 640
-    assert set(offsets) == {0, 640}
+    offsets, total = plan_memory([Lifetime(3 * ALIGN, i, i + 1) for i in range(10)])
+    assert total == 6 * ALIGN
+    assert set(offsets) == {0, 3 * ALIGN}

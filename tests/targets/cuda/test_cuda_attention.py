@@ -68,6 +68,7 @@ def test_masks_of_special_numbers(row: np.ndarray, shared: bool) -> None:
           tolerance=1e-3 if row[0] == -1e4 else 3e-5)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN")
 def test_infinite_and_nan_inputs_spoil_only_their_rows() -> None:
     r = region(1, 1, 1, 18, 20, 8, 8)
     arrays = arrays_of(r, {})

@@ -71,6 +71,7 @@ def test_a_row_with_everything_masked_is_nan_or_zero(rows: int, masked_zero: boo
 
 
 @WAYS
+@pytest.mark.filterwarnings("ignore:All-NaN")
 def test_nan_and_infinite_inputs_spoil_only_their_rows(rows: int) -> None:
     r = region(1, 1, 1, 3, 70, 8, 8)
     arrays = arrays_of(r, {})
