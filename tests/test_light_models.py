@@ -3,7 +3,6 @@ own are constants. With those, and the outputs that come with them, they are cas
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,7 @@ import onnx
 import pytest
 
 import whet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from light_models import LIGHT_MODELS, light_input, refill
-
+from benchmarks.light_models import LIGHT_MODELS, light_input, refill
 from whet.measure import centred_error
 
 

@@ -21,9 +21,10 @@ from whet.ir.symbolic import symbol
 from whet.precision.export import OPSET, to_onnx
 from whet.precision.export.pairs import pair_movement
 
-sys.path += [str(Path(__file__).parents[1] / "passes"), str(Path(__file__).parents[2] / "benchmarks")]
-from light_models import light_input, refill
+sys.path.append(str(Path(__file__).parents[1] / "passes"))
 from random_graphs import RandomGraph
+
+from benchmarks.light_models import light_input, refill
 
 ort = pytest.importorskip("onnxruntime")
 Feeds = dict[str, np.ndarray]

@@ -344,8 +344,6 @@ class CudaBench:
         Libraries load at their first launch what must not be loaded in a capture, so theirs are launched before."""
         d, api = self.device, self.device.api
         steps = [step for run in runs for step in run]
-        places = lanes.schedule(after, len(steps))
-        early = lanes.follow(places, [isinstance(unit, Kernel) for unit, _, _ in steps])
         with d.current():
             for unit, values, tiles in steps:
                 if not isinstance(unit, Kernel) and unit not in self.begun:
@@ -356,7 +354,7 @@ class CudaBench:
                 mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
                 d.check(api.cuStreamBeginCapture(self.stream, mode), "cuStreamBeginCapture")
                 try:
-                    fork_and_join(self.streams, places, early, [_launch(*step) for step in steps])
+                    fork_and_join(self.streams, lanes.schedule(after, len(steps)), [_launch(*step) for step in steps])
                 finally:
                     code, graph = api.cuStreamEndCapture(self.stream)
             d.check((code,), "cuStreamEndCapture")

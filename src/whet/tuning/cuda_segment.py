@@ -76,7 +76,8 @@ class Segment:
         from the usual ones."""
         for s, (tactic, params) in self.asked.choices.items():
             self.steps[s] = self._prepared(s, tactic, params)
-        graphs = self._graph({}), self._graph({s: self._exchanged(s, forms) for s in self.asked.choices})
+        others = {s: self._exchanged(s, forms) for s in self.asked.choices}  # a graph does not keep its kernels
+        graphs = self._graph({}), self._graph(others)
         places = self._left()
         results = []
         for graph in graphs:

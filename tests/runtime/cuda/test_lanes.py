@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from whet.runtime.cuda.lanes import MOST, ends, follow, schedule
+from whet.runtime.cuda.lanes import MOST, ends, schedule
 
 
 def reached(places: list, step: int) -> set[int]:
@@ -57,13 +57,3 @@ def test_streams_are_used_again() -> None:
         base = 3 * k
         after += [[base], [base], [base + 1, base + 2]]
     assert max(p.lane for p in schedule(after, len(after))) == 1
-
-
-def test_a_step_follows_a_kernel_of_its_own_stream() -> None:
-    chain = schedule(None, 4)
-    assert follow(chain, [True, True, False, True]) == [False, True, True, False]
-    #   0 - 1 - 3
-    #    \\- 2 -/
-    fork = schedule([[], [0], [0], [1, 2]], 4)
-    assert [p.lane for p in fork] == [0, 0, 1, 1]
-    assert follow(fork, [True] * 4) == [False, True, False, False]

@@ -58,8 +58,9 @@ def _libraries() -> libraries.Libraries:
 
 
 @cache
-def _object(code: str, number: int) -> bytes:
-    return to_object(code, number)
+def compiled(code: str) -> bytes:
+    """The object of a kernel or library call for this GPU."""
+    return tocompiled(code)
 
 
 def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env: Mapping[str, int] | None = None
@@ -123,7 +124,7 @@ def _capture(launches: Sequence[tuple[str, list[int], int]]) -> tuple[Any, list[
     d, keep = device(), []
     prepared = []
     for code, values, tiles in launches:
-        loaded = Code(d, _object(code, gpu().number), _libraries())
+        loaded = Code(d, compiled(code), _libraries())
         unit = loaded.unit(0)
         if isinstance(unit, Kernel) and any(unit.unit.hidden):
             sizes = unit.hidden_bytes(tiles)

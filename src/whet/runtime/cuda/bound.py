@@ -74,9 +74,6 @@ class Bound:
         self._scratch = self._hidden_scratch(allocate)
         self._launches = self._prepare()
         self.places = lanes.schedule(getattr(tables.segment, "after", None), len(self._units))
-        own = [isinstance(u, Kernel) for u in self._units]
-        self._early = lanes.follow(self.places, own)
-        self._early_alone = [False, *own[:-1]]  # on one stream
         self._graphs: OrderedDict[tuple[int, ...], Owned] = OrderedDict()
         self.runs = 0  # without a graph
         self.placed: dict[int, Any] = {}  # by slot: what staging keeps for these shapes
@@ -98,14 +95,13 @@ class Bound:
         """Launch all steps one after the other on one stream (default: the context's)."""
         self._patch(addresses)
         s = streams.first if stream is None else stream
-        for go, early in zip(self._launches, self._early_alone):
-            go(s, early)
+        for go in self._launches:
+            go(s, True)
 
     def each(self, addresses: Sequence[int], stream: Any) -> Sequence[Callable[[], None]]:
         """A function for each step, that launches it on the stream."""
         self._patch(addresses)
-        return [lambda go=go, early=early: go(stream, early)  # type: ignore[misc]
-                for go, early in zip(self._launches, self._early_alone)]
+        return [lambda go=go: go(stream, True) for go in self._launches]  # type: ignore[misc]
 
     def graph(self, streams: Streams, addresses: tuple[int, ...]) -> Owned:
         """The graph for these addresses: a remembered one, or a new one."""
@@ -128,7 +124,7 @@ class Bound:
         streams that they are captured on."""
         self._patch(addresses)
         if self.runs == 0 and not all(isinstance(u, Kernel) for u in self._units):
-            fork_and_join(streams, self.places, self._early, self._launches)
+            fork_and_join(streams, self.places, self._launches)
             self.device.synchronize(streams.first)
             self.runs += 1
         d, api = self.device, self.device.api
@@ -136,7 +132,7 @@ class Bound:
         with capturing():
             d.check(api.cuStreamBeginCapture(streams.first, mode), "cuStreamBeginCapture")
             try:
-                fork_and_join(streams, self.places, self._early, self._launches)
+                fork_and_join(streams, self.places, self._launches)
             except BaseException:
                 code, graph = api.cuStreamEndCapture(streams.first)
                 if not code and int(graph):
@@ -214,10 +210,10 @@ class Bound:
         return out
 
 
-def fork_and_join(streams: Streams, places: Sequence[lanes.Place], early: Sequence[bool],
-                  launches: Sequence[Callable[[Any, bool], None]]) -> None:
+def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Sequence[Callable[[Any, bool], None]]
+                  ) -> None:
     """Launch steps at their places (`lanes.schedule`), whether or not the first stream is captured. A launch is a
-    function of (stream, whether it may begin early), `early` what to say (`lanes.follow`)."""
+    function of (stream, whether it may begin early)."""
     api, check = streams.device.api, streams.device.check
     begun = {0}
     start = streams.event(0)
@@ -237,7 +233,7 @@ def fork_and_join(streams: Streams, places: Sequence[lanes.Place], early: Sequen
             check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
         for k in p.waits:
             check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
-        go(stream, early[i])
+        go(stream, not p.waits)
         if p.noted or i in last:
             mark(i)
     for i in last:

@@ -62,14 +62,3 @@ def ends(places: Sequence[Place]) -> list[int]:
     """The last step of each lane but the first, which joins them in the end."""
     last = {p.lane: i for i, p in enumerate(places)}
     return [i for lane, i in sorted(last.items()) if lane]
-
-
-def follow(places: Sequence[Place], own: Sequence[bool]) -> list[bool]:
-    """For each step whether it may begin while the one before it ends: that is on its stream, and a kernel of our own
-    (what a library launches last may be a copy or a fill, which nothing begins before the end of)."""
-    last: dict[int, bool] = {}
-    out = []
-    for p, mine in zip(places, own, strict=True):
-        out.append(last.get(p.lane, False) and not p.waits)
-        last[p.lane] = mine
-    return out

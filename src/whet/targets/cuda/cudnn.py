@@ -6,6 +6,7 @@ The epilogue becomes pointwise nodes of the operation graph. The frontend asks r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -165,11 +166,17 @@ def _epilogue(nodes: Nodes, region: Region, anchor: tuple[str, int]) -> None:
     if output.dtype not in TYPES:
         raise UntranslatableError(f"a result of {output.dtype.value}")
 
+    places = math.prod(_spec(output, output.shape).dims[2:])
+
     def leaf(k: int) -> tuple[str, int]:
         t = region.inputs[k]
         if t.dtype not in TYPES:
             raise UntranslatableError(f"an operand of {t.dtype.value}")
-        return nodes.tensor(_spec(t, output.shape), In(k))
+        spec = _spec(t, output.shape)
+        if spec.dims[0] > 1 and spec.dims[1] > 1 and math.prod(spec.dims[2:]) < places:
+            # An engine of cuDNN 9.19 reads such an operand at misaligned addresses, and the GPU is lost.
+            raise UntranslatableError("an operand for each image and channel")
+        return nodes.tensor(spec, In(k))
 
     if region.epilogue is None:
         if output.dtype is DType.I32:
