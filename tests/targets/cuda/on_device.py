@@ -60,7 +60,7 @@ def _libraries() -> libraries.Libraries:
 @cache
 def compiled(code: str) -> bytes:
     """The object of a kernel or library call for this GPU."""
-    return tocompiled(code)
+    return to_object(code, gpu().number)
 
 
 def run(region: Region, made: Implementation, arrays: Sequence[np.ndarray], env: Mapping[str, int] | None = None

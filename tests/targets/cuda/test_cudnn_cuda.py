@@ -210,10 +210,9 @@ def test_products_of_matrices_on_the_gpu():
 
 @needs_cuda
 def test_a_plan_by_another_name_is_refused():
-    from whet.errors import DeviceError
-        made = TACTIC.implement(CONV(), {"plan": "eng9999", "workspace": 0, "channels": 0}, gpu(), 1)
+    made = TACTIC.implement(CONV(), {"plan": "eng9999", "workspace": 0, "channels": 0}, gpu(), 1)
     with pytest.raises(DeviceError, match="execution plan"):
-        to_object(made.steps[0].kernel.code, gpu().number)
+        compiled(made.steps[0].kernel.code)
 
 
 
