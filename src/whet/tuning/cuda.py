@@ -196,7 +196,8 @@ class _Measuring:
             return slow or time.monotonic() > until
 
         unless = hopeless if rank >= SURE else lambda: False
-        compiled = self.crew.submit(TRY_TIMEOUT, "compile", self.target, region, c.tactic, c.params, unless=unless)
+        target = self.target.timed
+        compiled = self.crew.submit(TRY_TIMEOUT, "compile", target, region, c.tactic, c.params, unless=unless)
 
         def then(job: Future[Any]) -> None:
             if job.cancelled() or job.exception() is not None:
@@ -204,7 +205,7 @@ class _Measuring:
                 return
             objects = job.result()
             try:
-                timed = self.device.submit(RUN_TIMEOUT, "time", self.target, region, c.tactic, c.params, objects,
+                timed = self.device.submit(RUN_TIMEOUT, "time", target, region, c.tactic, c.params, objects,
                                            unless=unless)
             except RuntimeError as e:  # the crew is closed
                 out.set_exception(e)
@@ -243,7 +244,7 @@ class _Measuring:
         several = [(trials[k].tactic, trials[k].params, objects[k]) for k in close]
         for k in close:
             self.out.objects.update(objects[k])
-        job = self.device.submit(RUN_TIMEOUT, "playoff", self.target, region, several, first=True)
+        job = self.device.submit(RUN_TIMEOUT, "playoff", self.target.timed, region, several, first=True)
         return [trials[k] for k in close], job
 
     def _decide(self, region: Region, trials: list[Trial], last: _Last) -> None:
@@ -289,7 +290,7 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
     """Try the best few of the heaviest regions inside the whole segment (see `in_place`)."""
     def ask(asked: in_place.Trials) -> dict[str, Any]:
         with children(target) as team:
-            found, failed = result(team.timer.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target, asked))
+            found, failed = result(team.timer.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target.timed, asked))
         if failed:
             out.notes.append(f"candidates could not be tried in place: {failed}")
         return found or {}
@@ -303,14 +304,15 @@ def launch_early(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, 
     def ask(asked: in_place.Trials, codes: Mapping[str, str]) -> early.Answer | None:
         patience = COMPILING * asked.seconds
         until = time.monotonic() + patience
+        missing = [code for code in codes.values() if store.get(target, code) is None]
         with children(target) as team:
             jobs = [team.compilers.submit(TRY_TIMEOUT, "assemble", target, code,
-                                          unless=lambda: time.monotonic() > until) for code in codes.values()]
+                                          unless=lambda: time.monotonic() > until) for code in missing]
             try:
                 for job in jobs:
                     job.result(max(0.0, until - time.monotonic()))
             except (TimeoutError, NotTriedError):
-                out.notes.append(f"early launch was not tried: {len(codes)} kernels were not compiled in "
+                out.notes.append(f"early launch was not tried: {len(missing)} kernels were not compiled in "
                                  f"{patience:.0f} s")
                 return None
             except (RuntimeError, WorkerDied) as e:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -56,7 +55,7 @@ class CudaWorker:
         """A segment's seconds, as it is and with kernels that are launched early."""
         def forms(region: Region, tactic: str, params: Params) -> tuple[Implementation, dict[str, bytes]]:
             usual = {s.kernel.symbol for s in target.implement(region, tactic, params).steps}
-            made = replace(target, early=True).implement(region, tactic, params)
+            made = target.timed.implement(region, tactic, params)
             return made, {s.kernel.symbol: self.assemble(target, s.kernel.code) for s in made.steps
                           if s.kernel.symbol not in usual}
 

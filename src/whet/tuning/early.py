@@ -7,7 +7,6 @@ for the whole plan, by the time of a whole segment's graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from whet.lowering.storage import Launch
 from whet.targets.cuda.target import CudaTarget
@@ -25,7 +24,7 @@ def decide(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
            ask: Callable[[Trials, Mapping[str, str]], Answer | None]) -> None:
     """Set `tuned.early`, from the cache if this segment with these choices was measured before.
 
-    ask: times a segment; given also the codes of the kernels in their early form, by symbol. None: it could not be
+    ask: times a segment; given also the codes of the kernels that have two forms, by symbol. None: it could not be
          asked now.
     """
     if not (target.gpu.live and target.launches_early and BUDGET[opt_level]) or len(launches) < 2:
@@ -39,8 +38,8 @@ def decide(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
     if entry is None:
         plain, forms = ({step.kernel.symbol: step.kernel.code for s, r in regions.items()
                          for step in t.implement(r, choices[s].tactic, choices[s].params).steps}
-                        for t in (target, replace(target, early=True)))
-        codes = {symbol: code for symbol, code in forms.items() if symbol not in plain}
+                        for t in (target, target.timed))
+        codes = {symbol: code for symbol, code in {**plain, **forms}.items() if (symbol in plain) != (symbol in forms)}
         asked = segment(launches, dims, target, tuned, [], BUDGET[opt_level]) if codes else None
         if asked is None:
             return

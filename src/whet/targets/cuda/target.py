@@ -49,6 +49,12 @@ class CudaTarget:
         return self.gpu.capability >= (9, 0)
 
     @property
+    def timed(self) -> CudaTarget:
+        """With the form of kernels that candidates are timed in: launched early, where the GPU can do that. A kernel
+        then finds the one before it still running, as in a plan, and what it does before its wait costs nothing."""
+        return dataclasses.replace(self, early=self.launches_early)
+
+    @property
     def machine(self) -> Gpu:
         """The GPU as tactics are to see it."""
         return self.gpu if self.compat == "exact" else dataclasses.replace(self.gpu, libraries={})
