@@ -380,11 +380,7 @@ def _int_power(s: Source, d: DType) -> str:
 def _saturate(s: Source, x: str, zero: int, to: DType) -> str:
     """clamp(rint(x) + zero) to the range of `to`; NaN becomes the lowest code."""
     info = np.iinfo(to.np)
-    y = s.name_of(f"libdevice.rint({x})")
-    low, high = float(info.min - zero), float(info.max - zero)
-    y = s.name_of(f"tl.where({y} > {low}, {y}, {low})")
-    y = s.name_of(f"tl.where({y} < {high}, {y}, {high}).to(tl.int32)")
-    return s.name_of(f"({y}{f' + {zero}' if zero else ''}).to(tl.{REGISTER[to]})")
+    return _code(s, x, str(float(info.min - zero)), str(float(info.max - zero)), str(zero) if zero else "", to)
 
 
 def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
@@ -393,11 +389,20 @@ def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
     if to.is_storage:
         return cast(s, s.name_of(division(x, scale)), DType.F32, to)
     info = np.iinfo(to.np)
-    y = s.name_of(f"libdevice.rint({division(x, scale)})")
     z = s.name_of(f"{zero}.to(tl.float32)")
-    y = s.name_of(f"tl.where({y} > {float(info.min)} - {z}, {y}, {float(info.min)} - {z})")
-    y = s.name_of(f"tl.where({y} < {float(info.max)} - {z}, {y}, {float(info.max)} - {z})")
-    return s.name_of(f"({y} + {z}).to(tl.int32).to(tl.{REGISTER[to]})")
+    return _code(s, s.name_of(division(x, scale)), f"{float(info.min)} - {z}", f"{float(info.max)} - {z}",
+                 f"{zero}.to(tl.int32)", to)
+
+
+def _code(s: Source, x: str, low: str, high: str, zero: str, to: DType) -> str:
+    """clamp(rint(x)) between whole numbers (of 8 bits and a zero point), plus `zero`.
+
+    Adding 1.5 * 2^23 rounds to whole numbers, ties to even, and leaves them in the lowest bits: one addition, where
+    GPUs round and convert at a quarter of its rate or less.
+    """
+    y = s.name_of(f"tl.minimum(tl.where({x} > {low}, {x}, {low}), {high}) + 12582912.0")
+    bits = f"{y}.to(tl.int32, bitcast=True)"
+    return s.name_of(f"({f'{bits} + {zero}' if zero else bits}).to(tl.{REGISTER[to]})")
 
 
 def cast(s: Source, v: str, src: DType, dst: DType, saturate: bool = True, round_mode: str = "up") -> str:
