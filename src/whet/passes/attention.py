@@ -17,7 +17,7 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.symbolic import Dim
-from whet.passes.movement import counting, single
+from whet.passes.gathers import counting, single
 from whet.passes.rewrite import Result, Rewriter, aligned, constant_operand, made_by, uniform
 
 MAX_HEAD = 512  # heads wider than this are better off as two matmuls

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.symbolic import Dim, Shape, product
-from whet.passes.rewrite import Result, Rewriter, made_by, uniform
+from whet.passes.gathers import gather_elements_of_count, gather_nd_of_counts, gather_of_count
+from whet.passes.rewrite import Result, Rewriter, made_by
 
 
 def simplify(graph: Graph) -> None:
@@ -17,8 +16,9 @@ def simplify(graph: Graph) -> None:
         "transpose": [transpose_of_transpose, transpose_of_ones],
         "slice": [full_slice, slice_of_slice, slice_of_concat],
         "concat": [short_concat, concat_of_slices],
-        "expand": [expand_of_expand], "pad": [empty_pad], "gather": [gather_of_constant_index],
-        "gather_nd": [gather_of_grid], "reduce": [reduce_of_ones, reduce_of_reduce], "resize": [resize_of_cast],
+        "expand": [expand_of_expand], "pad": [empty_pad], "gather": [gather_of_count],
+        "gather_nd": [gather_nd_of_counts], "gather_elements": [gather_elements_of_count],
+        "reduce": [reduce_of_ones, reduce_of_reduce], "resize": [resize_of_cast],
     })
 
 
@@ -274,104 +274,6 @@ def expand_of_expand(rw: Rewriter, node: Node) -> Result:
 def empty_pad(rw: Rewriter, node: Node) -> Result:
     """A pad by nothing."""
     return node.input(0) if all(p == 0 for p in node.attrs["pads"]) else None
-
-
-def gather_of_constant_index(rw: Rewriter, node: Node) -> Result:
-    """A gather of one index, or of indices in arithmetic progression, is a slice."""
-    x, index = node.input(0), node.input(1)
-    axis = node.attrs["axis"]
-    n = x.shape[axis]
-    if index.data is None or index.data.size == 0 or index.rank > 1 or not isinstance(n, int):
-        return None
-    i = [int(k) + n if k < 0 else int(k) for k in index.data.reshape(-1)]
-    step = i[1] - i[0] if len(i) > 1 else 1
-    if step == 0 or any(b - a != step for a, b in itertools.pairwise(i)) or not all(0 <= k < n for k in i):
-        return None
-    cut = rw.add("slice", x, like=node, starts=tuple(i[0] if d == axis else 0 for d in range(x.rank)),
-                 sizes=tuple(len(i) if d == axis else x.shape[d] for d in range(x.rank)),
-                 steps=tuple(step if d == axis else 1 for d in range(x.rank)))
-    return cut if index.rank == 1 else rw.add("reshape", cut, like=node, shape=node.output.shape)
-
-
-def gather_of_grid(rw: Rewriter, node: Node) -> Result:
-    """gather_nd by a grid of whole ranges (as exporters index masks) is a transpose with ones put in."""
-    x, index = node.input(0), node.input(1)
-    out = node.output
-    if node.attrs.get("batch_dims", 0) or index.shape[-1] != x.rank:
-        return None
-    c = made_by(index, "concat")
-    columns = list(c.inputs) if c and c.attrs["axis"] == index.rank - 1 else [index] if x.rank == 1 else []
-    if len(columns) != x.rank:
-        return None
-    where = [range_axis(v, x.shape[k]) for k, v in enumerate(columns)]
-    if None in where or len(set(where)) != len(where):
-        return None
-    axes = [a for a in where if a is not None]
-    order = tuple(sorted(range(x.rank), key=lambda k: axes[k]))
-    moved = x if order == tuple(range(x.rank)) else rw.add("transpose", x, like=node, perm=order)
-    shape = tuple(d if i in axes else 1 for i, d in enumerate(out.shape))
-    return rw.add("expand", rw.add("reshape", moved, like=node, shape=shape), like=node, shape=out.shape)
-
-
-def range_axis(v: Value | None, size: Dim) -> int | None:
-    """The one axis along which v counts 0, 1, ... size - 1 (it repeats along the others)."""
-    found = counting(v, size)
-    return found[0] if found is not None and found[1] == 0 else None
-
-
-def counting(v: Value | None, size: Dim) -> tuple[int, Dim] | None:
-    """(axis, start) of the one axis along which v counts start, start + 1, .. for `size` steps (it repeats along the
-    others)."""
-    p = v.producer if v is not None else None
-    if p is None or v is None:
-        return None
-    if p.op == "iota":
-        return (0, p.attrs["start"]) if (p.attrs["step"], p.attrs["size"], v.rank) == (1, size, 1) else None
-    if p.op in ("add", "sub"):
-        return _shifted(p, size)
-    if p.op == "cast" and p.input(0).dtype.is_integer:
-        return counting(p.input(0), size)
-    x = p.input(0) if p.inputs else None
-    found = counting(x, size) if p.op in ("expand", "reshape", "transpose") else None
-    if found is None or x is None:
-        return None
-    a, start = found
-    if p.op == "transpose":
-        return int(p.attrs["perm"].index(a)), start
-    if p.op == "expand":
-        a += v.rank - x.rank
-        return (a, start) if v.shape[a] == size else None
-    if [d for d in x.shape if d != 1] != [d for d in v.shape if d != 1] or x.shape[a] == 1:
-        return None
-    nth = sum(d != 1 for d in x.shape[:a])
-    return [i for i, d in enumerate(v.shape) if d != 1][nth], start
-
-
-def _shifted(p: Node, size: Dim) -> tuple[int, Dim] | None:
-    """`counting` of a sum or difference of a range and one number."""
-    a, b = p.input(0), p.input(1)
-    for x, y in ((a, b), (b, a)) if p.op == "add" else ((a, b),):
-        by = single(y)
-        found = counting(x, size) if by is not None else None
-        if found is not None and by is not None and x.shape == p.output.shape:
-            return found[0], found[1] + by if p.op == "add" else found[1] - by
-    return None
-
-
-def single(v: Value) -> Dim | None:
-    """The one number that an integer tensor repeats, as far as it is known when the plan is built."""
-    if not v.dtype.is_integer:
-        return None
-    if v.data is not None:
-        number = uniform(v)
-        return None if number is None else int(number)
-    p = v.producer
-    if p is not None and p.op in ("reshape", "expand", "cast"):
-        return single(p.input(0))
-    if p is not None and p.op == "dims" and len(p.attrs["values"]) == 1:
-        value: Dim = p.attrs["values"][0]
-        return value
-    return None
 
 
 def reduce_of_ones(rw: Rewriter, node: Node) -> Result:
