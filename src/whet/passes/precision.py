@@ -21,7 +21,7 @@ from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import Region, Tensor
 from whet.ir.region_eval import PRODUCTS
-from whet.ir.symbolic import names
+from whet.ir.symbolic import evaluate, names, product
 from whet.ir.union import Union
 from whet.passes import halves
 from whet.passes.fuse import EPILOGUE, VIEWS
@@ -30,6 +30,7 @@ from whet.passes.overflow import prone
 SCATTERS = frozenset({"scatter_nd", "scatter_elements"})  # results are elements of operands 0 and 2
 MOVES = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})  # results are elements of operand 0
 EXACT = frozenset({"sin", "cos", "tan", "floor", "ceil", "round", "mod"})  # angles, positions, indices
+SMALL_OPERAND = 1 << 16  # elements that a matmul rounds on load instead of a step of its own (on GPUs)
 SMALL_INNER = 16  # a product over fewer terms is an outer product (rotary angles), not a layer
 CODES = ("int8", "f8")  # products of codes
 
@@ -62,7 +63,8 @@ class Traits:
 
     depthwise: depthwise convolutions are narrowed, too: there they wait for memory, on the CPU for their arithmetic.
     halves:    products of 16-bit floats that the model brings are taken as such, not widened to fp32 first.
-    whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not.
+    whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not, unless
+               it is so small that the launch takes longer than reading twice the bytes.
     states:    what a context keeps between runs is stored in 16 bits, too, where it only moves between its readers.
     """
 
@@ -292,12 +294,19 @@ def _convert_operands(graph: Graph) -> None:
             v = n.input(i)
             if v.dtype is not DType.F32 or i in region.prologue or (region.kind == "attention" and _given(v)):
                 continue  # of a cache that is given in fp32, every row is read once: rounded then
+            if region.kind == "matmul" and v.data is None and _is_small(v, graph):
+                continue
             if (v, to) not in made:
                 made[v, to] = _converted(graph, v, to, n)
                 added = True
             n.inputs[i] = made[v, to]
     if added:
         graph.sort()
+
+
+def _is_small(v: Value, graph: Graph) -> bool:
+    """True for at most SMALL_OPERAND elements at the optimum."""
+    return evaluate(product(v.shape), {n: d[1] for n, d in graph.dims.items()}) <= SMALL_OPERAND
 
 
 def _given(v: Value) -> bool:
