@@ -103,6 +103,7 @@ class Builder:
             formed.append(passes.finish(
                 ordered, compute, self._dump(i, len(graphs)), keep=kept, wide=self.wide, states=self.states,
                 traits=precision.GPU if self.target.name == "cuda" else precision.CPU,
+                multiprocessors=self.target.gpu.multiprocessors if isinstance(self.target, CudaTarget) else 0,
                 beyond=lambda n: not n.names.isdisjoint(self.beyond)))
             if self.target.fallback:
                 to_host(formed[i], self.target.accepts)

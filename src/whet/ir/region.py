@@ -12,6 +12,8 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Expr, Imm, Leaf, Term
 from whet.ir.symbolic import Dim, Shape, Sym, from_json, to_json
 
+NORMS = frozenset({"layernorm", "rmsnorm"})  # kinds whose operand 0 may be a second result
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -61,7 +63,9 @@ class Region:
                has the operand's shape; the other leaves have indices >= n_anchor.
     epilogue:  expression over ANCHOR and inputs, which broadcast to the output's shape; None: as is.
     anchor:    dtype and shape of the anchor's own result (before the epilogue).
-    output:    the tensor that is written. `extra_outputs`: further results of the anchor itself.
+    output:    the tensor that is written. `extra_outputs`: further results of the anchor itself. For the kinds NORMS
+               there may be one: operand 0 as its prologue gives it (the result is computed from it before it is
+               rounded to the extra output's type).
     """
 
     kind: str

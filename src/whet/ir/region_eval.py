@@ -12,7 +12,7 @@ from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR
 from whet.ir.graph import Node, Value
-from whet.ir.region import Region
+from whet.ir.region import NORMS, Region
 from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
 BYTES_AS_REAL = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm", "attention"})
@@ -115,7 +115,10 @@ def _anchor(region: Region, arrays: Sequence[np.ndarray], env: Mapping[str, int]
     outs = [Value(f"out{i}", t.dtype, _concrete(t.shape, env))
             for i, t in enumerate((region.anchor, *region.extra_outputs))]
     results = evaluate(Node(region.kind, list(values), outs, attrs), operands)
-    return [np.asarray(r).astype(v.dtype.np, copy=False) for r, v in zip(results, outs, strict=True)]
+    if region.kind in NORMS and region.extra_outputs:
+        results.append(np.asarray(operands[0]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return [np.asarray(r).astype(v.dtype.np, copy=False) for r, v in zip(results, outs, strict=True)]
 
 
 def _fit(x: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

@@ -195,7 +195,7 @@ class _Region:
                 return [p] * count
             case "layernorm" | "rmsnorm":
                 _need(p is not None and p < at["axis"] and alone)
-                return [p]
+                return [p] * count
             case "attention":
                 return self.attention(places)
             case "linear_attention":

@@ -26,6 +26,7 @@ from whet.passes import (
     normalization,
     pads,
     parallel,
+    partial_sums,
     precision,
     rotary,
     scales,
@@ -86,7 +87,7 @@ def run(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: b
     compute: "fp32", "bf16" or "fp16" (products and activations in it where `precision` finds it safe), "tf32".
     dump:    a folder that gets `NN-name.txt` after each pass: the graph as text under a line of statistics.
     verify:  check the graph's legality after each pass; a fault names the pass.
-    keep:    regions that stay in fp32; `more`: of `precision.assign`.
+    keep:    regions that stay in fp32; `more`: of `regions`.
     """
     return finish(prepare(graph, dump, verify), compute, dump, verify, keep, **more)
 
@@ -104,8 +105,9 @@ def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify
 
 
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
-            keep: Callable[[Node], bool] = precision.nowhere, **more: Any) -> Graph:
-    """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`).
+            keep: Callable[[Node], bool] = precision.nowhere, multiprocessors: int = 0, **more: Any) -> Graph:
+    """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`), and for a GPU of so many
+    multiprocessors `partial_sums.divide`.
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
@@ -113,6 +115,8 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
     steps = [Pass("regions", fuse.form_regions)]
     if compute not in ("fp32", "f32") or more.get("traits", precision.CPU).halves:
         steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep, **more)))
+    if multiprocessors:
+        steps.append(Pass("partial-sums", lambda g: partial_sums.divide(g, multiprocessors)))
     return apply(graph, steps, dump, verify, first=len(PASSES))
 
 

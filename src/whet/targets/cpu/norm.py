@@ -41,6 +41,8 @@ class RowNorm:
             return "the normalized dimensions are not one loop"
         if not region.anchor.dtype.is_float:
             return f"the anchor is {region.anchor.dtype.value}"
+        if region.extra_outputs:
+            return "the operand is a second result"
         return types_reason(region) or store_reason(_nest(region))
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:

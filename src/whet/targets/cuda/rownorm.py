@@ -1,4 +1,5 @@
-"""Layer norm, RMS norm and group norm in Triton, with prologue (a residual addition) and epilogue.
+"""Layer norm, RMS norm and group norm in Triton, with prologue (sums of a product's parts, a residual addition) and
+epilogue. The operand may be a second result.
 
 The mean first, then the mean square of the differences: no cancellation. Three ways: rows held in registers; longer
 ones walked over three times; and, where there are few long rows, each divided among programs that leave mean and square
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from whet.ir.dtypes import DType
-from whet.ir.region import Region
+from whet.ir.region import NORMS, Region
 from whet.ir.symbolic import Dim, ceildiv, upper
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, root
@@ -26,6 +27,8 @@ class RowNorm:
     name = "rownorm"
 
     def applies(self, region: Region, machine: Gpu) -> str:
+        if region.extra_outputs and region.kind not in NORMS:
+            return "a group norm's operand is no result"
         return floats_reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
@@ -104,6 +107,7 @@ def _held(tile: Tile) -> None:
     n = _length(tile, tile.nest.length)
     block = tile.block()
     d = tile.value(block, 0.0)
+    tile.keep(d, block)
     if _centred(tile):
         mean = s.name_of(division(tile.over("sum", d), n, tile.double), "mean")
         d = tile.filled(s.name_of(f"{d} - {mean}", "d"), block, 0.0)
@@ -128,6 +132,7 @@ def _walked(tile: Tile) -> None:
     rate = _rate(tile, tile.over("sum", squares), n)
     with tile.chunks() as block:
         v = tile.value(block)
+        tile.keep(v, block)
         _write(tile, s.name_of(f"{v} - {mean}", "d") if mean else v, rate, block)
 
 
@@ -170,6 +175,7 @@ def _divided(nest: Rows, params: Params, machine: Gpu) -> Implementation:
     rate = _rate(last, whole, n)
     block = last.block("start", "end")
     v = last.value(block)
+    last.keep(v, block)
     _write(last, s.name_of(f"{v} - {mean}", "d") if mean else v, rate, block)
     steps = tuple(t.s.step(programs, warps=params["warps"], stages=2) for t in (first, last))
     return Implementation(steps, workspace=2 * size)

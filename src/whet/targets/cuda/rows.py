@@ -279,10 +279,22 @@ class Tile:
             have = DType.F32 if self.kind == "float32" else region.anchor.dtype
             y = finish(s, cast(s, y, have, region.output.dtype) if compute_type(have) != compute_type(
                 region.output.dtype) else y, region.output.dtype)
-        view, p = self.nest.views[OUT], pointer_to(s, Out(0), region.output)
+        self._store(y, 0, block, reduced)
+
+    def keep(self, v: str, block: Block) -> None:
+        """Stores operand 0's value v (compute type) where it is a second result."""
+        for t in self.region.extra_outputs:
+            have = DType.F32 if self.kind == "float32" else self.region.anchor.dtype
+            y = v if compute_type(have) == compute_type(t.dtype) else cast(self.s, v, have, t.dtype)
+            self._store(finish(self.s, y, t.dtype), 1, block)
+
+    def _store(self, y: str, k: int, block: Block, reduced: bool = False) -> None:
+        """Stores a value of the register type of output k."""
+        t = (self.region.output, *self.region.extra_outputs)[k]
+        view, p = self.nest.views["o", k], pointer_to(self.s, Out(k), t)
         if not axes_of(view, block) and not (self.flat and reduced):  # a tile of one element
             p = f"{p} + tl.zeros({'(1,)' if self.flat else '(1, 1)'}, tl.int32)"
-        store_tensor(s, view, p, y, block, is_wide(region, region.output))
+        store_tensor(self.s, view, p, y, block, is_wide(self.region, t))
 
 
 def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[Params]:
