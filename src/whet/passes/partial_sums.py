@@ -17,7 +17,7 @@ it. What changes: x itself is not rounded where the norm reads it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from whet.ir.dtypes import DType
@@ -62,15 +62,14 @@ def parts_of(m: int, n: int, k: int, multiprocessors: int) -> int:
     return max(fitting, default=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _State:
-    """The graph as it was (`position` of nodes, `uses`, what is read `outside`), and weights that are divided."""
+    """A graph, and how it was: the nodes' `position`, `uses`, what is read `outside`."""
 
     graph: Graph
     position: Mapping[int, int]
     uses: Mapping[Value, Sequence[Node]]
     outside: Collection[Value]
-    weights: dict[tuple[Value, int, int], Value] = field(default_factory=dict)
 
 
 def _parts(n: Node, multiprocessors: int) -> int:
@@ -124,11 +123,8 @@ def _product(state: _State, n: Node, parts: int) -> Value:
     cut = graph.add("reshape", [a], {"shape": (*rows, parts, depth // parts)}, origin=n.origin)
     order = (len(rows), *range(len(rows)), len(rows) + 1)
     seen = graph.add("transpose", [cut], {"perm": order}, origin=n.origin)
-    key = (w, parts, len(rows))
-    if key not in state.weights:
-        shape = (parts, *(1,) * (len(rows) - 1), depth // parts, columns)
-        state.weights[key] = graph.const(w.data.reshape(shape), w.dtype, w.name)
-    second = state.weights[key]
+    second = graph.add("reshape", [w], {"shape": (parts, *(1,) * (len(rows) - 1), depth // parts, columns)},
+                       origin=n.origin)  # a view: the constant is in the plan once, however it is divided
     out = Tensor.dense(DType.F32, (parts, *rows, columns))
     made = Region("matmul", region.attrs, (Tensor.dense(seen.dtype, seen.shape),
                                            Tensor.dense(second.dtype, second.shape, const=True)), 2, out, out,
