@@ -19,6 +19,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Shape, names
 from whet.passes.algebra import lossless
 from whet.passes.expressions import ExprBuilder
+from whet.passes.on_load import OnLoad
 from whet.passes.rewrite import aligned, scalar
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
@@ -47,11 +48,14 @@ class Group:
         return [*first, *self.epilogue, *(n for p in self.prologue.values() for n in p)]
 
 
-def form_regions(graph: Graph) -> Graph:
-    """The graph with every node but views and host steps in a region. The given graph is used up."""
+def form_regions(graph: Graph, on_load: OnLoad | None = None) -> Graph:
+    """The graph with every node but views and host steps in a region. The given graph is used up.
+
+    on_load: which convolutions compute their input on load (None: none of them).
+    """
     duplicate_cheap(graph)
     graph.prune()
-    former = _Former(graph)
+    former = _Former(graph, on_load)
     groups = former.groups()
     out = Graph(graph.name)
     out.inputs, out.outputs, out.output_names, out.dims = graph.inputs, graph.outputs, graph.output_names, graph.dims
@@ -123,8 +127,8 @@ def fits_epilogue(v: Value, shape: Shape) -> bool:
 class _Former:
     """Decides which node belongs to which region."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, on_load: OnLoad | None = None) -> None:
+        self.graph, self.on_load = graph, on_load
         self.uses = graph.uses()
         self.outputs = graph.read_outside()
         self.order = {id(n): i for i, n in enumerate(graph.nodes)}
@@ -237,7 +241,8 @@ class _Former:
 
     def prologue(self, anchor: Node) -> dict[int, list[Node]]:
         """By operand, the pointwise nodes that it alone needs: widening casts, and before the first operand of
-        some kinds anything that has a tensor of the operand's shape among what it reads."""
+        some kinds (and of convolutions, where that pays) anything that has a tensor of the operand's shape among what
+        it reads."""
         out: dict[int, list[Node]] = {}
         for i, v in enumerate(v for v in anchor.inputs if v is not None):
             p = v.producer
@@ -247,6 +252,12 @@ class _Former:
                 found = [*self.producers(v, anchor), p]
                 if any(x.shape == v.shape for x in _outside(found)):
                     out[i] = found
+            elif i == 0 and self.on_load and self.on_load.takes(anchor, self.graph.dims):
+                found = [*self.producers(v, anchor), p]
+                if self.on_load.suits(v, found, _outside(found)):
+                    out[i] = found
+                elif widens(p, anchor.op):
+                    out[i] = [p]
             elif widens(p, anchor.op) and anchor.op in EPILOGUE | PROLOGUE:
                 out[i] = [p]
         return out

@@ -24,10 +24,11 @@ def widen(graph: Graph) -> None:
         region: Region | None = n.attrs.get("region")
         if region is None:
             continue
+        operands = [region.prologue[i].dtype if i in region.prologue else t.dtype
+                    for i, t in enumerate(region.inputs[:PRODUCTS.get(region.kind, 0)])]
         region = in_fp32(region)
-        operands = [t.dtype for t in region.inputs[:PRODUCTS.get(region.kind, 0)]]
         one = operands[0] if operands and len(set(operands)) == 1 else None
-        if (one in HALVES and region.compute == "f32" and not region.prologue and region.kind != "matmul_grouped"
+        if (one in HALVES and region.compute == "f32" and region.kind != "matmul_grouped"
                 and region.anchor.dtype is DType.F32):
             region = replace(region, compute=HALVES[one])
             n.compute = region.compute

@@ -33,6 +33,7 @@ from whet.passes import (
     softmax,
     transposes,
 )
+from whet.passes.on_load import OnLoad
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
     """
-    steps = [Pass("regions", fuse.form_regions)]
-    if compute not in ("fp32", "f32") or more.get("traits", precision.CPU).halves:
+    traits: precision.Traits = more.get("traits", precision.CPU)
+    on_load = OnLoad(compute) if traits.on_load else None
+    steps = [Pass("regions", lambda g: fuse.form_regions(g, on_load))]
+    if compute not in ("fp32", "f32") or traits.halves:
         steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep, **more)))
     if multiprocessors:
         steps.append(Pass("partial-sums", lambda g: partial_sums.divide(g, multiprocessors)))

@@ -25,7 +25,7 @@ from whet.ir.symbolic import evaluate, names, product
 from whet.ir.union import Union
 from whet.passes import halves
 from whet.passes.fuse import EPILOGUE, VIEWS
-from whet.passes.overflow import prone
+from whet.passes.overflow import grows, prone
 
 SCATTERS = frozenset({"scatter_nd", "scatter_elements"})  # results are elements of operands 0 and 2
 MOVES = frozenset({"pad", "gather", "gather_nd", "gather_elements", "resize"})  # results are elements of operand 0
@@ -66,16 +66,18 @@ class Traits:
     whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not, unless
                it is so small that the launch takes longer than reading twice the bytes.
     states:    what a context keeps between runs is stored in 16 bits, too, where it only moves between its readers.
+    on_load:   convolutions compute their input on load where that pays (`on_load.OnLoad`).
     """
 
     depthwise: bool = False
     halves: bool = False
     whole: bool = False
     states: bool = False
+    on_load: bool = False
 
 
 CPU = Traits()
-GPU = Traits(depthwise=True, halves=True, whole=True, states=True)
+GPU = Traits(depthwise=True, halves=True, whole=True, states=True, on_load=True)
 
 
 def nowhere(node: Node) -> bool:
@@ -140,6 +142,9 @@ def assign(graph: Graph, compute: str = "bf16", keep: Callable[[Node], bool] = n
 
 def _operands_fit(n: Node, region: Region, narrow: Narrow, large: set[Value]) -> bool:
     """True if the operands of a product may be rounded to the precision."""
+    grown = {i for i, v in enumerate(n.inputs) if v in large}
+    if any(grows(e, grown) for e in region.prologue.values()):
+        return False
     for v in [v for v in n.inputs if v is not None][:PRODUCTS[region.kind]]:
         if v in large or (v.data is not None and v.dtype is DType.F32 and not narrow.holds(v.data)):
             return False

@@ -12,7 +12,7 @@ from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim
 from whet.targets.base import Implementation, Pack, Params, Tactic
 from whet.targets.cuda.conv_kernel import Blocks, Kernel, correction, pack, reduction
-from whet.targets.cuda.conv_problem import code_offset, conv_of, conv_reason, merged, product_of, with_bias
+from whet.targets.cuda.conv_problem import Conv, code_offset, conv_of, conv_reason, merged, product_of, with_bias
 from whet.targets.cuda.conv_space import MOST, blocks, seconds
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.shapes import broadcast_strides
@@ -65,13 +65,16 @@ class ConvImplicit:
 
 
 class ConvMatmul:
-    """A convolution of single pixels (1x1) by constant weights as a product of matrices, by a tactic for matmul."""
+    """A convolution of single pixels (1x1) by constant weights as a product of matrices, by a tactic for matmul.
+
+    x may have a prologue: without padding, what it makes of each element does not depend on the window.
+    """
 
     def __init__(self, inner: Tactic) -> None:
         self.inner, self.name = inner, f"conv_{inner.name}"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        reason = conv_reason(region)
+        reason = conv_reason(region, on_load=True)
         if reason:
             return reason
         c = conv_of(region)
@@ -103,16 +106,31 @@ def matmul_region(region: Region) -> Region:
     """A convolution of single pixels as out[pixels.., o] = x[pixels.., c] @ w[c, o]; pixels are one dimension where
     every tensor allows it, and strides of the windows become those of x. Inputs keep their places."""
     region = with_bias(region)
-    c, x, w = conv_of(region), region.inputs[0], region.inputs[1]
-    steps = (x.strides[0], *(s * st for s, st in zip(x.strides[1:-1], c.strides, strict=True)))
-    a = replace(x, shape=(*c.lead, c.cg), strides=(*steps, x.strides[-1]))
+    c, w = conv_of(region), region.inputs[1]
+    inputs = list(region.inputs)
+    for k in region.prologue[0].leaves if 0 in region.prologue else (0,):
+        inputs[k] = _at_windows(inputs[k], c)
     b = replace(w, shape=(c.cg, c.og), strides=(w.strides[1], w.strides[0]))
-    tensors = [a, region.output, region.anchor, *region.inputs[2:]]
+    tensors = [inputs[0], region.output, region.anchor, *inputs[2:]]
     flat = [flattened(t, c.lead) for t in tensors]
     if all(t is not None for t in flat):
         tensors = [t for t in flat if t is not None]
     a, out, anchor, *others = tensors
     return replace(region, kind="matmul", attrs={}, inputs=(a, b, *others), output=out, anchor=anchor)
+
+
+def _at_windows(t: Tensor, c: Conv) -> Tensor:
+    """x, or what broadcasts to it, at the pixels that windows of one pixel read: of the output's shape before the
+    channels."""
+    if len(t.shape) < 2:
+        return t
+    missing = len(c.lead) + 1 - len(t.shape)
+    shape, strides = list(t.shape), list(t.strides)
+    for i in range(max(1, missing), len(c.lead)):
+        if t.shape[i - missing] != 1:
+            shape[i - missing] = c.out[i - 1]
+            strides[i - missing] = t.strides[i - missing] * c.strides[i - 1]
+    return replace(t, shape=tuple(shape), strides=tuple(strides))
 
 
 def flattened(t: Tensor, lead: tuple[Dim, ...]) -> Tensor | None:

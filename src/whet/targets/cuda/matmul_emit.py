@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Leaf
@@ -242,10 +244,21 @@ class Operand:
             got = f"{got}.to(tl.{REGISTER[to]})"
         if not self.full:
             got = f"tl.broadcast_to({got}, {self.shape})"
-            if self.deep_mask:
+            if self.deep_mask and not self._vanishes():
                 zero = "0.0" if to.is_float or to is DType.F8E4M3FN else "0"
                 got = f"tl.where({self.deep_mask}, {got}, {zero}).to(tl.{REGISTER[to]})"
         return s.name_of(got, f"{self.role}v")
+
+    def _vanishes(self) -> bool:
+        """True if what lies beyond the depth, where every leaf is loaded as 0, is a finite number: it meets zeros of
+        the other operand, and needs no mask of its own (which would move the block from one layout to another)."""
+        if self.expr is None or self.body.how.operand.is_storage or not self.body.how.operand.is_float:
+            return False
+        if not all(mask and along != 0 for _, mask, along in self.pointers.values()):
+            return False
+        zeros = {k: np.zeros((), self.body.p.tensors[self.role, k].dtype.np) for k in self.pointers}
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(np.asarray(self.expr.evaluate(zeros)).astype(self.body.how.operand.np)))
 
     def advance(self, by: int) -> None:
         """Go `by` elements along the depth."""
