@@ -30,6 +30,7 @@ from whet.passes import (
     precision,
     rotary,
     scales,
+    slices,
     softmax,
     transposes,
 )
@@ -61,6 +62,7 @@ PATTERNS = (
     Pass("pads", pads.fold_pads),
     Pass("scales", scales.fold_scales),
     Pass("parallel", parallel.merge_parallel),
+    Pass("slices", slices.move_up),
 )
 
 PREPARE: list[Pass] = [
