@@ -94,7 +94,10 @@ def test_right_on_a_gpu(name):
 @pytest.mark.parametrize("r", [reduce(dense(F, 1 << 20), "sum", (0,)), arg(dense(F, 1, 50257), "max", 1),
                                reduce(dense(H, 8, 2048, 7, 7), "mean", (2, 3)),
                                reduce(dense(F, 3000, 500), "max", (0,)),
-                               reduce(order(dense(H, 1, 2048, 7, 7), 0, 2, 3, 1), "mean", (2, 3))],
+                               reduce(order(dense(H, 1, 2048, 7, 7), 0, 2, 3, 1), "mean", (2, 3)),
+                               reduce(dense(H, 5, 56, 55, 96), "mean", (1, 2)),
+                               reduce(dense(F, 1, 9000, 37), "max", (1,)),
+                               arg(dense(H, 2, 3000, 40), "min", 1)],
                          ids=lambda r: f"{r.kind}{r.inputs[0].shape}")
 def test_large_on_a_gpu(r):
     check(tactic(r), r, on_device.run, machine=on_device.gpu())
@@ -117,3 +120,22 @@ def test_compiles(number):
         compiles(tactic(CASES[name]), CASES[name], number)
     compiles(Reduce(), reduce(dense(F, 1 << 20), "sum", (0,)), number)
     compiles(ArgExtreme(), arg(dense(F, 1, 50257), "max", 1), number)
+
+
+def test_means_over_pixels_keep_memory_busy():
+    """By Little's law 3 TB/s with 0.8 us of latency want 2.4 MB on their way."""
+    region = reduce(dense(H, 32, 112, 112, 32), "mean", (1, 2), True)
+    space = list(Reduce().space(region, H100, 1))
+    assert 8 <= len(space) <= 20
+    assert len({(p["rows"], p["cols"], p.get("splits", 1)) for p in space}) == len(space)
+    for p in space[:4]:
+        programs = -(-32 * 32 // p["rows"]) * p.get("splits", 1)
+        assert programs * p["rows"] * p["cols"] * 2 > 2e6, p
+    few = reduce(dense(H, 32, 7, 7, 1152), "mean", (1, 2), True)
+    assert "splits" not in next(iter(Reduce().space(few, H100, 1))), "enough rows: another launch would cost more"
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 11, 40), (1, 5, 7, 24), (3, 1, 1, 16)])
+def test_every_way_to_walk_over_pixels(shape):
+    region = added(reduce(dense(H, *shape), "mean", (1, 2), True))
+    check(Reduce(), region, interpreted.run, some=4)

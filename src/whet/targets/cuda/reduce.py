@@ -6,6 +6,7 @@ rows, each is divided among programs, whose results (in the workspace) a second 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,12 @@ from whet.targets.cuda.expr import cast, constant, division, extreme_text
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.rows import Rows, Tile, rows_of, seconds, tilings, types_reason
+from whet.targets.cuda.rows import LAUNCH, Rows, Tile, rows_of, seconds, tilings, types_reason
 from whet.targets.cuda.shapes import is_long, optimum, power_of_two
 
 _FAR = 2**31 - 1
+LATENCY = 0.8e-6  # seconds from asking memory for a chunk until it is folded
+FROM_MEMORY = 4e10  # bytes a second that one multiprocessor gets
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Reduce:
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         nest = _nest(region)
+        if nest.across:
+            return _across_space(nest, machine)
         n, count = optimum(region, nest.length), max(1, optimum(region, nest.count))
         sms = machine.multiprocessors or 108
         found = tilings(nest, machine)
@@ -110,7 +115,7 @@ class Reduce:
         if count < sms and n > 4096:  # whole rows in registers need no walk: chunks of them do
             for c, w in ((1024, 4), (2048, 4), (512, 4)):
                 splits = min(power_of_two(max(1, 2 * sms // count)), power_of_two(-(-n // c)), 1024)
-                if splits > 1 and not nest.across:
+                if splits > 1:
                     parts.append({"rows": 1, "cols": c, "warps": w, "splits": splits})
         unique = list({tuple(p.items()): p for p in parts}.values())
         few = count < sms // 2 and n >= 16384
@@ -118,6 +123,8 @@ class Reduce:
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         nest = _nest(region)
+        if nest.across:
+            return _across_seconds(nest, params, machine)
         splits = params.get("splits", 1)
         programs = max(1, optimum(region, ceildiv(nest.count, params["rows"]))) * splits
         busy = min(1.0, programs / (machine.multiprocessors or 108))
@@ -133,6 +140,46 @@ class Reduce:
         tile.begin("tl.program_id(0)")
         _write(tile, region, _folded(tile, fold), nest.length)
         return Implementation((tile.s.step(tile.blocks(), warps=params["warps"], stages=2),))
+
+
+def _across_space(nest: Rows, machine: Gpu) -> list[Params]:
+    """Tiles for rows that lie side by side (the mean over an image's pixels, channels last), the most promising first:
+    of each tile two ways to divide the rows, with the warps that suit it."""
+    n, count = max(1, optimum(nest.region, nest.length)), max(1, optimum(nest.region, nest.count))
+    found: list[tuple[float, Params]] = []
+    for r in (16, 32, 64, 128, 256):
+        if r >= 2 * power_of_two(max(count, 16)):
+            continue
+        for c in (1 << i for i in range(10) if 1 << i <= power_of_two(n)):
+            ways: dict[int, tuple[float, Params]] = {}
+            for w in (1, 2, 4, 8, 16):
+                if not 8 <= r * c // (32 * w) <= 64 and (w > 1 or r * c > 256):
+                    continue
+                for splits in (1 << i for i in range(11) if i == 0 or c << i < 2 * n):
+                    p = {"rows": r, "cols": c, "warps": w, **({"splits": splits} if splits > 1 else {})}
+                    ways[splits] = min(ways.get(splits, (math.inf, p)), (_across_seconds(nest, p, machine), p),
+                                       key=lambda q: q[0])
+            found += sorted(ways.values(), key=lambda q: q[0])[:2]
+    return [p for _, p in sorted(found, key=lambda q: q[0])[:20]]
+
+
+def _across_seconds(nest: Rows, p: Params, machine: Gpu) -> float:
+    """Each chunk of a walk waits for memory, in which only so much is on its way as the resident programs ask for: so
+    either that latency counts or what memory gives. Divided rows cost another launch."""
+    region, sms = nest.region, machine.multiprocessors or 132
+    r, c, w, splits = p["rows"], p["cols"], p["warps"], p.get("splits", 1)
+    n, count = max(1, optimum(region, nest.length)), max(1, optimum(region, nest.count))
+    size = sum(v.dtype.size for (role, _), v in nest.views.items() if role == "x")
+    states = 2 if region.kind == "arg" else 1
+    each = r * c / (32 * w)
+    programs = -(-count // r) * splits
+    resident = max(1, min(int(65536 / (32 * w * (40 + each * (states + size / 4)))), 64 // w, 32, -(-programs // sms)))
+    tile = resident * r * c * size  # bytes on their way to a multiprocessor
+    step = max(LATENCY, tile / FROM_MEMORY, tile * min(sms, programs) / (machine.bandwidth or 3e12))
+    total = LAUNCH + LATENCY + -(-programs // (sms * resident)) * -(-n // (splits * c)) * step
+    if splits > 1:
+        total += LAUNCH + LATENCY + 64.0 * count * splits / (machine.bandwidth or 3e12)
+    return total * (1 + 0.01 * abs(math.log2(each / 32)))  # four loads of 16 bytes for each thread, where all is equal
 
 
 class ArgExtreme(Reduce):
