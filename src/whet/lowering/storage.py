@@ -118,7 +118,7 @@ class _Scheduler:
                 self._region(node)
         for i, v in enumerate(self.graph.outputs):
             want = self.outputs[i]
-            if self._storage(v) != want:
+            if not _same(self._storage(v), want, v.shape):
                 self._copy(v, self._storage(v), want, f"output {i}")
         return self.out
 
@@ -205,7 +205,7 @@ class _Scheduler:
             place = replace(whole, offset=whole.offset + offset * whole.strides[axis])
             offset = offset + v.shape[axis]
             have = self._storage(v)
-            if not (have.buffer is place.buffer and have.offset == place.offset and have.strides == place.strides):
+            if not _same(have, place, v.shape):
                 self._copy(v, have, place, node.origin)
         self.at[node.output] = whole
         self.out.views += 1
@@ -281,6 +281,12 @@ class _Scheduler:
 
     def _dense(self, v: Value, b: Buffer) -> Storage:
         return Storage(b, 0, dense_strides(v.shape))
+
+
+def _same(a: Storage, b: Storage, shape: Shape) -> bool:
+    """True for the same elements in the same places: the stride of a dimension of size 1 says nothing."""
+    return a.buffer is b.buffer and a.offset == b.offset and all(
+        d == 1 or p == q for d, p, q in zip(shape, a.strides, b.strides, strict=True))
 
 
 def _inner_contiguous(v: Value, place: Storage) -> bool:
