@@ -13,7 +13,9 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 
 def test_it_has_the_two_set_up_commands() -> None:
     assert "    pip install . && whet demo\n" in README
-    assert '    pip install ".[test]" && pytest\n' in README
+    (test,) = re.findall(r'^    pip install "\.\[test\]" && (.*)$', README, re.MULTILINE)
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "\n" + test.replace(" && ", "\n") + "\n" in ci, "a line each, one after the other"
 
 
 def test_the_extras_that_it_names_exist() -> None:
