@@ -66,6 +66,10 @@ class Region:
     output:    the tensor that is written. `extra_outputs`: further results of the anchor itself. For the kinds NORMS
                there may be one: operand 0 as its prologue gives it (the result is computed from it before it is
                rounded to the extra output's type).
+    picks:     {input k: input j} for the kinds NORMS: input k is a table [V, D], of which the leaf k of operand 0's
+               prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
+               from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,
+               which is the anchor's.
     """
 
     kind: str
@@ -81,6 +85,15 @@ class Region:
     # The precision of products: f32, tf32, bf16 or f16 (f32 sums), int8 (i32 sums: the anchor's dtype), f8 (operands
     # of F8E4M3FN, f32 sums: the anchor's dtype).
     compute: str = "f32"
+    picks: dict[int, int] = field(default_factory=dict)
+
+    def seen(self, k: int) -> Tensor:
+        """Input k as a prologue sees it: of a table the rows that are picked, with stride 0 from one to the next."""
+        t = self.inputs[k]
+        if k not in self.picks:
+            return t
+        shape = self.inputs[self.picks[k]].shape
+        return replace(t, shape=(*shape, *t.shape[1:]), strides=((0,) * len(shape) + t.strides[1:]))
 
     def signature(self) -> str:
         """32 hex digits that name this region: equal ones have equal kernels."""
@@ -108,6 +121,7 @@ class Region:
             "epilogue": expr_to_json(self.epilogue),
             "prologue": {str(k): expr_to_json(e) for k, e in sorted(self.prologue.items())},
             "dims": {k: list(v) for k, v in sorted(self.dims.items())}, "compute": self.compute,
+            **({"picks": {str(k): j for k, j in sorted(self.picks.items())}} if self.picks else {}),
         }
 
 
@@ -149,7 +163,8 @@ def region_from_json(j: dict[str, Any]) -> Region:
         j["n_anchor"], tensor(j["output"]), tensor(j["anchor"]), expr_from_json(j["epilogue"]),
         {int(k): e for k, v in j["prologue"].items() if (e := expr_from_json(v)) is not None},
         tuple(tensor(t) for t in j["extra_outputs"]),
-        {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"])
+        {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"],
+        {int(k): int(i) for k, i in j.get("picks", {}).items()})
 
 
 def _plain(v: Any) -> Any:

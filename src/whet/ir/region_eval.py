@@ -54,8 +54,8 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
     for i in range(region.n_anchor):
         x = np.asarray(arrays[i])
         if i in region.prologue:
-            e = region.prologue[i]
-            x = np.broadcast_to(e.evaluate(dict(enumerate(arrays))), x.shape)
+            x = region.prologue[i].evaluate(_leaves(region, arrays))
+            x = x if region.picks else np.broadcast_to(x, np.shape(arrays[i]))
         dtype = DType.of(x.dtype)
         if i < PRODUCTS.get(region.kind, 0) and dtype.is_float:
             x = rounded(x, region.compute)
@@ -66,6 +66,15 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
             x = x.astype(region.anchor.dtype.np, copy=False)
         operands.append(x)
     return operands
+
+
+def _leaves(region: Region, arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """What a prologue's leaves stand for: the arrays, of tables the rows that are picked."""
+    found = dict(enumerate(arrays))
+    for k, j in region.picks.items():
+        i, size = np.asarray(arrays[j], np.int64), arrays[k].shape[0]
+        found[k] = arrays[k][np.clip(np.where(i < 0, i + size, i), 0, size - 1)]
+    return found
 
 
 def rounded(x: np.ndarray, compute: str) -> np.ndarray:

@@ -160,12 +160,22 @@ class _Region:
         return [place, *anchors[1:]]
 
     def expression(self, e: Expr, shape: Shape) -> Place:
-        return _broadcast([(self.region.inputs[k].shape, self.places[k]) for k in e.leaves], shape, self.n)
+        return _broadcast([(self.region.seen(k).shape, self.place(k)) for k in e.leaves], shape, self.n)
+
+    def place(self, k: int) -> Place:
+        """Of an input as expressions see it: a table's rows are where their indices are."""
+        if k not in self.region.picks:
+            return self.places[k]
+        _need(self.places[k] is None)
+        return self.places[self.region.picks[k]]
 
     def operand(self, i: int) -> Place:
         """Of an anchor's operand, after its prologue."""
         e = self.region.prologue.get(i)
-        return self.places[i] if e is None else self.expression(e, self.region.inputs[i].shape)
+        if e is None:
+            return self.places[i]
+        picked = i == 0 and self.region.picks
+        return self.expression(e, self.region.anchor.shape if picked else self.region.inputs[i].shape)
 
     def anchor(self, places: list[Place]) -> list[Place]:
         """Of the anchor's results."""

@@ -18,6 +18,7 @@ from whet.passes import (
     constants,
     cse,
     dead,
+    embeddings,
     fuse,
     grouped,
     integer,
@@ -112,7 +113,7 @@ def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
             keep: Callable[[Node], bool] = precision.nowhere, multiprocessors: int = 0, **more: Any) -> Graph:
     """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`), and for a GPU of so many
-    multiprocessors `partial_sums.divide`.
+    multiprocessors `partial_sums.divide` and `embeddings.absorb`.
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
@@ -124,6 +125,7 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
         steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep, **more)))
     if multiprocessors:
         steps.append(Pass("partial-sums", lambda g: partial_sums.divide(g, multiprocessors)))
+        steps.append(Pass("embeddings", embeddings.absorb))
     return apply(graph, steps, dump, verify, first=len(PASSES))
 
 

@@ -66,7 +66,7 @@ class GroupNorm(RowNorm):
 
 
 def _nest(region: Region) -> Rows:
-    shape = region.inputs[0].shape
+    shape = region.anchor.shape if region.picks else region.inputs[0].shape
     rank = len(shape)
     if region.kind != "groupnorm":
         return rows_of(region, range(int(region.attrs.get("axis", -1)) % rank, rank))

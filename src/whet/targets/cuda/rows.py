@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import Expr, Leaf, identity
@@ -21,12 +21,13 @@ from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, axes_of, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
 from whet.targets.cuda.kernel import Source
+from whet.targets.cuda.moving import place
 from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, power_of_two, ranges
 
 LAUNCH = 1.5e-6  # seconds that a small kernel takes
 RESIDENT = 1 << 14  # columns that a program holds in registers at most
 PARTS = 2048  # that a row is divided into at most
-Key = tuple[str, int]  # x: read by operand 0; w: another operand; e: read by the epilogue; o: an output
+Key = tuple[str, int]  # x: read by operand 0; i: indices of its rows; w: other operand; e: of the epilogue; o: output
 OUT: Key = ("o", 0)
 
 
@@ -73,8 +74,8 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
     Anchor operands but the first have shapes that broadcast to its. split: axes that count as two, by the extents of
     both; then `shape` is the operand's with them split, and `cols` are axes of that.
     """
-    x = region.inputs[0]
-    rank = len(x.shape)
+    given = region.anchor.shape if region.picks else region.inputs[0].shape
+    rank = len(given)
     cols = set(cols)
     strides: dict[Key, Shape] = {}
     tensors: dict[Key, Tensor] = {}
@@ -84,16 +85,20 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
         strides[key] = _split(along, split) if split else along
 
     for k in prologue_of(region).leaves:
-        put(("x", k), region.inputs[k], broadcast_strides(region.inputs[k], len(x.shape)))
+        put(("x", k), region.seen(k), broadcast_strides(region.seen(k), rank))
+        if k in region.picks:
+            rows = region.inputs[region.picks[k]]
+            along = replace(rows, shape=(*rows.shape, 1), strides=(*rows.strides, 0))
+            put(("i", k), rows, broadcast_strides(along, rank))
     for i in range(1, region.n_anchor):
         t = region.inputs[i]
-        put(("w", i), t, broadcast_strides(t, len(x.shape)) if not split else _per_channel(region, t))
+        put(("w", i), t, broadcast_strides(t, rank) if not split else _per_channel(region, t))
     for i, t in enumerate((region.output, *region.extra_outputs)):
         put(("o", i), t, _through(t, region.output.shape, rank, cols))
     for k in region.epilogue.leaves if region.epilogue is not None else ():
         put(("e", k), region.inputs[k], _through(region.inputs[k], region.output.shape, rank, cols))
 
-    whole = shape or x.shape
+    whole = shape or given
     keys = list(tensors)
     lead = strides[keys[0]]  # the order of loops is that of the first tensor's memory
 
@@ -264,7 +269,18 @@ class Tile:
         region_tensor = self.region.inputs[t.source]
         view = self.nest.views[role, t.source]
         p = pointer_to(self.s, In(t.source), region_tensor)
+        if t.source in self.region.picks:
+            p = f"{p} + {self._row_of(t.source, block)}"
         return load_tensor(self.s, view, p, block, is_wide(self.region, region_tensor))
+
+    def _row_of(self, k: int, block: Block) -> str:
+        """Text of where the picked row of a table begins."""
+        j, table = self.region.picks[k], self.region.inputs[k]
+        index = self.region.inputs[j]
+        raw = load_tensor(self.s, self.nest.views["i", k], pointer_to(self.s, In(j), index), block,
+                          is_wide(self.region, index))
+        at = place(self.s, self.region, raw, table.shape[0], is_wide(self.region, table))
+        return f"{at} * {self.s.integer(table.strides[0])}"
 
     def write(self, y: str, block: Block, reduced: bool = False) -> None:
         """Stores the anchor's result y (compute type) by way of the epilogue. reduced: y has one column."""
@@ -354,7 +370,7 @@ def _log2(x: float) -> float:
 def moved(region: Region) -> float:
     """Bytes that are read and written at the optimum shape."""
     return float(sum(optimum(region, product(d for d, s in zip(t.shape, t.strides) if s != 0)) * t.dtype.size
-                     for t in (region.output, *region.extra_outputs, *region.inputs)))
+                     for t in (region.output, *region.extra_outputs, *map(region.seen, range(len(region.inputs))))))
 
 
 def seconds(region: Region, machine: Gpu, launches: int = 1, passes: float = 1.0) -> float:
