@@ -20,7 +20,7 @@ import numpy as np
 
 import whet
 from whet.builder import RECIPE
-from whet.ir.region import Region, region_from_json
+from whet.ir.region import Region, Tensor, region_from_json
 from whet.ir.symbolic import evaluate
 from whet.ir.work import flops
 
@@ -45,7 +45,8 @@ def bytes_of(region: Region) -> int:
     """Bytes that a region must read and write once each, at the profile's optimum."""
     env = {n: opt for n, (_, opt, _) in region.dims.items()}
     total = 0
-    ins = region.inputs[1:] if region.kind.startswith("gather") else region.inputs  # of a table, what is looked up
+    ins = [Tensor.dense(t.dtype, region.seen(k).shape) if k in region.picks else t for k, t in enumerate(region.inputs)]
+    ins = ins[1:] if region.kind.startswith("gather") else ins  # of a table, what is looked up
     for t in (*ins, region.output, *region.extra_outputs):
         sizes = [1 if s == 0 else int(evaluate(d, env)) for d, s in zip(t.shape, t.strides)]
         total += int(np.prod(sizes, dtype=np.int64)) * t.dtype.size

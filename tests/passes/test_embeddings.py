@@ -74,6 +74,19 @@ def test_the_sum_that_others_read_is_a_second_result(kind: str, summed: bool) ->
     assert [t.shape for t in only(g).extra_outputs] == [(2, 5, D)]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_positions_are_added_to_the_patches_of_a_batch_by_the_norm_unless_these_lie_across(turned: bool) -> None:
+    b = Building()
+    x = b.expand(b.reshape(b.cast(b.input("x", (3, 5), DType.I64), to=DType.F32), shape=(3, 5, 1)), shape=(3, 5, D))
+    x = b.softmax(x, axis=1)
+    x = b.transpose(b.softmax(b.expand(x, shape=(3, 5, D)), axis=2), perm=(0, 2, 1)) if turned else x
+    x = b.add_(x, weights(1, *x.shape[1:], seed=3))
+    y = b.layernorm(x, weights(x.shape[2], seed=7), weights(x.shape[2], seed=8), axis=2, epsilon=1e-5)
+    g = absorbed(b.done(b.add_(b.matmul(y, weights(x.shape[2], x.shape[2])), x)), {"x": (3, 5)})
+    assert ops(g)["pointwise"] == 1 + turned
+    assert len(only(g).extra_outputs) == 1 - turned
+
+
 def test_rows_that_somebody_else_reads_are_gathered() -> None:
     b = Building()
     x = rows(b, b.input("ids", (2, 5), DType.I64), 1)

@@ -1,7 +1,8 @@
 """Norms of embeddings read the rows of the tables themselves: no step gathers them, none adds them up.
 
-A transformer begins with rows of tables (words, positions, kinds of token), their sum, and a norm of that, which layers
-behind it may read beside the sum (the residual of those that normalize first). Each is a launch of a few rows' work.
+A transformer begins with rows of tables (words, positions, kinds of token) or patches, their sum, and a norm of that,
+which layers behind it may read beside the sum (the residual of those that normalize first). Each is a launch of a few
+rows' work.
 Here the sum becomes the norm's prologue, its result one that the norm writes, too, where others read it, and each
 gather an operand that the prologue reads through its indices (`Region.picks`).
 
@@ -17,7 +18,7 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import NORMS, Region, Tensor
-from whet.passes.fuse import MAX_LEAVES
+from whet.passes.fuse import MAX_LEAVES, VIEWS
 
 
 def absorb(graph: Graph) -> None:
@@ -38,7 +39,7 @@ def absorb(graph: Graph) -> None:
 
 
 def _take_sum(n: Node, uses: Mapping[Value, Sequence[Node]], outside: Collection[Value]) -> set[int]:
-    """Let a norm compute its operand, if that is made of rows of tables; the nodes that did."""
+    """Let a norm compute its operand, if that is rows of a table or arithmetic of its own; the nodes that did."""
     x, region = n.input(0), n.attrs["region"]
     p = x.producer
     made: Region | None = p.attrs.get("region") if p is not None else None
@@ -46,7 +47,7 @@ def _take_sum(n: Node, uses: Mapping[Value, Sequence[Node]], outside: Collection
         return set()  # what else the norm reads may depend on x, which others will get from the norm
     if made.kind == "pointwise" and made.epilogue is not None:
         e, leaves = made.epilogue, list(made.epilogue.leaves)
-        if not any(_rows(p.input(k)) for k in leaves):
+        if any(_turned(p.input(k)) for k in leaves):
             return set()
         values, tensors = [p.input(k) for k in leaves], [made.inputs[k] for k in leaves]
     elif _rows(x):
@@ -95,6 +96,14 @@ def _take_rows(n: Node, uses: Mapping[Value, Sequence[Node]], outside: Collectio
         gone.add(id(p))
     n.attrs["region"] = region
     return gone
+
+
+def _turned(v: Value) -> bool:
+    """True for what may not lie in memory row by row."""
+    p = v.producer
+    while p is not None and p.op in VIEWS and p.op not in ("concat", "transpose"):
+        p = p.input(0).producer
+    return p is not None and p.op == "transpose"
 
 
 def _rows(v: Value) -> bool:
