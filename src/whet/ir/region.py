@@ -65,7 +65,8 @@ class Region:
     anchor:    dtype and shape of the anchor's own result (before the epilogue).
     output:    the tensor that is written. `extra_outputs`: further results of the anchor itself. For the kinds NORMS
                there may be one: operand 0 as its prologue gives it (the result is computed from it before it is
-               rounded to the extra output's type).
+               rounded to the extra output's type). A `conv` with attrs["mean"] has one: the mean over each image's
+               pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C].
     picks:     {input k: input j} for the kinds NORMS: input k is a table [V, D], of which the leaf k of operand 0's
                prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
                from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -39,13 +40,27 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
         result = region.epilogue.evaluate(dict(enumerate(arrays)))
         return [_fit(result, region.output.dtype, _concrete(region.output.shape, env))]
 
-    results = _anchor(region, arrays, env)
+    mean = region.kind == "conv" and bool(region.attrs.get("mean"))
+    if mean:
+        plain = {k: v for k, v in region.attrs.items() if k != "mean"}
+        results = _anchor(replace(region, attrs=plain, extra_outputs=()), arrays, env)
+    else:
+        results = _anchor(region, arrays, env)
     out = results[0]
     if region.epilogue is not None:
         out = region.epilogue.evaluate({ANCHOR: out, **dict(enumerate(arrays))})
     out = _fit(out, region.output.dtype, _concrete(region.output.shape, env))
+    if mean:
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            results.append(_mean_of_pixels(out))
     extra = [r.astype(t.dtype.np, copy=False) for r, t in zip(results[1:], region.extra_outputs, strict=True)]
     return [out, *extra]
+
+
+def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
+    """Of [N, spatial.., C], the mean over the pixels in f64: [N, 1.., C]."""
+    axes = tuple(range(1, x.ndim - 1))
+    return np.asarray(x.astype(np.float64).sum(axes, keepdims=True) / np.prod([x.shape[a] for a in axes]))
 
 
 def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

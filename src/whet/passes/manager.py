@@ -34,6 +34,7 @@ from whet.passes import (
     scales,
     slices,
     softmax,
+    squeeze,
     transposes,
 )
 from whet.passes.on_load import OnLoad
@@ -113,7 +114,7 @@ def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
             keep: Callable[[Node], bool] = precision.nowhere, multiprocessors: int = 0, **more: Any) -> Graph:
     """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`), and for a GPU of so many
-    multiprocessors `partial_sums.divide` and `embeddings.absorb`.
+    multiprocessors `partial_sums.divide`, `embeddings.absorb` and `squeeze.attach`.
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
@@ -126,6 +127,7 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
     if multiprocessors:
         steps.append(Pass("partial-sums", lambda g: partial_sums.divide(g, multiprocessors)))
         steps.append(Pass("embeddings", embeddings.absorb))
+        steps.append(Pass("squeeze", squeeze.attach))
     return apply(graph, steps, dump, verify, first=len(PASSES))
 
 

@@ -1,7 +1,9 @@
 """Depthwise convolution, of one or two spatial dimensions: each output channel reads one input channel.
 
 A program computes `ry` rows by `bx` columns by `bc` channels. It walks the input rows that these need and keeps a sum
-for each output row, so that a row of the input is loaded once for all the output rows that it is part of.
+for each output row, so that a row of the input is loaded once for all the output rows that it is part of. Where the
+mean over the pixels is asked for, too, each program adds up what it writes; a second kernel adds up the programs' sums,
+in their order, unless a program has all pixels.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import numpy as np
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product
-from whet.targets.base import Implementation, In, Pack, Packed, Params, Step
+from whet.targets.base import Implementation, In, Out, Pack, Packed, Params, Step, Work
 from whet.targets.cuda.conv_problem import Conv, conv_of, conv_reason, is_wide, product_of, with_bias
 from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.conv_write import Pixels, Writer, masked, plus, times
+from whet.targets.cuda.expr import division
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.shapes import optimum
+from whet.targets.cuda.shapes import optimum, power_of_two
 
 KEPT = 9  # taps whose weights stay in registers
 
@@ -31,7 +34,7 @@ class ConvDepthwise:
     name = "conv_depthwise"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        reason = conv_reason(region)
+        reason = conv_reason(region, mean=True)
         if reason:
             return reason
         c = conv_of(region)
@@ -82,11 +85,16 @@ class ConvDepthwise:
         together = max(1, min(16, 32 // warps))
         busy = -(-programs // sms)
         memory = sum(t.dtype.size * optimum(region, product(t.shape)) for t in (*region.inputs, region.output))
-        return LAUNCH + max(busy * step + 0.8e-6 * -(-busy // together), memory / (machine.bandwidth or 3e12))
+        start = LAUNCH * (2 if region.extra_outputs and _tiles(c, params) != 1 else 1)
+        return start + max(busy * step + 0.8e-6 * -(-busy // together), memory / (machine.bandwidth or 3e12))
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         packs = (_pack(region),) if region.inputs[1].const else ()
-        return Implementation((_kernel(region, params, machine),), packs)
+        first, c = _kernel(region, params, machine), planar(conv_of(region))
+        tiles = _tiles(c, params)
+        if not region.extra_outputs or tiles == 1:
+            return Implementation((first,), packs)
+        return Implementation((first, _mean_step(region, tiles, machine)), packs, c.n * tiles * (c.groups * c.og * 4))
 
 
 def _unlike(found: list[Params]) -> list[Params]:
@@ -101,6 +109,11 @@ def planar(c: Conv) -> Conv:
         return c
     return replace(c, spatial=(1, *c.spatial), out=(1, *c.out), kernel=(1, *c.kernel), strides=(1, *c.strides),
                    dilations=(1, *c.dilations), pads=(0, *c.pads), ends=(0, *c.ends))
+
+
+def _tiles(c: Conv, params: Params) -> Dim:
+    """Programs that share an image's pixels of a channel."""
+    return ceildiv(c.out[0], params["ry"]) * ceildiv(c.out[1], params["bx"])
 
 
 def _rows(c: Conv, ry: int) -> dict[int, list[tuple[int, int]]]:
@@ -140,7 +153,8 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
     n_blocks: Dim = -(-channels // bc)
     x_blocks, y_blocks = ceildiv(c.out[1], bx), ceildiv(c.out[0], ry)
 
-    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if is_wide(region) else ""))
+    tiles = _tiles(c, params)
+    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if is_wide(region, c.n * tiles * channels) else ""))
     s.line(f"channel = pid % {n_blocks} * {bc} + tl.arange(0, {bc})")
     s.line(f"left = pid // {n_blocks}")
     s.line(f"ox = left % {s.integer(x_blocks)} * {bx} + tl.arange(0, {bx})")
@@ -162,6 +176,11 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
     for r in range(ry):
         s.line(f"sums{r} = tl.zeros(({bx}, {bc}), {sums})")
     s.line("#: wait")
+    # Triton moves as many weights as there are threads from one to another through shared memory, behind barriers for
+    # each tap. Where a thread has channels of one pixel, it rather reads the weights of these itself.
+    spread = bc >= 32 * params["warps"] and bx * bc <= 256 * params["warps"]
+    if spread:
+        s.line(f"still = tl.zeros(({bx}, 1), tl.int32)")
     weights: dict[tuple[int, int], str] = {}
 
     def weight(ty: int, tx: int) -> str:
@@ -174,7 +193,7 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
             steps = (*w.strides[2:],) if not one_row else (0, w.strides[2])
             at = plus(times(s, "channel", w.strides[0]), *(s.integer(st * k) for st, k in zip(steps, (ty, tx)) if k))
         kind = _weight_type(region) if w.const else w.dtype
-        text = f"tl.load({pw} + ({at})[None, :]{masked('some' if inside else '', kind)})"
+        text = f"tl.load({pw} + ({at})[None, :]{' + still' * spread}{masked('some' if inside else '', kind)})"
         if not w.const and p.operand.is_float and w.dtype is not p.operand:
             text += f".to(tl.{REGISTER[p.operand]})"
         weights[ty, tx] = s.name_of(f"{text}.to({sums})", "w")
@@ -198,6 +217,8 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
             for r, ty in uses:
                 s.line(f"sums{r} += v * {weight(ty, tx)}")
     writer = Writer(s, region)
+    if region.extra_outputs:
+        s.line(f"whole = tl.zeros(({bx}, {bc}), tl.float32)")
     for r in range(ry):
         s.line(f"oy = y + {r}")
         s.line(f"m = (n * {out_y} + oy) * {out_x} + ox")
@@ -209,8 +230,50 @@ def _kernel(region: Region, params: Params, machine: Gpu) -> Step:
         if inside:
             s.line(f"columns = channel < {channels}")
         coords = ["n", "ox"] if one_row else ["n", "oy", "ox"]
-        writer.write(Pixels(s, flat.lead, "m", coords), "channel", f"sums{r}", "rows" if rows else "",
-                     "columns" if inside else "")
+        y = writer.write(Pixels(s, flat.lead, "m", coords), "channel", f"sums{r}", "rows" if rows else "",
+                         "columns" if inside else "")
+        if region.extra_outputs:
+            y = f"({y}).to(tl.float32)"
+            s.line(f"whole += {f'tl.where(rows[:, None], {y}, 0.0)' if rows else y}")
+    if region.extra_outputs:
+        s.line("whole_sum = tl.sum(whole, 0)")
+        mask = f", mask=channel < {channels}" if inside else ""
+        if tiles == 1:
+            _write_mean(s, region, c, "n", "whole_sum", mask)
+        else:
+            work = s.pointer(Work(0), DType.F32)
+            s.line(f"tl.store({work} + pid // {n_blocks} * {channels} + channel, whole_sum{mask})")
     return s.step(c.n * y_blocks * x_blocks * n_blocks, params["warps"], 1)
 
 
+def _mean_step(region: Region, tiles: Dim, machine: Gpu) -> Step:
+    """The launch that adds up the sums of an image's programs, in their order."""
+    c, s = planar(conv_of(region)), Source("conv_mean", machine.has_fp8)
+    channels = c.groups * c.og
+    bt = min(512, power_of_two(max(1, optimum(region, tiles))))
+    bc = max(16, min(64, 8192 // bt))
+    blocks = -(-channels // bc)
+    wide = is_wide(region, c.n * tiles * channels)
+    s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if wide else ""))
+    s.line(f"n = pid // {blocks}")
+    s.line(f"channel = pid % {blocks} * {bc} + tl.arange(0, {bc})")
+    s.line(f"tile = tl.arange(0, {bt})")
+    count = s.integer(tiles)
+    s.line(f"near = {s.pointer(Work(0), DType.F32)} + n * {count} * {channels} + channel[None, :]")
+    s.line(f"whole = tl.zeros(({bt}, {bc}), tl.float32)")
+    uneven = channels % bc != 0
+    with s.block(f"for start in range(0, {count}, {bt}):"):
+        there = f"(start + tile < {count})[:, None]" + (f" & (channel < {channels})[None, :]" if uneven else "")
+        s.line(f"whole += tl.load(near + (start + tile)[:, None] * {channels}, mask={there}, other=0.0)")
+    s.line("whole_sum = tl.sum(whole, 0)")
+    _write_mean(s, region, c, "n", "whole_sum", f", mask=channel < {channels}" if uneven else "")
+    return s.step(c.n * blocks, 8 if bt * bc >= 8192 else 4, 1)
+
+
+def _write_mean(s: Source, region: Region, c: Conv, n: str, total: str, mask: str) -> None:
+    """Store the mean of image `n` from the sum over its pixels."""
+    t, pixels = region.extra_outputs[0], s.integer(c.out[0] * c.out[1])
+    out = s.pointer(Out(1), t.dtype, t.aligned)
+    mean = division(total, f"(tl.full((), 0.0, tl.float32) + {pixels})")
+    place = f"{out} + {n} * {s.integer(t.strides[0])} + {times(s, 'channel', t.strides[-1])}"
+    s.line(f"tl.store({place}, ({mean}).to(tl.{REGISTER[t.dtype]}){mask})")

@@ -85,10 +85,12 @@ def conv_of(region: Region) -> Conv:
                 tuple(at["strides"]) or (1,) * r, tuple(at["dilations"]) or (1,) * r, pads[:r], pads[r:])
 
 
-def conv_reason(region: Region, on_load: bool = False) -> str:
+def conv_reason(region: Region, on_load: bool = False, mean: bool = False) -> str:
     """Why no convolution tactic in Triton takes this region; "" if one may. on_load: for tactics that compute x as
-    they load it (the prologue)."""
+    they load it (the prologue); mean: for those that give the mean over the pixels, too."""
     x, w = region.inputs[0], region.inputs[1]
+    if region.extra_outputs and not mean:
+        return "the mean over the pixels is not supported"
     if set(region.prologue) - ({0} if on_load else set()):
         return "operands computed on load are not supported"
     if not region.attrs.get("channels_last"):

@@ -64,8 +64,8 @@ class Writer:
         self.out = s.pointer(Out(0), region.output.dtype, region.output.aligned)
 
     def write(self, pixels: Pixels, column: str, sums: str, rows: str = "", columns: str = "",
-              across: bool = False) -> None:
-        """Apply the epilogue to `sums` [pixels, channels] and store it.
+              across: bool = False) -> str:
+        """Apply the epilogue to `sums` [pixels, channels] and store it; the name of what was stored.
 
         column: a name of the channels [.]; rows, columns: names of masks over pixels and channels, or "".
         across: tiles are [channels, pixels].
@@ -96,9 +96,10 @@ class Writer:
         result = sums if e is None else emit(self.s, e, leaf)
         kind = "uint8" if out.dtype is DType.BOOL else REGISTER.get(out.dtype, "uint8")
         if e is None or out.dtype is DType.BOOL:
-            result = f"{result}.to(tl.{kind})"
+            result = self.s.name_of(f"{result}.to(tl.{kind})", "v")
         address, mask = place(self.out, Out(0), out, whole=True)
         self.s.line(f"tl.store({address}, {result}{f', mask={mask}' if mask else ''})")
+        return result
 
 
 def masked(mask: str, dtype: DType) -> str:
