@@ -199,7 +199,7 @@ def test_sums_stay_in_fp32_and_results_are_stored_as_before() -> None:
         assert (n.attrs["region"].compute, n.compute) == ("f16", "f16")
         assert [v.dtype for v in n.inputs] == [DType.F16] * 2
     norms = region(g, "layernorm")
-    assert [[o.dtype for o in n.outputs] for n in norms] == [[DType.F16]] + [[DType.F16] * 2] * 3 + [[DType.F32]]
+    assert [[o.dtype for o in n.outputs] for n in norms] == [[DType.F16] * 2] * 4 + [[DType.F32]]
 
 
 def test_models_of_halves_are_divided_too() -> None:
