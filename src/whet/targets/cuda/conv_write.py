@@ -62,12 +62,14 @@ class Writer:
         leaves = region.epilogue.leaves if region.epilogue is not None else ()
         self.inputs = {k: s.pointer(In(k), region.inputs[k].dtype, region.inputs[k].aligned) for k in leaves}
         self.out = s.pointer(Out(0), region.output.dtype, region.output.aligned)
+        self._same: dict[int, str] = {}  # what is loaded already and does not depend on the pixels
 
     def write(self, pixels: Pixels, column: str, sums: str, rows: str = "", columns: str = "",
               across: bool = False) -> str:
         """Apply the epilogue to `sums` [pixels, channels] and store it; the name of what was stored.
 
-        column: a name of the channels [.]; rows, columns: names of masks over pixels and channels, or "".
+        column: a name of the channels [.]; rows, columns: names of masks over pixels and channels, or "". Tiles that
+        one program writes one after the other have the same channels, at the same level of the text.
         across: tiles are [channels, pixels].
         """
         tall, flat = ("[None, :]", "[:, None]") if across else ("[:, None]", "[None, :]")
@@ -87,10 +89,15 @@ class Writer:
         def leaf(x: Leaf) -> str:
             if x.source == ANCHOR:
                 return sums
+            if x.source in self._same:
+                return self._same[x.source]
             t = self.region.inputs[x.source]
             address, mask = place(self.inputs[x.source], In(x.source), t)
             value = self.s.name_of(f"tl.load({address}{masked(mask, t.dtype)})", "v")
-            return self.s.name_of(f"{value} != 0", "v") if t.dtype is DType.BOOL else value
+            value = self.s.name_of(f"{value} != 0", "v") if t.dtype is DType.BOOL else value
+            if not pixels.offset(broadcast_strides(t, len(pixels.lead) + 1)[:-1]):
+                self._same[x.source] = value
+            return value
 
         e, out = self.region.epilogue, self.region.output
         result = sums if e is None else emit(self.s, e, leaf)
