@@ -10,6 +10,7 @@ from whet.targets.cuda.attention import Attention
 from whet.targets.cuda.attention_decode import AttentionDecode
 from whet.targets.cuda.conv import ConvImplicit, ConvMatmul
 from whet.targets.cuda.conv_depthwise import ConvDepthwise
+from whet.targets.cuda.conv_first import ConvFirst
 from whet.targets.cuda.conv_pixels import ConvPixels
 from whet.targets.cuda.conv_transpose import ConvTransposePhases
 from whet.targets.cuda.cublaslt import CublasLt
@@ -44,7 +45,8 @@ TACTICS: Mapping[str, Sequence[Tactic]] = {
     "arg": (ArgExtreme(),),
     "attention": (Attention(), AttentionDecode(), CudnnAttention()),
     "bitcast": (BitCast(),),
-    "conv": (ConvImplicit(), ConvDepthwise(), ConvPixels(), *(ConvMatmul(t) for t in _PRODUCTS), CudnnConv()),
+    "conv": (ConvImplicit(), ConvFirst(), ConvDepthwise(), ConvPixels(), *(ConvMatmul(t) for t in _PRODUCTS),
+             CudnnConv()),
     "conv_transpose": (ConvTransposePhases(),),
     "cumprod": (CumProd(),),
     "cumsum": (CumSum(),),
