@@ -251,7 +251,7 @@ def _mean_step(region: Region, tiles: Dim, machine: Gpu) -> Step:
     c, s = planar(conv_of(region)), Source("conv_mean", machine.has_fp8)
     channels = c.groups * c.og
     bt = min(512, power_of_two(max(1, optimum(region, tiles))))
-    bc = max(16, min(64, 8192 // bt))
+    bc = max(16, min(64, 8192 // bt, power_of_two(channels)))
     blocks = -(-channels // bc)
     wide = is_wide(region, c.n * tiles * channels)
     s.line("pid = tl.program_id(0)" + (".to(tl.int64)" if wide else ""))
