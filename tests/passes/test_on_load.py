@@ -1,4 +1,4 @@
-"""On GPUs a product of single pixels computes its input on load where that pays."""
+"""On GPUs convolutions compute their input on load where that pays: single pixels, and first ones over codes."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from whet.ir.symbolic import symbol
 from whet.passes import halves, precision
 from whet.passes.fuse import form_regions
 from whet.passes.on_load import OnLoad
+from whet.targets.cuda.conv_first import ConvFirst
+from whet.targets.cuda.gpu import typical
 
 N = symbol("n")
 
@@ -108,3 +110,35 @@ def test_what_fp16_may_not_hold_stays_in_fp32():
     assert prologues(g)
     g = precision.assign(g, "fp16", traits=precision.GPU)
     assert [n.attrs["region"].compute for n in g.nodes] == ["f32"]
+
+
+def first(channels=3, kernel=(3, 3), codes=DType.I8, **attrs):
+    """A network's first convolution, over codes of its input."""
+    b = Building()
+    x = b.input("x", (2, *(9,) * len(kernel), channels))
+    y = b.mul(x, np.float32(0.2 if codes is DType.F8E4M3FN else 20.0))
+    y = b.cast(y, to=codes) if codes is DType.F8E4M3FN else b.saturate(y, zero=np.int64(5), to=codes)
+    r, group = len(kernel), attrs.pop("group", 1)
+    kind = codes if codes is DType.F8E4M3FN else DType.I8
+    w = (5 * weights(8, channels // group, *kernel)).astype(kind.np)
+    more = {} if kind is codes and kind is not DType.I8 else {"pad_value": 5}
+    usual = {"strides": (1,) * r, "dilations": (1,) * r, "pads": (1,) * 2 * r, **more}
+    return b.done(b.conv(y, w, group=group, channels_last=True, **{**usual, **attrs}))
+
+
+@pytest.mark.parametrize("graph", [first(), first(1, (5, 5)), first(4, (7,), DType.U8), first(codes=DType.F8E4M3FN),
+                                   first(kernel=(7, 7), strides=(2, 2)), first(kernel=(2, 3), dilations=(2, 1))],
+                         ids=["3x3", "one channel", "one dimension", "8-bit floats", "7x7", "rows apart"])
+def test_a_first_convolution_makes_codes_of_its_image(graph):
+    g = formed(graph, "int8")
+    assert ops(g) == {"conv": 1}
+    (node,) = g.nodes
+    assert not ConvFirst().applies(node.attrs["region"], typical((9, 0))), "what the rule takes must have a kernel"
+
+
+@pytest.mark.parametrize("graph", [first(5), first(4, group=2), first(kernel=(1, 1)),
+                                   first(kernel=(3, 2), dilations=(1, 2)), first(kernel=(2, 3, 3)),
+                                   first(1, (7, 33), pads=(3, 20, 3, 20))],
+                         ids=["channels", "groups", "single pixels", "taps apart", "three dimensions", "large windows"])
+def test_other_convolutions_read_codes(graph):
+    assert ops(formed(graph, "int8")) == {"conv": 1, "pointwise": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ OPERATORS = 8  # that are computed on load at most
 LEAST_ROWS = 16  # pixels: for fewer there are kernels of vectors, which read what lies in memory
 _TENSOR_CORES = ("fp16", "bf16", "tf32")
 _REAL = (DType.F32, DType.F16, DType.BF16)
+_CODES = {DType.I8: DType.I8, DType.U8: DType.I8, DType.F8E4M3FN: DType.F8E4M3FN}  # of x: of weights
+FIRST, TAPS = 4, 192  # input channels and taps (of rows filled up to powers of two) of a first convolution
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class OnLoad:
     a second in 16 bits), so O / 3.5e14 s for each element of x with O output channels: the same at O = 460. tf32 takes
     twice as long for elements twice as large. Without tensor cores (2e13 a second in fp32) the same is reached at
     O = 53. And whatever O, a product is not slower by more than a launch where all of it takes no longer than that.
+
+    A network's first convolution over codes, of up to four channels, has a kernel that copies the image into another
+    layout first; what makes codes of the image is computed there, once, and padding comes after it.
     """
 
     compute: str = "fp32"
@@ -43,7 +49,11 @@ class OnLoad:
         if conv.op != "conv" or not conv.attrs.get("channels_last"):
             return False
         x, w, a = conv.input(0), conv.input(1), conv.attrs
-        if not w.is_const or not is_static(w.shape) or x.dtype not in _REAL or w.dtype not in _REAL:
+        if not w.is_const or not is_static(w.shape):
+            return False
+        if x.dtype in _CODES:
+            return w.dtype is _CODES[x.dtype] and _is_first(conv)
+        if x.dtype not in _REAL or w.dtype not in _REAL:
             return False
         if a["group"] != 1 or any(d != 1 for d in w.shape[2:]) or any(a["pads"]) or any(s != 1 for s in a["strides"]):
             return False
@@ -61,6 +71,14 @@ class OnLoad:
         or image, say), so that no more is read than x itself would be."""
         whole = sum(v.shape == x.shape for v in leaves)
         return len(members) <= OPERATORS and whole == 1 and all(v.dtype in _REAL for v in leaves)
+
+
+def _is_first(conv: Node) -> bool:
+    """True for windows of one or two dimensions over few channels, whose taps lie side by side along the last one."""
+    _, channels, *kernel = (int(d) for d in conv.input(1).shape)  # type: ignore[arg-type]
+    filled = math.prod(kernel[:-1]) * (1 << (kernel[-1] - 1).bit_length()) if kernel else 0
+    return (conv.attrs["group"] == 1 and channels <= FIRST and len(kernel) in (1, 2) and math.prod(kernel) > 1
+            and filled <= TAPS and tuple(conv.attrs["dilations"])[-1:] in ((), (1,)))
 
 
 def _at(d: Dim, dims: Mapping[str, tuple[int, int, int]]) -> int:
