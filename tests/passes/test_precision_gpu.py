@@ -55,14 +55,24 @@ def test_a_masked_row_in_fp16_is_an_average_and_no_nan() -> None:
 
 def test_an_input_in_fp32_is_converted_once_before_the_layers_that_read_it() -> None:
     b = Building()
-    x = b.input("x", (N, 3, 8, 8))
-    a = b.conv(x, weights(8, 3, 3, 3), pads=(1, 1, 1, 1))
-    g = b.done(b.add_(b.relu(a), b.conv(x, weights(8, 3, 1, 1))))
+    x = b.input("x", (N, 5, 8, 8))
+    a = b.conv(x, weights(8, 5, 3, 3), pads=(1, 1, 1, 1))
+    g = b.done(b.add_(b.relu(a), b.conv(x, weights(8, 5, 1, 1))))
     g = manager.run(g, compute="fp16", verify=True, traits=precision.GPU)
     casts = [n for n in g.nodes if n.op == "region" and n.attrs["region"].kind == "pointwise"]
     assert [n.outputs[0].dtype for n in casts] == [DType.F16]
     assert {n.input(0) for n in g.nodes if n.op == "region" and n.attrs["region"].kind == "conv"} == {
         casts[0].outputs[0]}
+
+
+def test_the_image_of_a_first_convolution_is_rounded_on_load() -> None:
+    b = Building()
+    g = lowered(b.done(b.relu(b.conv(b.input("x", (N, 3, 8, 8)), weights(8, 3, 3, 3), pads=(1, 1, 1, 1)))))
+    (node,) = (n for n in g.nodes if n.op == "region")
+    assert (node.attrs["region"].compute, node.attrs["region"].inputs[0].dtype) == ("f16", DType.F32)
+    b = Building()
+    g = lowered(b.done(b.conv(b.input("x", (N, 6, 8, 8)), weights(8, 3, 3, 3), group=2, pads=(1, 1, 1, 1))))
+    assert [n.attrs["region"].kind for n in g.nodes] == ["pointwise", "conv"]
 
 
 @pytest.mark.parametrize("traits", [precision.CPU, precision.GPU])

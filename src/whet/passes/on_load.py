@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from whet.ir.dtypes import DType
 from whet.ir.graph import Node, Value
-from whet.ir.symbolic import Dim, evaluate, is_static
+from whet.ir.symbolic import Dim, Shape, evaluate, is_static
 
 COLUMNS = 512  # output channels up to which 16-bit (or tf32) products gain whatever their size
 SMALL = 1 << 28  # multiply-adds that take no longer than a launch
@@ -52,7 +53,7 @@ class OnLoad:
         if not w.is_const or not is_static(w.shape):
             return False
         if x.dtype in _CODES:
-            return w.dtype is _CODES[x.dtype] and _is_first(conv)
+            return w.dtype is _CODES[x.dtype] and is_first(a, w.shape)
         if x.dtype not in _REAL or w.dtype not in _REAL:
             return False
         if a["group"] != 1 or any(d != 1 for d in w.shape[2:]) or any(a["pads"]) or any(s != 1 for s in a["strides"]):
@@ -73,12 +74,15 @@ class OnLoad:
         return len(members) <= OPERATORS and whole == 1 and all(v.dtype in _REAL for v in leaves)
 
 
-def _is_first(conv: Node) -> bool:
-    """True for windows of one or two dimensions over few channels, whose taps lie side by side along the last one."""
-    _, channels, *kernel = (int(d) for d in conv.input(1).shape)  # type: ignore[arg-type]
-    filled = math.prod(kernel[:-1]) * (1 << (kernel[-1] - 1).bit_length()) if kernel else 0
-    return (conv.attrs["group"] == 1 and channels <= FIRST and len(kernel) in (1, 2) and math.prod(kernel) > 1
-            and filled <= TAPS and tuple(conv.attrs["dilations"])[-1:] in ((), (1,)))
+def is_first(attrs: Mapping[str, Any], weights: Shape) -> bool:
+    """True for a convolution like a network's first, with attributes and weights [O, I, k..]: windows of one or two
+    dimensions over few channels, whose taps lie side by side along the last one."""
+    if not is_static(weights) or attrs["group"] != 1 or len(weights) not in (3, 4):
+        return False
+    _, channels, *rows, taps = (int(d) for d in weights)  # type: ignore[arg-type]
+    filled = math.prod(rows) * (1 << (taps - 1).bit_length())
+    return channels <= FIRST and math.prod((*rows, taps)) > 1 and filled <= TAPS and \
+        tuple(attrs["dilations"])[-1:] in ((), (1,))
 
 
 def _at(d: Dim, dims: Mapping[str, tuple[int, int, int]]) -> int:

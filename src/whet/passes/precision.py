@@ -25,6 +25,7 @@ from whet.ir.symbolic import evaluate, names, product
 from whet.ir.union import Union
 from whet.passes import halves
 from whet.passes.fuse import EPILOGUE, VIEWS
+from whet.passes.on_load import is_first
 from whet.passes.overflow import grows, prone
 
 SCATTERS = frozenset({"scatter_nd", "scatter_elements"})  # results are elements of operands 0 and 2
@@ -64,7 +65,8 @@ class Traits:
     depthwise: depthwise convolutions are narrowed, too: there they wait for memory, on the CPU for their arithmetic.
     halves:    products of 16-bit floats that the model brings are taken as such, not widened to fp32 first.
     whole:     operands of 16-bit products lie in memory in 16 bits: a region of its own converts what does not, unless
-               it is so small that the launch takes longer than reading twice the bytes.
+               it is so small that the launch takes longer than reading twice the bytes, or the image of a first
+               convolution.
     states:    what a context keeps between runs is stored in 16 bits, too, where it only moves between its readers.
     on_load:   convolutions compute their input on load where that pays (`on_load.OnLoad`).
     """
@@ -301,6 +303,8 @@ def _convert_operands(graph: Graph) -> None:
                 continue  # of a cache that is given in fp32, every row is read once: rounded then
             if region.kind == "matmul" and v.data is None and _is_small(v, graph):
                 continue
+            if region.kind == "conv" and i == 0 and is_first(region.attrs, region.inputs[1].shape):
+                continue  # its kernels round an image as they load it, or copy it anyway
             if (v, to) not in made:
                 made[v, to] = _converted(graph, v, to, n)
                 added = True
