@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from whet.tuning import cuda as tuning
 from whet.tuning.cache import TimingCache
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def tiny() -> onnx.ModelProto:
@@ -46,23 +46,14 @@ def tiny() -> onnx.ModelProto:
 PROFILE = [{"x": ((1, 24), (4, 24), (64, 24))}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of this module's own, so that its kernels are compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
-        patch.setenv("WHET_CACHE", str(path))
-        yield path
-
-
 def build(target: str = "cuda:sm_90", **options: object) -> Plan:
     return whet.build(tiny(), target=target, timing_cache=TimingCache(), **{"profiles": PROFILE, **options})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def plan(folder: Path) -> Plan:
-    build().save(folder / "tiny.plan")
-    return Plan.open(folder / "tiny.plan")
+def plan(own_cache: Path) -> Plan:
+    build().save(own_cache / "tiny.plan")
+    return Plan.open(own_cache / "tiny.plan")
 
 
 def test_a_plan_for_a_capability_says_what_it_is_for(plan: Plan) -> None:

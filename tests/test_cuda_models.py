@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,7 @@ from whet.tuning.cache import TimingCache
 from whet.tuning.found import EarlyLaunch, Tuned
 
 ort = pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
-        patch.setenv("WHET_CACHE", str(path))
-        yield path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def wanted(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:

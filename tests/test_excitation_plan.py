@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,7 @@ from whet.targets.cuda.gpu import typical
 from whet.targets.cuda.target import CudaTarget
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
-        patch.setenv("WHET_CACHE", str(path))
-        yield path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +19,8 @@ from on_device import needs_cuda
 from whet.measure import centred_error
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
+pytestmark = pytest.mark.usefixtures("own_cache")
 WIDTH, HEADS, ROWS = 384, 6, 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
-        patch.setenv("WHET_CACHE", str(path))
-        yield path
 
 
 class Encoder:
