@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import numpy as np
 
@@ -40,7 +39,7 @@ from whet.targets.cuda.expr import emit
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import Block, load_tensor, pointer_to
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.matmul_space import RATE
+from whet.targets.cuda.matmul_space import RATE, SIMPLE
 from whet.targets.cuda.shapes import divides, optimum, power_of_two
 
 CHANNELS = 4  # of the copy
@@ -83,19 +82,18 @@ class ConvFirst:
         v = Windows.of(region)
         wide = power_of_two(max(8, optimum(region, v.c.out[1])))
         bn = max(16, min(128, power_of_two(v.c.og)))
-        kinds: dict[tuple[int, int], list[Params]] = {}
-        for each, stages in ((0, 1), (2, 2), (1, 2), (1, 3), (4, 1)):
-            found = [{"bm": bm, "bx": bx, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "each": each}
-                     for bm, warps in ((64, 4), (128, 4), (128, 8), (256, 8)) for bx in (16, 8, 32, 64, 128)
-                     for bk in (16, 32, 64, 128) if bx <= min(bm, wide)]
-            found = [q for q in found if _fits(v, q, machine)]
-            found.sort(key=lambda q: self.cost(region, q, machine, threads))
-            unlike: dict[tuple[int, ...], Params] = {}
-            for q in found:  # of tiles of as many pixels the best shape alone
-                unlike.setdefault((q["bm"], q["warps"], q["bk"]), q)
-            kinds[each, stages] = list(unlike.values())
-        inner = sorted((k for k in kinds.values() if k), key=lambda k: self.cost(region, k[0], machine, threads))
-        return [q for turn in zip_longest(*inner) for q in turn if q is not None][:MOST]
+        found: list[Params] = []
+        for each, stages in ((0, 1), (2, 1), (3, 1), (4, 1), (6, 1), (1, 3), (2, 3)):
+            some = [{"bm": bm, "bx": bx, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "each": each}
+                    for bm, warps in ((64, 4), (128, 4), (128, 8), (256, 8)) for bx in (16, 8, 32, 64, 128)
+                    for bk in (16, 32, 64, 128, 256) if bx <= min(bm, wide)]
+            some = [q for q in some if _resident(v, q, machine) >= max(1, each) and _wastes_little(v, q)]
+            some.sort(key=lambda q: self.cost(region, q, machine, threads))
+            best: dict[tuple[int, int, int], Params] = {}
+            for q in some:  # of programs of as many pixels and products the best shape alone
+                best.setdefault((q["bm"], q["warps"], -(-v.depth // q["bk"]) * q["bk"]), q)
+            found += best.values()
+        return sorted(found, key=lambda q: self.cost(region, q, machine, threads))[:MOST]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Seconds: what step 1 moves through memory; of step 2 the most of its output's way there, its loads from the
@@ -107,15 +105,18 @@ class ConvFirst:
         copy = optimum(region, v.copied) * CHANNELS * size
         image = images * c.cg * optimum(region, c.spatial[0]) * optimum(region, c.spatial[1])
         first = LAUNCH + (image * region.inputs[0].dtype.size + copy) / rate
-        bm, bn, bk, warps, each = (params[k] for k in ("bm", "bn", "bk", "warps", "each"))
+        bm, bn, bk, each = (params[k] for k in ("bm", "bn", "bk", "each"))
         programs = optimum(region, v.tiles(bm, params["bx"])) * -(-c.og // bn)
         depth = -(-v.depth // bk) * bk
-        loads = (bm + (0 if each else bn)) * depth / v.vector
-        dots = 30e-9 * (depth // bk)
-        one = dots + max(bm * bn * depth / (0.5 * RATE.get(v.p.operand, 1.9e12)), loads / 12e9) + bm * bn / 60e9
-        together = each or max(1, min(-(-programs // sms), 16 // warps))
-        wait = 1.2e-6 if params["stages"] == 1 else 0.3e-6
-        busy = -(-programs // (sms * together)) * (together * one + wait) + (1e-6 if each else 0)
+        products = bm * bn * depth / (0.9 * RATE.get(v.p.operand, 1.9e12))
+        parts = depth // bk  # loads at the same place of each part share their address
+        others = bm * (depth / v.vector * (3 + 4 / parts) + 4 * bn) / SIMPLE
+        one = max(products, others) + 0.3 * min(products, others)
+        alone = one + (0.2e-6 if params["stages"] > 1 else 0.7e-6) + 0.05e-6 * parts
+        if not each:
+            one, alone = one + 4 * bn * depth / v.vector / SIMPLE, alone + 0.6e-6
+        together = each or min(_resident(v, params, machine), -(-programs // sms))
+        busy = -(-programs // (sms * together)) * max(together * one, alone) + (0.7e-6 if each else 0)
         pixels = images * optimum(region, c.out[0]) * optimum(region, c.out[1])
         out = (copy + pixels * c.og * region.output.dtype.size) / rate
         return first + LAUNCH + max(busy, out) + 0.1 * min(busy, out)
@@ -197,15 +198,27 @@ class Windows:
         return str(16 * self.quads) if isinstance(self.quads, int) else f"({s.integer(self.quads)} * 16)"
 
 
-def _fits(v: Windows, q: Params, machine: Gpu) -> bool:
-    """True for programs whose operands have room in shared memory, whose sums have it in registers, and whose filling
-    up wastes little."""
-    size, depth = v.p.operand.size, -(-v.depth // q["bk"]) * q["bk"]
+def _resident(v: Windows, q: Params, machine: Gpu) -> int:
+    """Programs that a multiprocessor has room for: in its shared memory (a stage is a tile's windows) and registers."""
+    size, depth, threads = v.p.operand.size, -(-v.depth // q["bk"]) * q["bk"], 32 * q["warps"]
+    sums = q["bm"] * q["bn"]
+    room, loaded = (q["bm"] * q["stages"] + q["bn"]) * depth * size, 0
+    if q["stages"] > 1:
+        room += sums * v.region.output.dtype.size
+    else:
+        loaded = q["bm"] * depth * size // 4
+    registers = max(sums, loaded) // threads + 60  # windows are in shared memory before there are sums
+    if registers > 255:
+        return 0
+    shared = (machine.shared_bytes or 101376) + 1024
+    return min(shared // (room + 1024), 65536 // (registers * threads), 64 // q["warps"])
+
+
+def _wastes_little(v: Windows, q: Params) -> bool:
+    """True if a block of products is possible, and blocks hold few more products than there are."""
     least = min(-(-v.depth // bk) * bk for bk in (16, 32, 64, 128) if bk >= v.p.least_depth)
-    windows = q["bm"] * depth * size * (q["stages"] if q["stages"] > 1 else 1)
-    room = (windows + q["bn"] * depth * size + q["bm"] * q["bn"] * 4) * max(1, q["each"])
-    return (room <= (machine.shared_bytes or 101376) - 2048 and q["bm"] * q["bn"] <= 4096 * q["warps"]
-            and q["bk"] >= v.p.least_depth and depth <= 1.34 * least and depth // q["bk"] <= 16)
+    depth = -(-v.depth // q["bk"]) * q["bk"]
+    return q["bk"] >= v.p.least_depth and depth <= 1.34 * least and depth // q["bk"] <= 16
 
 
 def _weights(v: Windows, bn: int, bk: int) -> Pack:
@@ -314,9 +327,10 @@ def _products(v: Windows, params: Params, machine: Gpu) -> Step:
         s.line(f"sums = tl.zeros(({bm}, {bn}), tl.{REGISTER[p.sums]})")
         limit = f", max_num_imprecise_acc={bk}" if p.operand.is_storage else ""
         precision = f', input_precision="{p.precision}"' if p.precision else ""
-        for j in range(parts):
+        for j in range(parts):  # all are asked for before the first is waited for
             ty, tap = divmod(j * bk, v.run)
             s.line(f"a{j} = tl.load(first + ({ty * c.dilations[0]} * {row} + {tap}) + near{_mask(v, bk, ty, tap)})")
+        for j in range(parts):
             s.line(f"sums = tl.dot(a{j}, w{j}, sums{precision}{limit}, out_dtype=tl.{REGISTER[p.sums]})")
         if v.codes:
             s.line("sums += lacking")
