@@ -30,6 +30,7 @@ from whet.ir.region import Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
 from whet.targets.cuda.conv_first import ConvFirst
+from whet.targets.cuda.gpu import typical
 
 TACTIC = ConvFirst()
 I8, U8, F8 = DType.I8, DType.U8, DType.F8E4M3FN
@@ -162,6 +163,14 @@ def test_settings_fit_and_differ():
             assert len({str(q) for q in found}) == len(found)
             if region in (RESNET, CODES):
                 assert {q["each"] > 0 for q in found[:10]} == {True, False}, "one tile or several are among the first"
+
+
+@pytest.mark.parametrize("machine", [typical((8, 6)), SM80, SM90], ids=lambda m: m.arch)
+def test_large_windows_have_a_setting_on_every_gpu(machine):
+    for dtype in (I8, F16, F32):
+        region = conv((8, 99, 99, 3), 200, (11, 16), dtype=dtype, compute="tf32" if dtype is F32 else "")
+        assert not TACTIC.applies(region, machine)
+        assert TACTIC.space(region, machine, 1)
 
 
 @pytest.mark.parametrize("region", [RESNET, CODES, image((N, H, W, 3), 9, (3, 3), strides=(2, 2), dims=DIMS)],

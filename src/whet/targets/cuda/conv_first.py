@@ -45,6 +45,7 @@ from whet.targets.cuda.shapes import divides, optimum, power_of_two
 CHANNELS = 4  # of the copy
 DEEPEST = 768  # products of a pixel, with those that are filled up
 MOST = 24
+_TILES = ((64, 4), (128, 4), (128, 8), (256, 8))  # pixels, warps
 _COPIED = 512  # pixels that a program of step 1 writes
 
 
@@ -80,19 +81,19 @@ class ConvFirst:
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         v = Windows.of(region)
-        wide = power_of_two(max(8, optimum(region, v.c.out[1])))
         bn = max(16, min(128, power_of_two(v.c.og)))
-        found: list[Params] = []
-        for each, stages in ((0, 1), (2, 1), (3, 1), (4, 1), (6, 1), (1, 3), (2, 3)):
-            some = [{"bm": bm, "bx": bx, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "each": each}
-                    for bm, warps in ((64, 4), (128, 4), (128, 8), (256, 8)) for bx in (16, 8, 32, 64, 128)
-                    for bk in (16, 32, 64, 128, 256) if bx <= min(bm, wide)]
-            some = [q for q in some if _resident(v, q, machine) >= max(1, each) and _wastes_little(v, q)]
-            some.sort(key=lambda q: self.cost(region, q, machine, threads))
-            best: dict[tuple[int, int, int], Params] = {}
-            for q in some:  # of programs of as many pixels and products the best shape alone
-                best.setdefault((q["bm"], q["warps"], -(-v.depth // q["bk"]) * q["bk"]), q)
-            found += best.values()
+        for tiles, columns in ((_TILES, (bn,)), (((32, 4), (16, 4)), (64, 32, 16))):  # the latter for large windows
+            found: list[Params] = []
+            for each, stages in ((0, 1), (2, 1), (3, 1), (4, 1), (6, 1), (1, 3), (2, 3)):
+                some = [q for q in _settings(v, tiles, columns, each, stages)
+                        if _resident(v, q, machine) >= max(1, each)]
+                some.sort(key=lambda q: self.cost(region, q, machine, threads))
+                best: dict[tuple[int, int, int], Params] = {}
+                for q in some:  # of programs of as many pixels and products the best shape alone
+                    best.setdefault((q["bm"], q["warps"], -(-v.depth // q["bk"]) * q["bk"]), q)
+                found += best.values()
+            if found:
+                break
         return sorted(found, key=lambda q: self.cost(region, q, machine, threads))[:MOST]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
@@ -115,7 +116,7 @@ class ConvFirst:
         alone = one + (0.2e-6 if params["stages"] > 1 else 0.7e-6) + 0.05e-6 * parts
         if not each:
             one, alone = one + 4 * bn * depth / v.vector / SIMPLE, alone + 0.6e-6
-        together = each or min(_resident(v, params, machine), -(-programs // sms))
+        together = each or max(1, min(_resident(v, params, machine), -(-programs // sms)))
         busy = -(-programs // (sms * together)) * max(together * one, alone) + (0.7e-6 if each else 0)
         pixels = images * optimum(region, c.out[0]) * optimum(region, c.out[1])
         out = (copy + pixels * c.og * region.output.dtype.size) / rate
@@ -214,11 +215,16 @@ def _resident(v: Windows, q: Params, machine: Gpu) -> int:
     return min(shared // (room + 1024), 65536 // (registers * threads), 64 // q["warps"])
 
 
-def _wastes_little(v: Windows, q: Params) -> bool:
-    """True if a block of products is possible, and blocks hold few more products than there are."""
-    least = min(-(-v.depth // bk) * bk for bk in (16, 32, 64, 128) if bk >= v.p.least_depth)
-    depth = -(-v.depth // q["bk"]) * q["bk"]
-    return q["bk"] >= v.p.least_depth and depth <= 1.34 * least and depth // q["bk"] <= 16
+def _settings(v: Windows, tiles: Iterable[tuple[int, int]], columns: Iterable[int], each: int, stages: int
+              ) -> list[Params]:
+    """Every shape of programs of these tiles (pixels, warps) and channels whose blocks of products are possible and
+    hold few more than there are."""
+    wide = power_of_two(max(8, optimum(v.region, v.c.out[1])))
+    filled = {bk: -(-v.depth // bk) * bk for bk in (16, 32, 64, 128, 256) if bk >= v.p.least_depth}
+    blocks = [bk for bk, depth in filled.items() if depth <= 1.34 * min(filled.values()) and depth // bk <= 16]
+    return [{"bm": bm, "bx": bx, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "each": each}
+            for bm, warps in tiles for bn in columns for bx in (16, 8, 32, 64, 128) if bx <= min(bm, wide)
+            for bk in blocks]
 
 
 def _weights(v: Windows, bn: int, bk: int) -> Pack:
