@@ -29,6 +29,7 @@ from whet.ir.expr import Apply, Expr, Imm, Leaf
 from whet.ir.region import Tensor
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import symbol
+from whet.targets.cuda.compile import recipe_of, to_object
 from whet.targets.cuda.conv_first import ConvFirst
 from whet.targets.cuda.gpu import typical
 
@@ -177,6 +178,16 @@ def test_large_windows_have_a_setting_on_every_gpu(machine):
                          ids=["f16", "codes", "symbolic"])
 def test_compiles(region):
     compiles(TACTIC, region, (SM80, SM90), 2 if region is RESNET else 1)
+
+
+@pytest.mark.parametrize("each", [0, 2])
+def test_images_of_more_elements_than_32_bits_count(each):
+    region = image((3 << 14, 224, 224, 3), 9, (3, 3), strides=(2, 2))
+    made = TACTIC.implement(region, {**P, "bm": 64, "each": each}, SM90, 1)
+    for step in made.steps:
+        assert ".to(tl.int64)" in recipe_of(step.kernel.code).text
+        assert to_object(step.kernel.code, 90)
+    assert made.workspace > 2**32
 
 
 @needs_cuda

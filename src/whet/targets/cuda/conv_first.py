@@ -323,7 +323,7 @@ def _products(v: Windows, params: Params, machine: Gpu) -> Step:
     writer = Writer(s, region)
     with s.block(f"for tile in range(pid // {blocks}, {s.integer(tiles)}, {programs}):") if each \
             else contextlib.nullcontext():
-        s.line(f"tile = pid // {blocks}{wide}" if not each else f"place = tile{wide}")
+        s.line(f"tile = (pid // {blocks}){wide}" if not each else f"place = tile{wide}")
         place = "place" if each else "tile"
         s.line(f"x0 = {place} % {tiles_x} * {bx}")
         s.line(f"left = {place} // {tiles_x}")
