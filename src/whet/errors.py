@@ -67,6 +67,12 @@ class ProfileError(InputError):
     code = "W201-profile"
 
 
+class UnreachableError(InputError):
+    """An objective that nothing can meet, whatever it costs."""
+
+    code = "W202-unreachable"
+
+
 class PlanError(WhetError):
     """The plan file cannot be used (W3xx)."""
 
