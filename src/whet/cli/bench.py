@@ -267,7 +267,7 @@ def _memory(options: Options, contestants: Sequence[Backend], plan: Path, model:
 def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str]) -> None:
     out = Console(highlight=False)
     first = records[0]
-    out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {first.threads} threads; {escape(first.device.name)}",
+    out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {rows.threads(first)}; {escape(first.device.name)}",
               soft_wrap=True)
     table = Table("", "median", "95 % interval", "p90", "p99", "per second", "memory", "of limit", "error",
                   box=None, padding=(0, 2, 0, 0), header_style="bold")
