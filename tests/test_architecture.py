@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "exporting": {"builder", "frontends", "ir", "precision", "quantizing", "targets", "tuning"},
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
+    "store": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
     "compare": {"pipeline", "runtime", "measure", "plan", "targets"},

@@ -121,6 +121,36 @@ class OutputError(WhetError):
     code = "W500-output"
 
 
+class StoreError(WhetError):
+    """The measurement store cannot be reached or read."""
+
+    code = "W510-store"
+
+
+class StoreFormatError(StoreError):
+    """Not a measurement store, or a damaged one."""
+
+    code = "W511-store-format"
+
+
+class StoreVersionError(StoreError):
+    """The store's tables are of a newer whet, or of an older one where they cannot be brought up to date."""
+
+    code = "W512-store-version"
+
+
+class StoreBusyError(StoreError):
+    """Others held the store for longer than was waited."""
+
+    code = "W513-store-busy"
+
+
+class StoreWriteError(StoreError):
+    """The store cannot be written: full disk, read-only, no permission."""
+
+    code = "W514-store-write"
+
+
 class MissingExtraError(WhetError):
     """An optional dependency is not installed (W6xx)."""
 
