@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,8 @@ import numpy as np
 
 from whet.errors import InputError
 
-MOST_TRACE_BYTES = 1 << 30
+MOST_TRACE_BYTES = 1 << 28
+_LONGEST_LINE = 4096
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,66 @@ class Arrivals:
             shape = 1 / self.cv ** 2
             gaps = rng.standard_gamma(shape, count) / shape
         return np.cumsum(gaps) / self.rate
+
+
+def read_trace(path: Path) -> Arrivals:
+    """Arrivals from a file: a time on each line, or CSV whose first column is the time, or has the name `time`,
+    `timestamp` or `arrival` in a header. Times are seconds from any origin, or ISO 8601; they must not fall.
+
+    InputError, with the line, for anything else.
+    """
+    try:
+        if path.stat().st_size > MOST_TRACE_BYTES:
+            raise InputError("the trace is too large", where=str(path),
+                             why=f"over {MOST_TRACE_BYTES >> 20} MiB", do="cut out a stretch with the busiest hours")
+        with path.open("rb") as file:
+            times = list(_times(file.read(), str(path)))
+    except OSError as e:
+        raise InputError("the trace cannot be read", where=str(path), why=e.strerror or str(e),
+                         do="check the path") from e
+    return Arrivals.trace(np.array(times), str(path))
+
+
+def _times(data: bytes, where: str) -> Iterator[float]:
+    """The times of a trace's lines; ISO 8601 as seconds since 1970."""
+    column, before, kind = 0, -math.inf, ""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            if len(line) > _LONGEST_LINE:
+                raise ValueError("the line is too long for a time")
+            fields = [f.strip().strip('"') for f in line.decode("utf-8-sig").replace(";", ",").split(",")]
+            if number == 1:
+                names = [f.lower() for f in fields]
+                column = next((names.index(n) for n in ("time", "timestamp", "arrival") if n in names), -1)
+                if column >= 0:
+                    continue
+                column = 0
+            if column >= len(fields):
+                raise ValueError(f"there is no column {column + 1}")
+            value, now = _time(fields[column])
+        except (ValueError, OverflowError) as e:
+            raise InputError("a line of the trace is no time", where=f"{where}, line {number}", why=str(e),
+                             do="one time on each line, in seconds or ISO 8601; a header may name a column `time`"
+                             ) from e
+        if kind not in ("", now):
+            raise InputError("the trace mixes kinds of times", where=f"{where}, line {number}",
+                             why=f"{kind}, then {now}")
+        if value < before:
+            raise InputError("the times of the trace fall", where=f"{where}, line {number}",
+                             why=f"{value!r} comes after {before!r}", do="sort the lines by time")
+        kind, before = now, value
+        yield value
+
+
+def _time(text: str) -> tuple[float, str]:
+    """A time in seconds, and what kind of time it is."""
+    try:
+        value, kind = float(text), "seconds"
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        value, kind = moment.timestamp(), "local dates" if moment.tzinfo is None else "dates with a zone"
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not finite")
+    return value, kind

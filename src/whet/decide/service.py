@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -68,7 +68,7 @@ class Service:
 
     @classmethod
     def linear(cls, alpha: float, tau0: float, largest: int, *, origin: str = "typed in") -> Service:
-        """tau(b) = alpha * b + tau0 seconds, the model of Inoue (arXiv 1912.06322, assumption 4)."""
+        """tau(b) = alpha * b + tau0 seconds, the model of Inoue (arXiv 1912.06322)."""
         return cls.table({size: alpha * size + tau0 for size in {1, largest}}, origin=origin)
 
     @classmethod
@@ -102,6 +102,16 @@ class Service:
             return -mean * math.log1p(-q)
         return float(np.interp(size, self.batches, [np.quantile(s, q) for s in self.samples]))
 
+    @property
+    def variation(self) -> float:
+        """Squared coefficient of variation of the seconds of the largest batch."""
+        if self.spread == "deterministic":
+            return 0.0
+        if self.spread == "exponential":
+            return 1.0
+        x = np.array(self.samples[-1])
+        return float(x.var() / x.mean() ** 2)
+
     def drawn(self, rng: np.random.Generator, count: int, largest: int) -> Callable[[int, int], float]:
         """A function (size, i) -> seconds of the batch whose first request is number i < count.
 
@@ -114,21 +124,28 @@ class Service:
         if self.spread == "exponential":
             noise = rng.standard_exponential(count).tolist()
             return lambda size, i: means[size] * noise[i]
-        levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
-        at = np.array([np.quantile(s, levels) for s in self.samples])  # [measured size, level]
-        at *= (np.array(self.seconds) / at.mean(axis=1))[:, None]  # samples may be a part of all calls: keep the mean
-        rows: list[list[float]] = [[]]
-        rows += [[float(v) for v in _between(size, self.batches, at)] for size in range(1, largest + 1)]
+        rows = [[], *(self._levels(size).tolist() for size in range(1, largest + 1))]
         picks = rng.integers(0, _LEVELS, count).tolist()
         return lambda size, i: rows[size][picks[i]]
 
+    def each(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Seconds of `count` requests that are served one by one; the same numbers as `drawn` gives for size 1."""
+        if self.spread == "deterministic":
+            return np.full(count, self.mean(1))
+        if self.spread == "exponential":
+            return self.mean(1) * rng.standard_exponential(count)
+        return self._levels(1)[rng.integers(0, _LEVELS, count)]
 
-def _between(size: int, sizes: Sequence[int], rows: np.ndarray) -> np.ndarray:
-    """Rows of `sizes`, linearly interpolated at `size`."""
-    place = float(np.interp(size, sizes, np.arange(len(sizes))))
-    low = int(place)
-    high = min(low + 1, len(sizes) - 1)
-    return rows[low] + (place - low) * (rows[high] - rows[low])
+    def _levels(self, size: int) -> np.ndarray:
+        """Levels of the quantile function of a batch's seconds, interpolated between those of measured sizes."""
+        levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
+        place = float(np.interp(size, self.batches, np.arange(len(self.batches))))
+        low = int(place)
+        rows = []
+        for i in (low, min(low + 1, len(self.batches) - 1)):
+            row = np.quantile(self.samples[i], levels, method="inverted_cdf")
+            rows.append(row * (self.seconds[i] / row.mean()))  # samples may be a part of all calls: keep the mean
+        return rows[0] + (place - low) * (rows[1] - rows[0])
 
 
 def services(records: Iterable[Measurement]) -> dict[int, Service]:
@@ -147,6 +164,13 @@ def services(records: Iterable[Measurement]) -> dict[int, Service]:
         if len(found) > 1:
             raise InputError(f"the records differ in their {what}", why=", ".join(sorted(found)),
                              do="a fleet is sized from measurements of one thing: select the records")
+    for r in used:
+        if r.load.pattern != "closed-loop" or (r.source is not None and r.load.concurrency > 1):
+            raise InputError(
+                "these latencies may hold waits, and are no service times", where=f"{r.model.name}, {r.backend}",
+                why=f"measured under a load of the kind `{r.load.pattern}`, concurrency {r.load.concurrency}"
+                    + (f", by {r.source.tool}" if r.source is not None else ""),
+                do="take records of closed loops: whet's own, or another tool's at concurrency 1")
     groups: dict[int, dict[int, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
     for r in used:
         groups[r.load.concurrency][batch_size(r)].append(r)
@@ -175,7 +199,7 @@ def _pooled(by_size: Mapping[int, list[Measurement]], contexts: int) -> Service:
     first = by_size[sizes[0]][0]
     known = all(len(s) >= 2 for s in samples)
     shared = f", {contexts} contexts on the device" if contexts > 1 else ""
-    origin = (f"measured: {first.model.name}, {first.backend} {first.precision}, {first.threads} threads, "
+    origin = (f"measured: {first.model.name}, {first.backend} {first.precision}, {first.threads or 'unknown'} threads, "
               f"{_device(first)}{shared}, {first.date[:10]}")
     made = Service(tuple(sizes), tuple(seconds), memory_bytes=max(memory, default=None), contexts=contexts,
                    origin=origin)

@@ -22,11 +22,12 @@ from whet.decide.student import student
 from whet.errors import InputError
 from whet.measure.stats import Interval
 
-BATCHES = 20  # stretches of a run, whose quantiles tell how sure the run's is
+STRETCHES = 10  # of a run, whose quantiles tell how sure the run's is
 WARM_UP = 0.1  # share of a run that is not counted: it starts with an idle fleet
 LEAST_REQUESTS = 2000
 MOST_REQUESTS = 20_000_000
 MOST_SERVERS = 1_000_000
+ROUNDING = 1e-12  # of a load: 8 x 45 are 360, however that is written
 
 Dispatch = Literal["shared", "random", "round-robin"]
 
@@ -68,7 +69,7 @@ class Simulated:
     latencies: np.ndarray = field(repr=False, compare=False)
 
 
-def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching(), servers: int = 1,  # noqa: B008
+def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching(), servers: int = 1,
              requests: int = 200_000, seed: int = 0, dispatch: Dispatch = "shared") -> Simulated:
     """Run `requests` requests (of a trace: all of it) through a fleet, and state its latencies.
 
@@ -78,7 +79,7 @@ def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching
     """
     _check(servers, requests)
     load = arrivals.rate / (servers * service.capacity(batching.max_size))
-    if load >= 1:
+    if load >= 1 - ROUNDING:
         raise InputError(f"{servers} servers cannot keep up: the load is {load:.3g}",
                          why=f"{arrivals.rate:g} requests a second against {servers} x "
                              f"{service.capacity(batching.max_size):.4g}: the queue grows without bound",
@@ -86,20 +87,25 @@ def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching
     arriving, serving, routing = (np.random.default_rng((seed, i)) for i in range(3))
     times = arrivals.drawn(arriving, requests)
     count = len(times)
-    seconds = service.drawn(serving, count, batching.max_size)
     if dispatch == "shared" or servers == 1:
-        parts = [np.arange(count)]
+        parts, each = [np.arange(count)], servers
     else:
         owner = routing.integers(0, servers, count) if dispatch == "random" else np.arange(count) % servers
         parts = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=servers))[:-1])
-    done, busy, batches, waited = np.empty(count), 0.0, 0, 0.0
-    for part in parts:
-        starts, took, sizes, held = _serve(times[part].tolist(), part.tolist(), seconds, batching,
-                                           servers if len(parts) == 1 else 1)
-        done[part] = np.repeat(np.array(starts) + np.array(took), sizes)
-        busy += sum(took)
-        batches += len(starts)
-        waited += held
+        each = 1
+    if batching.max_size == 1:
+        took = service.each(serving, count)
+        starts = np.empty(count)
+        for part in parts:
+            starts[part] = _one_by_one(times[part], took[part], each, service.spread == "deterministic")
+        done, busy, batches, waited = starts + took, float(took.sum()), count, int((starts > times).sum())
+    else:
+        seconds = service.drawn(serving, count, batching.max_size)
+        done, busy, batches, waited = np.empty(count), 0.0, 0, 0
+        for part in parts:
+            run = _in_batches(times[part].tolist(), part.tolist(), seconds, batching, each)
+            done[part] = run.done
+            busy, batches, waited = busy + run.busy, batches + run.batches, waited + run.waited
     latencies = done - times
     if arrivals.pattern != "trace":
         latencies = latencies[int(count * WARM_UP):]
@@ -109,51 +115,97 @@ def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching
                      float(p90), quantile_interval(latencies, 0.99), count / max(1, batches), waited / count, latencies)
 
 
-def _serve(times: list[float], numbers: list[int], seconds: Callable[[int, int], float], batching: Batching,
-           servers: int) -> tuple[list[float], list[float], list[int], int]:
-    """One queue: for each batch its start, its seconds and its size; and how many requests a busy fleet held up."""
+def _one_by_one(times: np.ndarray, took: np.ndarray, servers: int, constant: bool) -> np.ndarray:
+    """When each request starts, of one queue: the n-th takes the server that is free first.
+
+    One server, or services that are all alike (then the n-th request has the server of the request `servers` before
+    it), need no loop: S(n) = max(A(n), S(n-1) + T(n-1)) is P(n) + max over j <= n of A(j) - P(j), with P the seconds of
+    those before (Lindley, "The theory of queues with a single server", 1952).
+    """
+    if servers == 1 or constant:
+        rounds = -(-len(times) // servers)
+        a, t = np.full((rounds, servers), math.inf), np.zeros((rounds, servers))
+        a.reshape(-1)[:len(times)], t.reshape(-1)[:len(times)] = times, took
+        before = np.cumsum(t, axis=0) - t
+        starts = before + np.maximum.accumulate(a - before, axis=0)
+        return np.maximum(starts.reshape(-1)[:len(times)], times)  # rounding must not start anything early
+    free = [-math.inf] * servers  # a heap: when each server is free
+    out = []
+    for arrived, lasts in zip(times.tolist(), took.tolist()):
+        start = free[0]
+        if start < arrived:
+            start = arrived
+        heapreplace(free, start + lasts)
+        out.append(start)
+    return np.array(out)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    done: np.ndarray
+    busy: float
+    batches: int
+    waited: int
+
+
+def _in_batches(times: list[float], numbers: list[int], seconds: Callable[[int, int], float], batching: Batching,
+                servers: int) -> _Batches:
+    """One queue, whose requests are served in batches: when each is done."""
     size, delay, count = batching.max_size, batching.max_delay, len(times)
     free = [-math.inf] * servers  # a heap: when each server is free
-    starts, took, sizes = [], [], []
-    i = held = 0
+    ends, sizes = [], []
+    i = waited = 0
+    busy = 0.0
     while i < count:
         ready = times[i] + delay
         last = i + size - 1
         if last < count and times[last] < ready:
             ready = times[last]  # the batch is full before its first request has waited long enough
         start = free[0]
-        if start > ready:
-            end = bisect_right(times, start, i + 1, min(i + size, count))
-            held += end - i
-        else:
+        if start <= ready:
             start = ready
-            end = bisect_right(times, start, i + 1, min(i + size, count)) if size > 1 else i + 1
-        lasts = seconds(end - i, numbers[i])
+            following = bisect_right(times, start, i + 1, min(i + size, count))
+        else:
+            following = bisect_right(times, start, i + 1, min(i + size, count))
+            waited += following - i
+        lasts = seconds(following - i, numbers[i])
+        busy += lasts
         heapreplace(free, start + lasts)
-        starts.append(start)
-        took.append(lasts)
-        sizes.append(end - i)
-        i = end
-    return starts, took, sizes, held
+        ends.append(start + lasts)
+        sizes.append(following - i)
+        i = following
+    return _Batches(np.repeat(np.array(ends), sizes), busy, len(sizes), waited)
 
 
 def quantile_interval(series: np.ndarray, q: float, confidence: float = 0.95) -> Interval:
     """The q-quantile of a stationary, dependent series and its confidence interval, by batch means.
 
-    The series is cut into 20 stretches, whose quantiles vary as the whole's would; Student's t with 19 degrees of
-    freedom (Law, "Simulation Modeling and Analysis", 9.5.3). If stretches still depend on their neighbours, with
-    correlation r, the variance is multiplied by (1 + r) / (1 - r) (Tafazzoli and Wilson, "Skart", IIE Transactions 43,
-    2011, eq. 6).
+    The series is cut into 10 stretches, whose quantiles vary as the whole's would; Student's t with 9 degrees of
+    freedom (Law, "Simulation Modeling and Analysis", 5th ed., 9.5.3; few and long stretches, since short ones are still
+    alike). If stretches depend on their neighbours, with correlation r, the variance is multiplied by
+    (1 + r) / (1 - r), as of a first-order autoregression (Tafazzoli and Wilson, "Skart: a skewness- and
+    autoregression-adjusted batch-means procedure", IIE Transactions 43, 2011).
     """
-    used = series[len(series) % BATCHES:]
-    parts = np.quantile(used.reshape(BATCHES, -1), q, axis=1)
+    parts = np.quantile(series[len(series) % STRETCHES:].reshape(STRETCHES, -1), q, axis=1)
     value = float(np.quantile(series, q))
     deviation = parts - parts.mean()
     total = float((deviation ** 2).sum())
     r = float((deviation[1:] * deviation[:-1]).sum()) / total if total > 0 else 0.0
     r = min(max(r, 0.0), 0.9)
-    half = student((1 + confidence) / 2, BATCHES - 1) * math.sqrt(total / (BATCHES - 1) / BATCHES * (1 + r) / (1 - r))
+    error = math.sqrt(total / (STRETCHES - 1) / STRETCHES * (1 + r) / (1 - r))
+    half = student((1 + confidence) / 2, STRETCHES - 1) * error
     return Interval(value, max(0.0, value - half), value + half)
+
+
+def enough_requests(service: Service, arrivals: Arrivals, load: float, queues: int = 1) -> int:
+    """Requests that a run needs before its P99 and interval can be believed.
+
+    Queues forget their past after about 2 (ca^2 + cs^2) / (1 - load)^2 arrivals, where ca and cs are the coefficients
+    of variation of gaps and services (Whitt, "Planning queueing simulations", Management Science 35, 1989); the
+    hundredth part of a run must hold some 25 such times. Each of `queues` queues also has to forget that it was empty.
+    """
+    memory = (arrivals.cv ** 2 + service.variation) / (1 - load) ** 2
+    return math.ceil(max(5000 * memory, 200 * memory * queues))
 
 
 def _check(servers: int, requests: int) -> None:
