@@ -61,7 +61,7 @@ def run(options: Options) -> int:
         plan, path, seconds = stack.enter_context(_plan(options, progress))
         if model is not None and model is not options.path:
             _check_same(plan, options.path, model)
-        feeds = _feeds(plan, options)
+        feeds = input_arrays(plan, options)
         progress("loading", 0, 0)
         on_gpu = plan.manifest.target.device is not None
         places = _places(options, on_gpu)
@@ -182,7 +182,7 @@ def _identity(plan: Plan, model: Path | None) -> Model:
     return Model(name=model.stem if model else known.get("name") or "model", sha256=known.get("sha256", ""))
 
 
-def _feeds(plan: Plan, options: Options) -> dict[str, np.ndarray]:
+def input_arrays(plan: Plan, options: Options) -> dict[str, np.ndarray]:
     """The arrays of --inputs, else random ones of --shapes and the profile's optimum."""
     if options.inputs is not None:
         return load_inputs(options.inputs)

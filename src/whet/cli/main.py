@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import debug, inspect, lint, options, quantize, surgeon
+from whet.cli import debug, history, inspect, lint, options, quantize, record, roi, surgeon
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -228,6 +228,9 @@ def doctor(json: options.AsJson = False) -> None:
 app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
 app.command("quantize")(quantize.command)
+app.command("record")(record.command)
+app.command("history")(history.command)
+app.command("roi")(roi.command)
 app.add_typer(surgeon.app, name="surgeon")
 app.add_typer(debug.app, name="debug")
 

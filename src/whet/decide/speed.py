@@ -1,0 +1,185 @@
+"""How fast an option is and how sure that is; and fleets of it for any load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from whet.decide.arrivals import Arrivals
+from whet.decide.fleet import Fleet, size_fleet
+from whet.decide.scenario import Option, Source
+from whet.decide.service import Service, services
+from whet.decide.simulation import Batching
+from whet.decide.words import Say
+from whet.errors import InputError, UnreachableError
+from whet.measure.record import Accuracy, Measurement, read
+
+FEWEST = 368  # samples from which on the largest bounds P99 from above with 97.5 %: 1 - 0.99^n >= 0.975
+SIZED = 8  # loads between the ends of a range that fleets are sized for
+FINE = 1.02  # loads that differ by less are not told apart
+
+Loader = Callable[[str, Path], list[Measurement]]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The service of an option, where it comes from, and what is lacking for a decision (nothing: enough is known).
+
+    `elsewhere`: seconds that a request spends outside the server (network, a pipeline around it).
+    """
+
+    service: Service
+    basis: Literal["measured", "typed in"]
+    elsewhere: float
+    lacking: tuple[Say, ...] = ()
+    samples: int | None = None
+    device: str = ""
+    precision: str = ""
+    accuracy: Accuracy | None = None
+    records: tuple[Measurement, ...] = field(default=(), repr=False)
+
+
+def from_file(name: str, folder: Path) -> list[Measurement]:
+    """The records of a JSON file, relative to the scenario's folder."""
+    return read(folder / name)
+
+
+def speed(source: Source, index: int, load: Loader = from_file) -> Speed:
+    """What is known of an option's speed. InputError where nothing is, or where it contradicts itself."""
+    o = source.scenario.options[index]
+    where = source.where(f"options[{index}]")
+    network = o.network_ms / 1e3
+    if o.measurements:
+        return _measured(source, o, where, network, load)
+    if o.batches:
+        service = Service(*_rising(o), spread=o.spread or "exponential", contexts=o.contexts,
+                          memory_bytes=_bytes(o.context_gib), origin=f"{o.name}: typed in")
+        return Speed(service, "typed in", network, _unknown_p99(o), None, o.device, o.precision)
+    if o.throughput is None:
+        raise InputError(f"how fast {o.name!r} is, is not known", where=where, why="no measurements, batches or "
+                         "throughput are given", do="measure it: whet bench MODEL --json FILE, then measurements: FILE")
+    mean = o.contexts / o.throughput  # of one of the contexts that share the instance
+    service = Service((1,), (mean,), "exponential", memory_bytes=_bytes(o.context_gib), contexts=o.contexts,
+                      origin=f"{o.name}: typed in")
+    latency = None if o.latency_ms is None else o.latency_ms / 1e3
+    around = max(0.0, latency - mean) if latency is not None else 0.0
+    return Speed(service, "typed in", network + around, _unknown_p99(o), None, o.device, o.precision)
+
+
+def _unknown_p99(o: Option) -> tuple[Say, ...]:
+    """A mean alone says nothing of the tail: a typed-in speed needs its P99, or a statement of how times spread.
+
+    Where only a P99 is stated, times are taken as exponential, which is on the safe side of what engines do.
+    """
+    if o.spread or o.p99_ms is not None:
+        return ()
+    return (Say("lacks-p99", {"option": o.name}),)
+
+
+def _rising(o: Option) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    table = sorted((int(size), ms / 1e3) for size, ms in o.batches.items())
+    return tuple(size for size, _ in table), tuple(seconds for _, seconds in table)
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else math.ceil(gib * 2 ** 30)
+
+
+def _measured(source: Source, o: Option, where: str, network: float, load: Loader) -> Speed:
+    found = [r for r in load(o.measurements, source.folder) if _selected(r, o.select, where)]
+    if not found:
+        raise InputError(f"no record fits {o.name!r}", where=where, why=f"select {o.select} of {o.measurements}",
+                         do="correct select, or measure it: whet bench MODEL --json FILE")
+    by_contexts = services(found)
+    service = by_contexts.get(o.contexts)
+    if service is None:
+        raise InputError(f"{o.name!r} was not measured with {o.contexts} contexts at once", where=where,
+                         why=f"the records have {', '.join(map(str, by_contexts))}: contexts slow each other down",
+                         do=f"measure at that concurrency, or say contexts: {next(iter(by_contexts))}")
+    counts = [r.latency.count for r in found if r.latency is not None and r.load.concurrency == o.contexts]
+    fewest = min(counts)
+    lacking = (Say("few-samples", {"option": o.name, "count": fewest, "needed": FEWEST}),) if fewest < FEWEST else ()
+    first = found[0]
+    device = first.device.gpus[0].name if first.device.gpus else first.device.name
+    if o.device and o.device.lower() not in device.lower() and not source.scenario.mixed_hardware:
+        raise InputError(f"{o.name!r} was measured on other hardware than it is said to run on", where=where,
+                         why=f"measured on {device}, device is {o.device}",
+                         do="measure it there; or say mixed_hardware: true, and the report labels it")
+    judged = next((r.accuracy for r in found if r.accuracy is not None and r.accuracy.judged is not None), None)
+    return Speed(service, "measured", network, lacking, fewest, o.device or device, o.precision or first.precision,
+                 judged, tuple(found))
+
+
+def _selected(r: Measurement, select: dict[str, str], where: str) -> bool:
+    """Whether a record has these fields; of hashes the beginning is enough."""
+    known = {"backend": r.backend, "precision": r.precision, "model": r.model.name, "device": r.device.name}
+    hashes = {"sha256": r.model.sha256, "plan": r.plan.hash if r.plan is not None else ""}
+    for name in select:
+        if name not in known and name not in hashes:
+            raise InputError(f"records are not selected by {name!r}", where=where, do=f"by {', '.join(known | hashes)}")
+    return r.latency is not None and all(
+        known[name] == value if name in known else hashes[name].startswith(value) for name, value in select.items())
+
+
+class Fleets:
+    """Fleets of one option under the objective, for the load that is given (`base`) and for others.
+
+    Months of growth and draws need fleets for many loads. The number of devices rises with the load, so that it is known
+    between two loads that need as many; elsewhere loads between are sized, up to `SIZED` of them, and what is still
+    between them is interpolated and rounded up.
+    requests: of each simulation; None: as many as each needs.
+    """
+
+    def __init__(self, option: Option, known: Speed, arrivals: Arrivals, objective: float, spares: int = 0,
+                 seed: int = 0, requests: int | None = None, progress: Progress | None = None) -> None:
+        self.option, self.known, self.arrivals = option, known, arrivals
+        self.batching = Batching(option.max_batch or 1, option.max_delay_ms / 1e3)
+        self.limit, self.spares, self.seed = objective - known.elsewhere, spares, seed
+        self._requests, self._progress = requests, progress
+        if self.limit <= 0:
+            raise UnreachableError(f"{option.name!r} spends the whole objective outside the server",
+                                   why=f"{known.elsewhere * 1e3:g} ms of {objective * 1e3:g} ms are network and pipeline",
+                                   do="relax the objective, or serve nearer to the user")
+        self.base = self.sized(1.0)
+        self._found = {1.0: self.base.devices}
+
+    def sized(self, factor: float, max_batch: int | None = None) -> Fleet:
+        """The fleet for `factor` times the load, with batches of at most `max_batch` instead of the option's."""
+        batching = self.batching if max_batch is None else Batching(max_batch, self.batching.max_delay)
+        return size_fleet(self.known.service, self.arrivals.scaled(factor), batching, self.limit, self.spares,
+                          requests=self._requests, seed=self.seed, progress=self._progress)
+
+    def cover(self, low: float, high: float) -> None:
+        """Size fleets for loads between `low` and `high` times the given one."""
+        for end in (low, high):
+            if not min(self._found) * (1 - 1e-9) <= end <= max(self._found) * (1 + 1e-9):
+                self._size(end)
+        for _ in range(SIZED):
+            known = sorted(self._found)
+            open_ends = [(self._found[b] - self._found[a]) * math.log(b / a) if b > a * FINE else 0.0
+                         for a, b in pairwise(known)]
+            widest = int(np.argmax(open_ends)) if open_ends else 0
+            if not open_ends or open_ends[widest] <= 0:
+                return
+            self._size(math.sqrt(known[widest] * known[widest + 1]))
+
+    def _size(self, factor: float) -> None:
+        found = self.sized(factor).devices
+        below = [n for f, n in self._found.items() if f < factor]  # simulations differ by chance, fleets do not shrink
+        above = [n for f, n in self._found.items() if f > factor]
+        self._found[factor] = min(max(found, *below, 0), *above, max(found, *below, 0))
+
+    def devices(self, factors: np.ndarray | Sequence[float]) -> np.ndarray:
+        """Devices for loads that are `factors` times the given one; outside of what was sized in proportion."""
+        x = np.asarray(factors, dtype=np.float64)
+        knots = np.array(sorted(self._found))
+        found = np.array([self._found[k] for k in knots], dtype=np.float64)
+        inside = np.interp(x, knots, found)
+        return np.ceil(np.where(x > knots[-1] * (1 + 1e-9), found[-1] * x / knots[-1], inside) - 1e-9)
