@@ -15,14 +15,16 @@ from whet.decide.arrivals import Arrivals
 from whet.decide.fleet import Fleet, size_fleet
 from whet.decide.scenario import Option, Source
 from whet.decide.service import Service, services
-from whet.decide.simulation import Batching
+from whet.decide.simulation import Batching, enough_requests
 from whet.decide.words import Say
 from whet.errors import InputError, UnreachableError
 from whet.measure.record import Accuracy, Measurement, read
 
 FEWEST = 368  # samples from which on the largest bounds P99 from above with 97.5 %: 1 - 0.99^n >= 0.975
-SIZED = 8  # loads between the ends of a range that fleets are sized for
-FINE = 1.02  # loads that differ by less are not told apart
+SIZED = 6  # loads between the ends of a range that fleets are sized for
+FINE = 1.03  # loads that differ by less are not told apart
+SWEEP_REQUESTS = 200_000  # of each fleet that is sized for other loads than the given one
+TRUSTED = 0.05  # of `enough_requests`: with less, a run says nothing
 
 Loader = Callable[[str, Path], list[Measurement]]
 Progress = Callable[[str, int, int], None]
@@ -131,9 +133,10 @@ def _selected(r: Measurement, select: dict[str, str], where: str) -> bool:
 class Fleets:
     """Fleets of one option under the objective, for the load that is given (`base`) and for others.
 
-    Months of growth and draws need fleets for many loads. The number of devices rises with the load, so that it is known
+    Months of growth and draws need fleets for many loads. The number of devices rises with the load, so it is known
     between two loads that need as many; elsewhere loads between are sized, up to `SIZED` of them, and what is still
-    between them is interpolated and rounded up.
+    between them is interpolated and rounded up. These fleets are simulated more shortly than `base`, and none is taken
+    that is so busy that the run could not tell: at worst one device more than is needed.
     requests: of each simulation; None: as many as each needs.
     """
 
@@ -145,16 +148,17 @@ class Fleets:
         self._requests, self._progress = requests, progress
         if self.limit <= 0:
             raise UnreachableError(f"{option.name!r} spends the whole objective outside the server",
-                                   why=f"{known.elsewhere * 1e3:g} ms of {objective * 1e3:g} ms are network and pipeline",
+                                   why=f"{known.elsewhere * 1e3:g} ms of {objective * 1e3:g} ms are network and "
+                                       "pipeline",
                                    do="relax the objective, or serve nearer to the user")
         self.base = self.sized(1.0)
         self._found = {1.0: self.base.devices}
 
-    def sized(self, factor: float, max_batch: int | None = None) -> Fleet:
+    def sized(self, factor: float, max_batch: int | None = None, requests: int | None = None) -> Fleet:
         """The fleet for `factor` times the load, with batches of at most `max_batch` instead of the option's."""
         batching = self.batching if max_batch is None else Batching(max_batch, self.batching.max_delay)
         return size_fleet(self.known.service, self.arrivals.scaled(factor), batching, self.limit, self.spares,
-                          requests=self._requests, seed=self.seed, progress=self._progress)
+                          requests=requests or self._requests, seed=self.seed, progress=self._progress)
 
     def cover(self, low: float, high: float) -> None:
         """Size fleets for loads between `low` and `high` times the given one."""
@@ -171,10 +175,22 @@ class Fleets:
             self._size(math.sqrt(known[widest] * known[widest + 1]))
 
     def _size(self, factor: float) -> None:
-        found = self.sized(factor).devices
+        found = self._shorter(factor)
         below = [n for f, n in self._found.items() if f < factor]  # simulations differ by chance, fleets do not shrink
         above = [n for f, n in self._found.items() if f > factor]
         self._found[factor] = min(max(found, *below, 0), *above, max(found, *below, 0))
+
+    def _shorter(self, factor: float) -> int:
+        length = self._requests or SWEEP_REQUESTS
+        try:
+            fleet = self.sized(factor, requests=length)
+        except UnreachableError:  # its interval is too wide for an objective that lies close
+            return self.sized(factor).devices
+        devices, service = fleet.devices, self.known.service
+        most = fleet.arrivals.rate / (service.contexts * service.capacity(self.batching.max_size))
+        while enough_requests(service, fleet.arrivals, most / (devices - self.spares)) * TRUSTED > length:
+            devices += 1
+        return devices
 
     def devices(self, factors: np.ndarray | Sequence[float]) -> np.ndarray:
         """Devices for loads that are `factors` times the given one; outside of what was sized in proportion."""
