@@ -15,11 +15,10 @@ from record_samples import measurement
 from whet.errors import InputError
 from whet.measure import record, stats
 from whet.measure.record import Accuracy, Device, Figure, Measurement, Model, PlanId, Source
+from whet.store import Added, Filters, Store
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
-
-from whet.store import Added, Filters, Store
 
 WRITERS, EACH = 8, 40
 
