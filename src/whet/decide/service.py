@@ -163,7 +163,8 @@ def services(records: Iterable[Measurement]) -> dict[int, Service]:
     for what, found in kinds.items():
         if len(found) > 1:
             raise InputError(f"the records differ in their {what}", why=", ".join(sorted(found)),
-                             do="a fleet is sized from measurements of one thing: select the records")
+                             do="a fleet is sized from measurements of one thing: choose them by model, backend, "
+                                "precision and threads")
     for r in used:
         if r.load.pattern != "closed-loop" or (r.source is not None and r.load.concurrency > 1):
             raise InputError(
