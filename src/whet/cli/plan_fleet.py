@@ -127,7 +127,7 @@ def _services(files: list[str], chosen: tuple[str, str, str, int | None], typed:
 
     if sum((bool(files), bool(typed), throughput is not None)) != 1:
         raise InputError("the service times are not clear", why="one of --records, --service and --throughput says "
-                         "how long a server works", do="measure them (whet bench MODEL --json FILE) and give --records FILE")
+                         "how long a server works", do="measure them: whet bench MODEL --json FILE, --records FILE")
     if files:
         if spread or contexts != 1 or memory is not None:
             raise InputError("--spread, --contexts and --context-memory are for typed times",

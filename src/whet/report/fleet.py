@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -50,15 +51,22 @@ def title(plan: FleetPlan, lang: str = "en") -> str:
 
 def fleets(plan: FleetPlan, lang: str = "en") -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the fleets that were simulated."""
-    names = ("servers", "devices", "load", "busy", "p50", "p90", "p99", "interval", "batch", "waited", "meets")
-    return [word(n, lang) for n in names], [_cells(r, plan, lang) for r in plan.runs]
+    columns: dict[str, Callable[[Run], str]] = {
+        "servers": lambda r: f"{r.servers:,}", "devices": lambda r: f"{r.devices:,}",
+        "load": lambda r: f"{r.load:.1%}", "busy": lambda r: f"{r.utilization:.1%}",
+        "p50": lambda r: rows.seconds(r.p50), "p90": lambda r: rows.seconds(r.p90),
+        "p99": lambda r: rows.seconds(r.p99), "interval": lambda r: _interval(r.p99_low, r.p99_high),
+        "batch": lambda r: f"{r.mean_batch:.2f}", "waited": lambda r: f"{r.waited:.0%}",
+        "meets": lambda r: word("chosen" if r.servers == plan.servers else "yes" if r.meets else "no", lang)}
+    if plan.max_batch == 1:
+        del columns["batch"]
+    return [word(n, lang) for n in columns], [[cell(r) for cell in columns.values()] for r in plan.runs]
 
 
-def _cells(r: Run, plan: FleetPlan, lang: str) -> list[str]:
-    verdict = word("chosen" if r.servers == plan.servers else "yes" if r.meets else "no", lang)
-    return [f"{r.servers:,}", f"{r.devices:,}", f"{r.load:.1%}", f"{r.utilization:.1%}", rows.seconds(r.p50),
-            rows.seconds(r.p90), rows.seconds(r.p99), f"{rows.seconds(r.p99_low)} – {rows.seconds(r.p99_high)}",
-            f"{r.mean_batch:.2f}", f"{r.waited:.0%}", verdict]
+def _interval(low: float, high: float) -> str:
+    """`46.5–48.4 ms`."""
+    scale, unit = rows.unit(high)
+    return f"{low * scale:.3g}–{high * scale:.3g} {unit}"
 
 
 def ways(plan: FleetPlan, lang: str = "en") -> tuple[list[str], list[list[str]]]:
