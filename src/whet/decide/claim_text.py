@@ -13,7 +13,7 @@ _CHANGE = re.compile(
     rf"(?:from\s+|从\s*)?\$?{_NUMBER}{_UNIT.format('first')}"
     r"\s*(?:->|→|to\b|down to|up to|降低?到|降至|升到|提升到|变为|到)\s*"
     rf"\$?{_NUMBER}{_UNIT.format('second')}"
-    rf"(?P<between>[^.;。;\d]{{0,60}}?){_NUMBER}\s*(?:%|percent|per cent|个百分点)", re.IGNORECASE)
+    rf"(?P<between>[^.;。;\d]{{0,60}}?){_NUMBER}\s*(?:%|percent|per cent)(?P<of>\s*(?:of|的))?", re.IGNORECASE)
 _FRAMES = re.compile(rf"{_NUMBER}\s*(?P<unit>ms|毫秒)(?P<between>[^.;。;\d]{{0,60}}?){_NUMBER}"
                      r"\s*(?:FPS\b|frames per second|帧)", re.IGNORECASE)
 _NEGATED = re.compile(r"cannot|can't|can not|not enough|too slow|never|unable|不能|无法|达不到|不够|不足以",
@@ -48,11 +48,10 @@ def _changes(text: str) -> Iterator[tuple[str, Say]]:
         units = (m.group("first"), m.group("second"))
         if first == 0 or (units[0] and units[1] and units[0].lower() != units[1].lower()) or "%" in units:
             continue  # a change of shares is in points; other units would have to be converted
+        if m.group("of"):
+            continue  # 300 % of the old, 60 % of all cases: a share of something, not the change
         follows = 100 * abs(second - first) / first
-        others = [follows]
-        if second > first and re.search(r"of|的", m.group("between")):
-            others.append(100 * second / first)  # 300 % of the old
-        if all(abs(stated - value) > max(POINT, 0.015 * value) for value in others):
+        if abs(stated - follows) > max(POINT, 0.015 * follows):
             yield "C103", Say("percentage", {"first": first, "second": second, "stated": stated, "found": follows})
 
 

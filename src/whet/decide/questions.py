@@ -105,7 +105,8 @@ def _choose(question: str, s: Scenario, group: Sequence[Priced], spent: _Spent,
         return Answer(question=question, state="no", rows=rows,  # type: ignore[arg-type]
                       says=(Say("none-meets", {"objective": s.objective.p99_ms}),))
     state: State = "yes" if yes(best) else "no"
-    values: Figures = {"option": best.option.name, "cost": best.option.cost or 0.0, "currency": s.currency}
+    values: Figures = {"option": best.option.name, "cost": best.option.cost or 0.0, "currency": s.currency,
+                       "months": s.horizon_months, "total": float(np.median(spent[best.option.name]))}
     failed = [p.option.name for p in group if p.fleets is None]
     says = [Say("cheapest", values)]
     if failed:

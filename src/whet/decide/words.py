@@ -73,8 +73,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{option} 所称的 P99({p99:g} ms)超过目标 {objective:g} ms:没有人测量过它能否达到目标。"),
     # answers
     "none-meets": ("None of them keeps P99 under {objective:g} ms.", "没有一个方案能把 P99 保持在 {objective:g} ms 以下。"),
-    "cheapest": ("{option} costs least among those that meet the objective: {cost:,.2f} {currency} a month.",
-                 "在达到目标的方案中 {option} 成本最低:每月 {cost:,.2f} {currency}。"),
+    "cheapest": (
+        "{option} costs least of those that meet the objective: {total:,.0f} {currency} over {months} months in today's money, "
+        "machines that are bought included ({cost:,.2f} a month to run).",
+        "在达到目标的方案中 {option} 成本最低:{months} 个月的现值为 {total:,.0f} {currency},含购置(运行每月 {cost:,.2f})。"),
     "fails-objective": ("The objective is not met by {options}, with any fleet.", "{options} 无论多少台机器都达不到目标。"),
     "no-confidence": ("How sure that is, is not known: no `uncertainty` is stated.",
                       "把握有多大尚不可知:没有给出 `uncertainty`(不确定性)。"),

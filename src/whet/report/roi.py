@@ -46,7 +46,8 @@ def tiles(r: Result, lang: str) -> list[tuple[str, str, str]]:
     note = label("net of investment, {n} months, not discounted", lang).format(n=r.horizon)
     roi = spread(drawn.roi if drawn else None, "ratio")
     saved = spread(drawn.saving if drawn else None, "money")
-    return [(label("saving a month", lang), money(found.saving, r.currency), saved),
+    first = "saving in the first month" if r.growth else "saving a month"
+    return [(label(first, lang), money(found.saving, r.currency), saved),
             (label("payback", lang), paid, spread(drawn.payback if drawn else None, "months")),
             (label("NPV", lang), money(found.npv, r.currency), spread(drawn.npv if drawn else None, "money")),
             (label("ROI", lang), earned, f"{note}; {roi}" if roi else note)]
@@ -230,7 +231,8 @@ def _charts(r: Result, lang: str) -> list[str]:
             label("months", lang))))
         bars = sways(r, lang)
         if bars:
-            note = f"{label('net present value with one figure moved', lang)} ({r.currency})"
+            moved = label("net present value with one figure moved; grey: its low end, green: its high end", lang)
+            note = f"{moved} ({r.currency})"
             if any(s.assumed for s in r.returned.tornado):
                 note += f"; *: {label('assumed 20 % to both sides', lang)}"
             out.append(_figure(label("What sways it", lang), note,

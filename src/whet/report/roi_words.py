@@ -6,13 +6,13 @@ from __future__ import annotations
 _ZH = {
     "pays": "值得", "does not pay": "不值得", "undecided": "无法判定", "compared": "成本比较",
     "yes": "是", "no": "否", "not known": "未知",
-    "saving a month": "每月节省", "payback": "回本期", "NPV": "净现值", "ROI": "投资回报率",
+    "saving a month": "每月节省", "saving in the first month": "首月节省", "payback": "回本期", "NPV": "净现值", "ROI": "投资回报率",
     "investment": "投资", "months": "个月", "never": "未收回", "month": "月",
     "not within {n} months": "{n} 个月内收不回", "90 % of the draws: {a} to {b}": "90 % 的抽样:{a} 至 {b}",
     "no interval: no uncertainty is stated": "无区间:没有给出不确定性",
     "Warnings": "警告", "Options": "方案", "option": "方案", "machines": "机器数", "utilization": "利用率",
     "P99": "P99", "cost a month": "每月成本", "per 1,000": "每千次推理", "evidence": "依据", "price": "价格",
-    "measured": "实测", "typed in": "手工输入", "table": "表(上限)", "calls": "次调用",
+    "measured": "实测", "typed in": "手工输入", "table": "厂商标称值:上限", "calls": "次调用",
     "meets no objective": "达不到目标", "Cash flow": "现金流", "What sways it": "影响最大的因素",
     "P99 against cost": "P99 与成本", "The four questions": "四个问题", "Is a new GPU worth it?": "要不要升级 GPU?",
     "INT8 or not?": "要不要用 INT8?", "Edge or cloud?": "边缘还是云?", "Which batch?": "批大小取多少?",
@@ -21,7 +21,7 @@ _ZH = {
     "basis": "依据", "source": "来源", "as of": "日期", "days old": "天数", "stale": "过期", "gain": "收益",
     "a month": "每月", "cheaper in": "更便宜的比例", "not known_": "未知", "money by the end of each month": "截至每月末的累计金额",
     "as given": "按所给数字", "bands: 50 % and 90 % of the draws": "色带:50 % 与 90 % 的抽样",
-    "net present value with one figure moved": "只改变一个数字时的净现值",
+    "net present value with one figure moved; grey: its low end, green: its high end": "只改变一个数字时的净现值;灰:低端,绿:高端",
     "low end": "低端", "high end": "高端", "assumed 20 % to both sides": "假定上下各 20 %",
     "load": "负载", "growth": "增长", "labour": "人工", "discount": "贴现率",
     "cost a month, each point a fleet; ringed: chosen; dashed: the objective": "每月成本;每点为一种规模;带圈为所选;虚线为目标",
@@ -53,7 +53,7 @@ _EN = {
            "hours + upkeep) + fixed + energy + egress. The net present value discounts the end of each month by the "
            "effective annual rate; payback is when the sum of the flows is no longer negative; intervals are percentiles "
            "of {draws} draws (seed {seed}).",
-    "not known_": "not known",
+    "not known_": "not known", "table": "maker's figure: an upper bound",
 }
 
 
