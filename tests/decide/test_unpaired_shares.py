@@ -39,7 +39,7 @@ def test_the_intervals_are_newcombes_published_ones(counts: tuple[int, int, int,
 def test_the_restricted_shares_are_the_likeliest(n_a: int, n_b: int, a: float, b: float, loss: float) -> None:
     def against(p: float) -> float:
         q = p - loss
-        return -n_a * (a * math.log(p) + (1 - a) * math.log(1 - p)) - n_b * (b * math.log(q) + (1 - b) * math.log(1 - q))
+        return sum(-n * (s * math.log(x) + (1 - s) * math.log(1 - x)) for n, s, x in ((n_a, a, p), (n_b, b, q)))
 
     ends = max(0, loss) + 1e-9, min(1, 1 + loss) - 1e-9
     best = minimize_scalar(against, bounds=ends, method="bounded", options={"xatol": 1e-9}).x

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import debug, history, inspect, lint, options, plan_fleet, quantize, record, roi, surgeon
+from whet.cli import compare, debug, history, inspect, lint, options, plan_fleet, quantize, record, roi, surgeon
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -228,6 +228,7 @@ def doctor(json: options.AsJson = False) -> None:
 app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
 app.command("quantize")(quantize.command)
+app.command("compare")(compare.command)
 app.command("plan-fleet")(plan_fleet.command)
 app.command("record")(record.command)
 app.command("history")(history.command)

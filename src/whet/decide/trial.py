@@ -258,7 +258,9 @@ def _trial(kind: Kind, metric: str, unit: Unit, arms: Sequence[Arm], found: _Fou
             size = found.needed()
             needed = None if size is None or not size < MOST else max(math.ceil(size), math.floor(look.n) + 1)
             if rules.stopping in ("obrien-fleming", "pocock"):
-                notes = [*notes, Note(code="spent")]
+                notes = [*notes, Note(code="over")]
+    if rules.stopping != "once":
+        notes = [*notes, Note(code="order")]
     return Trial(date=now(), kind=kind, metric=metric, unit=unit, a=arms[0], b=arms[1], loss=_finite(found.loss),
                  lower=_finite(found.lower), upper=_finite(found.upper), margin=rules.margin, state=state,
                  higher_better=higher_better, confidence=rules.confidence, level=1 - rules.tail(look),
