@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +20,16 @@ if TYPE_CHECKING:
     from whet.store.imports import Given, Imported
 
 STDIN = "-"
+NOTES = 5  # that are printed
+
+
+@dataclass
+class Counts:
+    """What became of the measurements."""
+
+    new: int = 0
+    known: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def command(
@@ -46,8 +59,8 @@ def command(
     """Keep measurements: whet's own records, or what trtexec, perf_analyzer, pytest-benchmark and asv write.
 
     The store is a file of yours, or a PostgreSQL database by URL (--store, or $WHET_STORE). A record that is there
-    already is not stored twice. Either all files can be read, or nothing is stored. What the store does not take is
-    kept in a file, and the message says where.
+    already is not stored twice. Files are stored one after the other, each whole or not at all; what the store does not
+    take is kept in a file, and the message says where.
 
     Examples: whet bench model.onnx --json out.json && whet record out.json
 
@@ -57,10 +70,9 @@ def command(
 
     whet record .asv/results
     """
-    from whet.cli.files import check_output, write_bytes
+    from whet.cli.files import check_output
     from whet.cli.shapes import parse_shapes
-    from whet.measure.record import encode
-    from whet.store.imports import Given
+    from whet.store.imports import Given, expand
 
     if onnx is not None and model:
         raise InputError("--model and --onnx name two models", do="give one of them")
@@ -68,18 +80,12 @@ def command(
         check_output(json, "the records")
     name, sha256 = _identity(onnx) if onnx is not None else (model, "")
     given = Given(name, sha256, backend, precision, threads, parse_shapes(shapes or ()), date, here)
-    found = [_read(file, given, kind, log) for file in _named(files)]
-    records = [r for each in found for r in each.records]
-    out = Console(highlight=False)
-    for each in found:
-        for note in each.notes:
-            out.print(note, markup=False, soft_wrap=True)
-    if json is not None:
-        write_bytes(json, encode(records))
+    named = [str(p) for file in _named(files) for p in ([file] if file == STDIN else expand(Path(file)))]
+    read = (_read(file, given, kind, log) for file in named)
     if dry_run:
-        out.print(f"{_count(len(records))} could be stored.")
-        return
-    _store(records, store, out)
+        _report(_checked(read, len(named), json), "could be stored")
+    else:
+        _keep(read, len(named), store, json)
 
 
 def _named(files: list[str] | None) -> list[str]:
@@ -113,20 +119,67 @@ def _identity(onnx: Path) -> tuple[str, str]:
     return onnx.stem, model_hash(onnx)
 
 
-def _store(records: list[Measurement], place: str, out: Console) -> None:
+def _checked(read: Iterable[Imported], files: int, json: Path | None) -> Counts:
+    """Read everything, and store nothing."""
+    from whet.cli.progress import build_progress
+
+    counts, kept = Counts(), []
+    with build_progress() as progress:
+        for i, each in enumerate(read):
+            progress("reading", i + 1, files)
+            counts.notes.extend(each.notes)
+            counts.new += len(each.records)
+            kept += each.records if json is not None else []
+    _write(kept, json)
+    return counts
+
+
+def _keep(read: Iterator[Imported], files: int, place: str, json: Path | None) -> None:
+    """Store file by file: what they hold together may be more than memory does."""
     from whet.cli.progress import build_progress
     from whet.store import Store
     from whet.store.spool import keep
 
+    counts, kept, where = Counts(), [], ""
+    pending = next(read)  # before there is a store: a first file that is none makes no store
+    every = chain([pending], read)
     try:
-        with Store(place or None) as store, build_progress() as progress:
-            added = store.add(records, progress=lambda done: progress("recording", done, len(records)))
+        with build_progress() as progress, Store(place or None) as store:
             where = store.place
+            for i, pending in enumerate(every):
+                told = _bar(progress, f"recording file {i + 1} of {files}", len(pending.records))
+                told(0)
+                added = store.add(pending.records, progress=told)
+                counts.notes.extend(pending.notes)
+                counts.new, counts.known = counts.new + added.new, counts.known + added.known
+                kept += pending.records if json is not None else []
     except StoreError as e:
-        raise keep(records, e) from e
-    known = f" ({added.known} were there already)" if added.known else ""
-    out.print(f"{_count(added.new)} recorded in {where}{known}", markup=False, soft_wrap=True)
+        raise keep(pending.records, e) from e
+    except InputError:
+        if counts.new:
+            _report(counts, f"recorded in {where} before this; what is there is not stored twice")
+        raise
+    _write(kept, json)
+    _report(counts, f"recorded in {where}")
 
 
-def _count(n: int) -> str:
-    return f"{n} measurement{'s' * (n != 1)}"
+def _bar(progress: Callable[[str, int, int], None], what: str, total: int) -> Callable[[int], None]:
+    return lambda done: progress(what, done, total)
+
+
+def _write(records: list[Measurement], json: Path | None) -> None:
+    if json is not None:
+        from whet.cli.files import write_bytes
+        from whet.measure.record import encode
+
+        write_bytes(json, encode(records))
+
+
+def _report(counts: Counts, what: str) -> None:
+    out = Console(highlight=False)
+    for note in counts.notes[:NOTES]:
+        out.print(note, markup=False, soft_wrap=True)
+    if len(counts.notes) > NOTES:
+        out.print(f"... and so in {len(counts.notes) - NOTES} more files")
+    known = f" ({counts.known} were there already)" if counts.known else ""
+    out.print(f"{counts.new} measurement{'s' * (counts.new != 1)} {what}{known}", markup=False, soft_wrap=True)

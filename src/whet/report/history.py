@@ -92,9 +92,12 @@ def interval(low: float | None, high: float | None, unit: str, lang: str = "en")
 def setting(of: Setting, lang: str = "en") -> str:
     """`whet bf16, x:8x3x224x224, 2 threads`."""
     threads = f"{of.threads} {label('threads', lang)}" if of.threads is not None else ""
-    name = rows.NAMES.get(of.backend, of.backend)
+    precision = of.precision if of.precision != "unknown" else ""
+    source = of.source.replace(f" {of.model}", "", 1)  # a benchmark that measures no model has its name as the model's
+    source = source.removeprefix(of.backend).strip() if source.startswith(of.backend) else source
+    name = f"{rows.NAMES.get(of.backend, of.backend)} {precision}".strip()
     load = of.load if of.load not in ("closed-loop 1", "unknown") else ""
-    return ", ".join(part for part in (f"{name} {of.precision}", of.shapes, threads, load, of.source) if part)
+    return ", ".join(part for part in (name, of.shapes, threads, load, source) if part)
 
 
 def changes(dots: Sequence[Dot]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from whet.store.imports.common import Given, Imported
 
 WHET = "whet"
 KINDS = (WHET, trtexec.TOOL, perf_analyzer.TOOL, perf_analyzer.GENAI, pytest_benchmark.TOOL, asv.TOOL)
-MOST_FILES = 100_000  # of a folder of asv's
+BENCHMARKS = "benchmarks.json"
 FILE = "file"  # the date that is the file's own
 
 
 def load(path: Path, given: Given | None = None, kind: str = "", log: Path | None = None) -> Imported:
-    """The measurements of a file, or of a folder of asv's results.
+    """The measurements of a file.
 
     given: what the tool does not say; its date may be `file`: when the file was last changed.
     kind:  one of KINDS, or "" to find out.
@@ -30,8 +31,6 @@ def load(path: Path, given: Given | None = None, kind: str = "", log: Path | Non
     InputError if it cannot be read, is too large, or is none of these.
     """
     given = given or Given()
-    if path.is_dir():
-        return _folder(path, given, kind)
     data = read(path)
     if given.date == FILE:
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(microsecond=0)
@@ -102,33 +101,28 @@ def _json(data: bytes, where: str, given: Given, log: trtexec.Log | None,
     return Imported(WHET, decode(data, where))
 
 
-def _folder(folder: Path, given: Given, kind: str) -> Imported:
-    """Results of asv: those of all machines, or of one."""
-    if kind not in ("", asv.TOOL):
-        raise InputError("this is a folder", where=str(folder), why="folders are read of asv's results alone",
-                         do="name files")
-    known = _benchmarks([folder, folder.absolute().parent])
-    paths = [p for p in sorted(folder.glob("*.json")) + sorted(folder.glob("*/*.json"))
-             if p.name not in ("machine.json", "benchmarks.json")]
-    if not paths or len(paths) > MOST_FILES:
-        raise InputError("no results of asv's" if not paths else f"{len(paths)} files", where=str(folder),
-                         why="there is no <machine>/<commit>-<environment>.json" if not paths
-                         else f"at most {MOST_FILES} are read", do="name the folder results/ or results/<machine>")
-    found = Imported(asv.TOOL, [])
-    for path in paths:
-        whole = common.parse(read(path), str(path))
-        if not asv.is_ours(whole):
-            raise common.bad("not a result file of asv's", str(path))
-        each = asv.convert(whole, str(path), given, known)
-        found.records.extend(each.records)
-        found = replace(found, notes=found.notes + tuple(f"{path.name}: {note}" for note in each.notes))
+def expand(path: Path) -> list[Path]:
+    """The file itself; of a folder, asv's result files: those of all machines (results/), or of one. InputError if a
+    folder has none."""
+    if not path.is_dir():
+        return [path]
+    found = [p for p in sorted(path.glob("*.json")) + sorted(path.glob("*/*.json"))
+             if p.name not in ("machine.json", BENCHMARKS)]
+    if not found:
+        raise InputError("no results of asv's in this folder", where=str(path),
+                         why="there is no <machine>/<commit>-<environment>.json", do="name results/, or single files")
     return found
 
 
-def _benchmarks(folders: Any) -> dict[str, Any]:
+def _benchmarks(folders: Sequence[Path]) -> dict[str, Any]:
     """asv's benchmarks.json, which lies beside the machines' folders; empty where it is not there."""
     for folder in folders:
-        path = folder / "benchmarks.json"
+        path = folder / BENCHMARKS
         if path.is_file():
-            return common.mapping(common.parse(read(path), str(path)))
+            return _parsed(path, path.stat().st_mtime_ns)
     return {}
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, changed: int) -> dict[str, Any]:
+    return common.mapping(common.parse(read(path), str(path)))
