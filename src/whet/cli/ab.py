@@ -43,8 +43,8 @@ Stopping = Annotated[str, Option("--stopping", help="once, obrien-fleming or poc
                                                     "number).", rich_help_panel=PANEL)]
 Planned = Annotated[int | None, Option("--planned", min=2, help="The planned number of samples (of each version, if "
                                        "unpaired).", rich_help_panel=PANEL)]
-Previous = Annotated[Path | None, Option("--previous", help="The JSON of the trial's last look, by whose rules this one "
-                                                            "goes on.", rich_help_panel=PANEL)]
+Previous = Annotated[Path | None, Option("--previous", help="The JSON of the trial's last look, by whose rules this "
+                                                            "one goes on.", rich_help_panel=PANEL)]
 Looks = Annotated[int, Option("--looks", min=1, max=100, help="Of a design: how many looks.", rich_help_panel=PANEL)]
 Confidence = Annotated[float, Option("--confidence", help="Of each one-sided claim.", rich_help_panel=PANEL)]
 Power = Annotated[float, Option("--power", help="The probability to decide, that sizes are stated for.",
@@ -316,12 +316,10 @@ def _records(a: list[Measurement], b: list[Measurement], o: Options, margin: Mar
         sides.append(runs)
     if len({(r.date, r.load.alternating) for r in both}) > 1 or len(both[0].load.alternating) < 2:
         notes.append(Note(code="apart"))
-    ours, theirs = (sum(len(r.values) for r in side) for side in sides)
     if _device(x[0]) != _device(y[0]) and min(len(x), len(y)) > 1:
         notes.append(Note(code="mixed-hardware", values={"a": _device(x[0]), "b": _device(y[0])}))
-    # How many calls were timed was chosen by whoever measured: there is no assignment to check.
     return trial.latencies(sides[0], sides[1], rules, relative=margin.relative, statistic=o.statistic or "p99",
-                           ratio=theirs / ours, notes=notes)
+                           notes=notes)
 
 
 def _labels(paths: tuple[Path, ...]) -> list[str]:
@@ -366,7 +364,7 @@ def _accuracies(a: list[Measurement], b: list[Measurement], o: Options, margin: 
     (metric, x), (other, y) = sides
     if metric != other:
         raise InputError("the records state different metrics", why=f"{metric} and {other}")
-    found = trial.shares(x, y, rules, pair=False, ratio=len(y.values) / len(x.values), metric=metric)
+    found = trial.shares(x, y, rules, pair=False, ratio=None, metric=metric)
     return msgspec.structs.replace(found, notes=(*found.notes, Note(code="accuracy-of-records")))
 
 

@@ -62,5 +62,5 @@ def command(
         raise InputError("say what to compare", do="whet compare --ab A B --margin 0.5")
     raise Exit(trials.run(trials.Options(
         tuple(paths or ()), margin, statistic, higher_better, unpaired, missing, column, method, stopping, planned,
-        previous, looks, confidence, power, ratio, discordance, share, deviation, expected_loss, samples, mixed_hardware,
-        backend, precision, evaluation, metric, preprocess, output, json, lang)))
+        previous, looks, confidence, power, ratio, discordance, share, deviation, expected_loss, samples,
+        mixed_hardware, backend, precision, evaluation, metric, preprocess, output, json, lang)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,7 +20,8 @@ from whet.measure import bootstrap
 from whet.measure.stats import quantile
 
 BATCHES = 24  # that a series is cut into, to see how much neighbours resemble each other
-_NORMAL_FROM = 2000  # degrees of freedom from which Student's t is taken for that of so many
+_MANY = 200  # degrees of freedom above which Student's t is a series about the normal quantile
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Estimate:
     """A loss in "percent" or in the values' own unit (""), with what its bounds are made of.
 
     On the scale of the loss (of its logarithm, if relative) `centre` is the estimate; `error` its standard error, with
-    `degrees` of freedom, or None where bounds come from order statistics or the bootstrap: then `ends(tail)` has them.
+    `degrees` of freedom, or None where bounds come from order statistics.
     """
 
     a: float
@@ -35,7 +38,7 @@ class Estimate:
     higher_better: bool
     centre: float
     error: float | None = None
-    degrees: int = _NORMAL_FROM
+    degrees: int = 1
 
     @property
     def loss(self) -> float:
@@ -61,7 +64,7 @@ class Estimate:
     def bounds(self, alpha: float) -> tuple[float, float]:
         """One-sided bounds, each wrong with probability `alpha`, by Student's t."""
         assert self.error is not None
-        reach = student(1 - alpha, min(self.degrees, _NORMAL_FROM)) * self.error
+        reach = _t(1 - alpha, self.degrees) * self.error
         return self.on_scale(self.centre - reach), self.on_scale(self.centre + reach)
 
 
@@ -177,6 +180,15 @@ def worth(x: np.ndarray) -> int:
     means = x[:size * BATCHES].reshape(BATCHES, size).mean(axis=1)
     factor = size * float(means.var(ddof=1)) / variance
     return max(2, int(n / max(1.0, factor)))
+
+
+@cache
+def _t(level: float, degrees: int) -> float:
+    """The `level` quantile of Student's t; of many degrees by Abramowitz and Stegun, 26.7.5 (to 1e-6)."""
+    if degrees <= _MANY:
+        return student(level, degrees)
+    z = _NORMAL.inv_cdf(level)
+    return z + (z ** 3 + z) / (4 * degrees) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * degrees ** 2)
 
 
 def _enough(a: np.ndarray, b: np.ndarray) -> None:

@@ -59,9 +59,12 @@ def findings(found: Trial | Design, lang: str = "en") -> list[str]:
 
 def _trial_findings(t: Trial, lang: str) -> list[str]:
     margin, bounds = amount(t.margin, t, lang), {"lower": amount(t.lower, t, lang), "upper": amount(t.upper, t, lang)}
-    out = [word(t.state, lang, b=t.b.label, margin=margin, **bounds),
-           word("figures", lang, metric=t.metric, value_a=figure(t.a, t), value_b=figure(t.b, t),
-                loss=amount(t.loss, t, lang))]
+    gained = t.state == "held" and t.upper is not None and t.upper < 0
+    lost = t.loss is None or t.loss >= 0
+    out = [word("gained" if gained else t.state, lang, b=t.b.label, margin=margin,
+                gain=amount(-t.upper if gained and t.upper is not None else None, t, lang), **bounds),
+           word("figures" if lost else "figures gained", lang, metric=t.metric, value_a=figure(t.a, t),
+                value_b=figure(t.b, t), loss=amount(abs(t.loss) if t.loss is not None else None, t, lang))]
     if t.pairs is not None:
         p = t.pairs
         out.append(word("answered", lang, n=f"{t.n:,.0f}", discordant=f"{p.lost + p.gained:,}", lost=f"{p.lost:,}",
