@@ -371,9 +371,11 @@ def _accuracies(a: list[Measurement], b: list[Measurement], o: Options, margin: 
 def show(found: Trial | Design, lang: str) -> None:
     """For the terminal."""
     from whet.report import trial as report
+    from whet.report.trial_words import word
 
     out = _console()
     out.print(escape(report.title(found, lang)), style="bold", soft_wrap=True)
+    out.print(word(found.kind, lang), style="dim", soft_wrap=True)
     state: Any = getattr(found, "state", "")
     colour = {"held": "green", "not held": "red", "undecided": "yellow"}.get(state, "")
     for i, line in enumerate(report.findings(found, lang)):

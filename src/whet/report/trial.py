@@ -153,7 +153,7 @@ def _p(p: float) -> str:
 
 def markdown(found: Trial | Design, lang: str = "en") -> str:
     """The report as Markdown."""
-    out = [f"# {_plain(title(found, lang))}", "", *(f"- {_plain(line)}" for line in findings(found, lang))]
+    out = [f"# {_plain(title(found, lang))}", "", word(found.kind, lang), "", *(f"- {_plain(line)}" for line in findings(found, lang))]
     for name, head, body in tables(found, lang):
         out += ["", f"## {name}", "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
         out += [f"| {' | '.join(_plain(c).replace('|', chr(92) + '|') or '-' for c in row)} |" for row in body]
