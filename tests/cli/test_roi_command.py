@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -60,8 +61,10 @@ def test_records_and_flags_alone(here: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(("words", "code", "what"), [
     (["roi"], 2, "nothing to decide on"), (["roi", "s.json", "--before", "x.json"], 2, "options in it"),
     (["roi", "s.json", "--set", "load.rate"], 2, "has no value"), (["roi", "s.json", "--set", "x.y=1"], 2, "'x'"),
-    (["roi", "s.json", "--price", "1", "--instance", "a"], 2, "exclude"), (["roi", "nowhere.yaml"], 2, "cannot be read"),
-    (["roi", "s.json", "--lang", "fr"], 2, "no texts in 'fr'"), (["roi", "s.json", "--json", "no/such/r.json"], 2, "written"),
+    (["roi", "s.json", "--price", "1", "--instance", "a"], 2, "exclude"),
+    (["roi", "nowhere.yaml"], 2, "cannot be read"),
+    (["roi", "s.json", "--lang", "fr"], 2, "no texts in 'fr'"),
+    (["roi", "s.json", "--json", "no/such/r.json"], 2, "written"),
     (["roi", "--lint"], 2, "nothing to check"), (["roi", "--energy"], 2, "nothing to measure"),
     (["roi", "s.json", "--p99", "-4"], 2, "p99_ms")])
 def test_bad_input(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str],
@@ -108,6 +111,25 @@ def test_measurements_from_a_store(here: Path, monkeypatch: pytest.MonkeyPatch) 
             "after": "int8", "options": options}
     (here / "s.json").write_text(json.dumps(data))
     assert whet(monkeypatch, "roi", "s.json") == 0
+
+
+def test_energy_of_a_plan(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import whet as package
+    from whet.decide import energy
+
+    class Meter:
+        def measure(self, work: Callable[[], object]) -> energy.Used:
+            work()
+            return energy.Used(12.0, 0.5, "RAPL package-0")
+
+    monkeypatch.setattr(energy, "Meter", Meter)
+    monkeypatch.setattr(energy, "SECONDS", 0.0)
+    model = Path(package.__file__).parent / "demo" / "digits.onnx"
+    package.build(model, opt_level=0, threads=1, timing_cache=here / "t.json").save(here / "m.plan")
+    assert whet(monkeypatch, "roi", "--energy", "m.plan") == 0
+    shown = capsys.readouterr().out
+    assert "24.0 W" in shown
+    assert 'source: "RAPL package-0"' in shown
 
 
 def test_what_the_docs_show_works(here: Path, monkeypatch: pytest.MonkeyPatch,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from record_samples import measurement
 
+from record_samples import measurement
 from whet.measure import stats
 from whet.measure.record import Measurement
 

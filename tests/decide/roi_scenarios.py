@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 from decide.records_for_roi import batch_record
-
 from whet.decide.result import Result
 from whet.decide.roi import Settings, evaluate
 from whet.decide.scenario import build

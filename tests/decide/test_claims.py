@@ -28,7 +28,8 @@ def test_claims_that_do_not_follow(text: str, found: list[tuple[str, float]]) ->
 
 
 @pytest.mark.parametrize("text", [
-    "800 -> 200 ms is 75 % less", "P99 68 -> 42 ms (down 38 %)", "100 -> 300 QPS, 200 % more", "100 -> 300, 300 % of the old",
+    "800 -> 200 ms is 75 % less", "P99 68 -> 42 ms (down 38 %)", "100 -> 300 QPS, 200 % more",
+    "100 -> 300, 300 % of the old",
     "15 ms serves 60 FPS", "20 ms cannot serve 60 FPS", "8 x 45 QPS = 360 QPS", "utilization 89 %", "",
     "99.3 % to 98.9 %, 0.4 points", "P99 of 42 ms, 1,800 QPS", "version 1.2 -> 1.3 in 60 % of cases of 5 %",
     "from 800 ms to 200 ms", "0 -> 5 ms, 60 %"])
@@ -62,7 +63,8 @@ def option(**fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("fields", "found"), [
-    ({"instances": 8}, [("C101", "utilization")]), ({"instances": 7}, [("C101", "utilization")]), ({"instances": 9}, []),
+    ({"instances": 8}, [("C101", "utilization")]), ({"instances": 7}, [("C101", "utilization")]),
+    ({"instances": 9}, []),
     ({"utilization": 1.0}, [("C101", "utilization-stated")]), ({"instances": 9, "utilization": 0.5},
                                                                [("C106", "utilization-other")]),
     ({"latency_ms": 22, "concurrency": 1}, []), ({"latency_ms": 100, "concurrency": 1}, [("C102", "littles-law")]),
@@ -77,7 +79,8 @@ def test_figures_of_an_option(fields: dict[str, Any], found: list[tuple[str, str
     ({"payback_months": 2.894, "ratio": 0.3456, "period_months": 1}, []), ({"roi": 3.147, "period_months": 12}, []),
     ({"ratio": 0.3456, "period_months": 12}, [("C105", "period-fits")]), ({"roi": 3.147, "period_months": 24},
                                                                           [("C105", "period-fits")]),
-    ({"roi": 9.9, "period_months": 12}, [("C105", "period-none")]), ({"payback_months": 2}, [("C105", "payback-other")])])
+    ({"roi": 9.9, "period_months": 12}, [("C105", "period-none")]),
+    ({"payback_months": 2}, [("C105", "payback-other")])])
 def test_returns_that_somebody_states(stated: dict[str, float], found: list[tuple[str, str]]) -> None:
     assert [x for x in lint(stated=stated) if x[0] == "C105"] == found
 

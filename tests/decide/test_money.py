@@ -24,7 +24,8 @@ def test_without_a_discount_the_present_value_is_the_sum(flows: np.ndarray) -> N
 def test_currency_is_a_unit(flows: np.ndarray, rate: float, unit: float) -> None:
     assert money.npv(flows * unit, rate) == pytest.approx(unit * money.npv(flows, rate), rel=1e-9, abs=1e-6 * unit)
     np.testing.assert_allclose(money.payback(flows * unit), money.payback(flows), rtol=1e-6, equal_nan=True)
-    np.testing.assert_allclose(money.returned(flows * unit), money.returned(flows), rtol=1e-9, atol=1e-9, equal_nan=True)
+    np.testing.assert_allclose(money.returned(flows * unit), money.returned(flows), rtol=1e-9, atol=1e-9,
+                               equal_nan=True)
 
 
 @given(rows, rates, st.integers(0, 39), st.floats(0.01, 1e5))

@@ -24,8 +24,8 @@ def test_every_price_has_its_source_and_date() -> None:
 
 
 def own(folder: Path, **fields: Any) -> Path:
-    row = {"provider": "aws", "region": "us-east-1", "instance": "g4dn.xlarge", "price_per_hour": 0.31, "currency": "USD",
-           "as_of": "2026-11-01", "url": "contract 7"} | fields
+    row = {"provider": "aws", "region": "us-east-1", "instance": "g4dn.xlarge", "price_per_hour": 0.31,
+           "currency": "USD", "as_of": "2026-11-01", "url": "contract 7"} | fields
     path = folder / "prices.json"
     path.write_text(json.dumps({"schema": 1, "prices": [row]}, indent=1))
     return path
@@ -39,7 +39,8 @@ def test_a_users_price_comes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fields", "what"), [
     ({"price_per_hour": -1}, "line 8, prices[0].price_per_hour"), ({"as_of": "yesterday"}, "line 10, prices[0].as_of"),
-    ({"currency": "$"}, "prices[0].currency"), ({"as_of": "2999-01-01"}, "of the future"), ({"url": ""}, "prices[0].url"),
+    ({"currency": "$"}, "prices[0].currency"), ({"as_of": "2999-01-01"}, "of the future"),
+    ({"url": ""}, "prices[0].url"),
     ({"discount": 1}, "discount"), ({"price_per_hour": "cheap"}, "line 8")])
 def test_prices_that_make_no_sense(tmp_path: Path, fields: dict[str, Any], what: str) -> None:
     with pytest.raises(InputError) as e:

@@ -84,7 +84,8 @@ def test_errors_name_field_and_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_unknown_fields_are_named_with_their_line(tmp_path: Path, name: str) -> None:
     pytest.importorskip("yaml")
-    broken = TEXTS[name].replace("p99_ms", "p99ms") if name != "a.toml" else TOML.replace("\np99_ms = 90", "\np99ms = 90")
+    text = TEXTS[name]
+    broken = TOML.replace("\np99_ms = 90", "\np99ms = 90") if name == "a.toml" else text.replace("p99_ms", "p99ms")
     with pytest.raises(InputError, match="no field is named 'p99ms'") as e:
         read(tmp_path, name, broken)
     assert f"{name}, line " in e.value.where
@@ -94,7 +95,8 @@ def test_unknown_fields_are_named_with_their_line(tmp_path: Path, name: str) -> 
     ({"load": {"rate": -1}}, "load.rate"), ({"load": {"rate": 0}}, "load.rate"),
     ({"load": {"rate": float("nan")}}, "load.rate"), ({"load": {"rate": float("inf")}}, "not a finite number"),
     ({"load": {"rate": 10, "mean_rate": 20}}, "mean rate is above"), ({"load": {"rate": 10, "cv": 99}}, "load.cv"),
-    ({"load": {"rate": 10, "pattern": "trace"}}, "trace needs its file"), ({"objective": {}}, "objective.p99_ms is missing"),
+    ({"load": {"rate": 10, "pattern": "trace"}}, "trace needs its file"),
+    ({"objective": {}}, "objective.p99_ms is missing"),
     ({"objective": {"p99_ms": "fast"}}, "objective.p99_ms"), ({"horizon_months": 0}, "horizon_months"),
     ({"horizon_months": 10 ** 6}, "horizon_months"), ({"currency": "dollars"}, "currency"),
     ({"hours_per_month": 800}, "hours_per_month"), ({"after": "else"}, "no option is named 'else'"),
@@ -117,7 +119,8 @@ def test_figures_that_make_no_sense(changes: dict[str, Any], what: str) -> None:
     ({"throughput": 0}, "throughput"), ({"batches": {"1": 5}}, "given in 2 ways"), ({"name": "optimized"}, "are named"),
     ({"throughput": None, "batches": {"0": 5}}, "whole numbers from 1"), ({"instance": "x"}, "not both"),
     ({"latency_ms": 100_000}, "hundredth of the mean"), ({"egress_gb_per_thousand": 1}, "no price"),
-    ({"watts": 5, "energy": {"joules_per_inference": 1, "source": "RAPL", "date": "2026-01-01"}}, "keep what was measured"),
+    ({"watts": 5, "energy": {"joules_per_inference": 1, "source": "RAPL", "date": "2026-01-01"}},
+     "keep what was measured"),
     ({"energy": {"joules_per_inference": 1, "source": "", "date": "2026-01-01"}}, "energy.source"),
     ({"throughput": None}, "is not known"), ({"contexts": 0}, "contexts")])
 def test_options_that_make_no_sense(fields: dict[str, Any], what: str) -> None:

@@ -118,9 +118,9 @@ class Meter:
         return out + [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for handle, _ in self._gpus]
 
 
-def per_inference(meter: Meter, run: Callable[[], object], inferences: int, seconds: float = SECONDS,
+def per_inference(meter: Meter, run: Callable[[], object], inferences: int, seconds: float | None = None,
                   clock: Callable[[], float] = time.perf_counter) -> tuple[float, Used]:
-    """Joules of one inference: `run`, which does `inferences`, is repeated for at least `seconds` (and thrice).
+    """Joules of one inference: `run`, which does `inferences`, is repeated for `seconds` (5) at least, and thrice.
 
     Energy of an idle machine is in it: what else would it be used for. InputError if the counters did not move.
     """
@@ -131,7 +131,7 @@ def per_inference(meter: Meter, run: Callable[[], object], inferences: int, seco
 
     def work() -> None:
         nonlocal calls
-        end = clock() + seconds
+        end = clock() + (SECONDS if seconds is None else seconds)
         while calls < 3 or clock() < end:
             run()
             calls += 1

@@ -13,7 +13,7 @@ from whet.decide.returns import Priced
 from whet.decide.scenario import Loss, Scenario
 from whet.decide.words import Figures, Say
 from whet.errors import UnreachableError
-from whet.measure.record import Judged
+from whet.measure.record import Accuracy, Judged
 
 SURE = 0.95
 INTEGERS = ("int8", "int4", "i8", "u8")
@@ -79,6 +79,12 @@ def _lacking(group: Sequence[Priced]) -> tuple[Say, ...]:
     return tuple(say for p in group for say in p.option.lacking)
 
 
+def _evidence(group: Sequence[Priced]) -> tuple[Say, ...]:
+    """Whose speed nobody measured here."""
+    typed = [p.option.name for p in group if p.known.basis == "typed in"]
+    return (Say("typed-in", {"options": ", ".join(typed)}),) if typed else ()
+
+
 def _cheapest(spent: _Spent, group: Sequence[Priced]) -> tuple[Priced | None, tuple[Row, ...], float | None]:
     """The option of a group that costs least in the median world, all as rows, and how sure it is that it does."""
     able = [p for p in group if p.fleets is not None]
@@ -108,7 +114,7 @@ def _choose(question: str, s: Scenario, group: Sequence[Priced], spent: _Spent,
     values: Figures = {"option": best.option.name, "cost": best.option.cost or 0.0, "currency": s.currency,
                        "months": s.horizon_months, "total": float(np.median(spent[best.option.name]))}
     failed = [p.option.name for p in group if p.fleets is None]
-    says = [Say("cheapest", values)]
+    says = [Say("cheapest", values), *_evidence(group)]
     if failed:
         says.append(Say("fails-objective", {"options": ", ".join(failed)}))
     if sure is None:
@@ -144,36 +150,38 @@ def _int8(s: Scenario, priced: Sequence[Priced], spent: _Spent) -> Answer:
     if found.state != "yes":
         return found
     chosen = next(p for p in priced if p.option.name == found.choice)
-    judged = chosen.known.accuracy.judged if chosen.known.accuracy is not None else None
-    state, say = _recorded(found.choice, chosen, judged) if judged is not None else \
-        _typed(found.choice, chosen.given.loss)
+    accuracy = chosen.known.accuracy
+    state, say = _recorded(found.choice, accuracy, accuracy.judged) if accuracy is not None and accuracy.judged \
+        else _typed(found.choice, chosen.given.loss)
     return Answer(question="int8", state=state, choice=found.choice, says=(say, *found.says), rows=found.rows,
                   confidence=found.confidence)
 
 
-def _recorded(name: str, chosen: Priced, judged: Judged) -> tuple[State, Say]:
-    assert chosen.known.accuracy is not None
-    values: Figures = {"option": name, "metric": chosen.known.accuracy.metric, "samples": chosen.known.accuracy.samples,
-              "loss": judged.loss if judged.loss is not None else float("inf"), "max_drop": judged.max_drop,
-              "upper": judged.upper if judged.upper is not None else float("inf"), "unit": judged.unit}
-    if judged.state == "held":
-        return "yes", Say("loss-held", values)
-    if judged.state == "not held":
-        return "no", Say("loss-not-held", values)
-    return "undecided", Say("loss-undecided", {**values, "needed": judged.needed or 0})
+def _recorded(name: str, accuracy: Accuracy, judged: Judged) -> tuple[State, Say]:
+    """By the verdict of a record, which a paired test gave."""
+    if judged.loss is None:
+        return "no", Say("loss-unbounded", {"option": name, "metric": accuracy.metric})
+    stated = Loss(loss=judged.loss, max_drop=judged.max_drop, samples=accuracy.samples, upper=judged.upper,
+                  metric=accuracy.metric, unit=judged.unit)
+    return _judged(name, stated, judged.state, judged.needed or 0)
 
 
 def _typed(name: str, loss: Loss | None) -> tuple[State, Say]:
+    """By a loss and its bound that were typed in."""
     if loss is None:
         return "not known", Say("measure-accuracy", {"option": name})
+    held = loss.upper is not None and loss.upper < loss.max_drop
+    return _judged(name, loss, "not held" if loss.loss >= loss.max_drop else "held" if held else "undecided", 0)
+
+
+def _judged(name: str, loss: Loss, verdict: str, needed: int) -> tuple[State, Say]:
     values: Figures = {"option": name, "metric": loss.metric, "samples": loss.samples, "loss": loss.loss,
-                       "unit": loss.unit, "max_drop": loss.max_drop, "needed": 0,
-                       "upper": loss.upper if loss.upper is not None else float("inf")}
-    if loss.loss >= loss.max_drop:
+                       "unit": loss.unit, "max_drop": loss.max_drop}
+    if verdict == "held" and loss.upper is not None:
+        return "yes", Say("loss-held", {**values, "upper": loss.upper})
+    if verdict == "not held":
         return "no", Say("loss-not-held", values)
-    if loss.upper is not None and loss.upper < loss.max_drop:
-        return "yes", Say("loss-held", values)
-    return "undecided", Say("loss-undecided", values)
+    return "undecided", Say("loss-undecided", {**values, "needed": needed})
 
 
 def _edge(s: Scenario, priced: Sequence[Priced], spent: _Spent) -> Answer:
@@ -220,4 +228,4 @@ def _batch(s: Scenario, priced: Sequence[Priced]) -> Answer:
     state: State = "undecided" if asked.option.lacking else "yes"
     return Answer(question="batch", state=state, choice=str(size), rows=tuple(rows), says=(
         Say("best-batch", {"option": asked.option.name, "size": size, "devices": row.devices or 0, "cost": cost or 0.0,
-                           "currency": s.currency, "p99": 1e3 * p99}), *asked.option.lacking))
+                           "currency": s.currency, "p99": 1e3 * p99}), *_evidence([asked]), *asked.option.lacking))

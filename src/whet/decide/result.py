@@ -76,8 +76,9 @@ class Option(_Row, frozen=True, kw_only=True):
     """An option at the load that is given. Times are in seconds, network included; money per month.
 
     `basis`: whether its speed was measured or typed in; `samples`: the fewest calls that a batch size was timed by.
-    `servers`: the least that keep the objective; `devices`: machines that are paid, spares included; `stable`: the
-    least that keep up at all. `unreachable`: why no fleet meets the objective (then there is no fleet and no cost).
+    `servers`: the least that keep the objective; `devices`: machines that are paid, spares included, with `contexts`
+    servers each; `stable`: the least servers that keep up at all. `unreachable`: why no fleet meets the objective (then
+    there is no fleet and no cost).
     """
 
     name: str
@@ -95,6 +96,7 @@ class Option(_Row, frozen=True, kw_only=True):
     p99_low: float | None = None
     p99_high: float | None = None
     batch: int = 1
+    contexts: int = 1
     costs: Costs | None = None
     cost: float | None = None
     cost_per_thousand: float | None = None

@@ -130,15 +130,17 @@ def _priced(source: Source, index: int, known: Speed, table: prices.Prices, toda
     s, o = source.scenario, source.scenario.options[index]
     price, used = hourly(source, index, table, today)
     row = table.find(o.instance) if o.instance else None
-    _check_memory(source, index, known, row)
+    memory = _memory(o, row)
+    _check_memory(source, index, known, memory)
     device = o.device or (row.gpu if row else "") or known.device
     watts, power = _power(s, o, device, row.gpus if row else 0)
-    facts = Option(name=o.name, basis=known.basis, origin=known.service.origin, device=device,
+    facts = Option(name=o.name, contexts=known.service.contexts, basis=known.basis, origin=known.service.origin,
+                   device=device,
                    precision=known.precision, place=o.place, samples=known.samples, batch=o.max_batch or 1,
                    price=used, lacking=known.lacking + _too_slow(o, s), purchase=o.purchase)
     try:
         fleets = Fleets(o, known, arrivals(source), s.objective.p99_ms / 1e3, s.spares, settings.seed,
-                        settings.requests, settings.progress)
+                        settings.requests, settings.progress, memory)
     except UnreachableError as e:
         return Priced(o, known, None, price, watts, _replace(facts, unreachable=f"{e.what}: {e.why}"), s)
     fleet = fleets.base
@@ -152,7 +154,8 @@ def _priced(source: Source, index: int, known: Speed, table: prices.Prices, toda
     elif kwh is not None:
         power = _replace(power, kwh=kwh)
     away = known.elsewhere
-    shown = _replace(facts, servers=fleet.servers, devices=fleet.devices, stable=fleet.stable,
+    shown = _replace(facts, contexts=fleets.service.contexts, origin=fleets.service.origin, servers=fleet.servers,
+                     devices=fleet.devices, stable=fleet.stable,
                      utilization=fleet.chosen.load, p99=fleet.chosen.p99.value + away,
                      p99_low=fleet.chosen.p99.low + away, p99_high=fleet.chosen.p99.high + away, costs=costs,
                      cost=costs.total, cost_per_thousand=costs.total / thousand, power=power,
@@ -170,7 +173,7 @@ def _tried(priced: Priced, fleets: Fleets, progress: Progress | None) -> tuple[T
     """Fleets around the chosen one, for the chart: P99 and what they would cost."""
     base, known, out = fleets.base, fleets.known, []
     for run in neighbours(base, CHARTED, progress):
-        devices = math.ceil(run.servers / known.service.contexts) + base.spares
+        devices = math.ceil(run.servers / fleets.service.contexts) + base.spares
         out.append(Tried(servers=run.servers, devices=devices, p99=run.p99.value + known.elsewhere,
                          low=run.p99.low + known.elsewhere, high=run.p99.high + known.elsewhere,
                          cost=priced.costs(devices).total))
@@ -184,16 +187,20 @@ def _too_slow(o: Given, s: Scenario) -> tuple[Say, ...]:
     return ()
 
 
-def _check_memory(source: Source, index: int, known: Speed, row: prices.Price | None) -> None:
-    """Contexts that share a device must fit into its memory."""
-    o = source.scenario.options[index]
-    memory = o.memory_gib or (row.gpu_memory_gib * row.gpus if row and row.gpus else row.memory_gib if row else None)
-    need = known.service.memory_bytes
-    if memory and need and o.contexts * need > memory * 2 ** 30:
-        raise InputError(f"{o.contexts} contexts of {o.name!r} do not fit into its memory",
+def _memory(o: Given, row: prices.Price | None) -> int | None:
+    """Bytes of a device: as given, else those of the table (of a GPU where there is one)."""
+    gib = o.memory_gib or (row.gpu_memory_gib * row.gpus if row and row.gpus else row.memory_gib if row else None)
+    return round(gib * 2 ** 30) if gib else None
+
+
+def _check_memory(source: Source, index: int, known: Speed, memory: int | None) -> None:
+    """Contexts that share a device must fit into its memory. Where several counts were measured, `pack` sees to it."""
+    o, contexts, need = source.scenario.options[index], known.service.contexts, known.service.memory_bytes
+    if memory and need and contexts * need > memory and not known.choices:
+        raise InputError(f"{contexts} contexts of {o.name!r} do not fit into its memory",
                          where=source.where(f"options[{index}].contexts"),
-                         why=f"{o.contexts} x {need / 2 ** 30:.3g} GiB against {memory:g} GiB",
-                         do=f"at most {max(0, math.floor(memory * 2 ** 30 / need))} fit")
+                         why=f"{contexts} x {need / 2 ** 30:.3g} GiB against {memory / 2 ** 30:g} GiB",
+                         do=f"at most {memory // need} fit")
 
 
 def _power(s: Scenario, o: Given, device: str, gpus: int) -> tuple[float | None, Power]:

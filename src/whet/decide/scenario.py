@@ -102,6 +102,8 @@ class Option(_Part, frozen=True, kw_only=True):
     (mean) and `p99_ms` of the same run and the `concurrency` at which it ran.
     What it costs: `instance` in the table of prices (`aws/us-east-1/g4dn.xlarge`), or `price_per_hour`; what is bought:
     `purchase` per instance (`owned` are there already), `upkeep_per_month` per instance.
+    `contexts` servers share an instance; without it, one, or where several counts were measured together, the one that
+    does best and fits into `memory_gib`.
     What somebody says of it today, for the comparison alone: `instances`, `monthly_cost`, `utilization`.
     """
 
@@ -128,7 +130,7 @@ class Option(_Part, frozen=True, kw_only=True):
     fixed_per_month: Least = 0.0
     memory_gib: Positive | None = None
     context_gib: Positive | None = None
-    contexts: Count = 1
+    contexts: Count | None = None
     max_batch: Count | None = None
     max_delay_ms: Least = 0.0
     network_ms: Least = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from whet.decide.arrivals import Arrivals
-from whet.decide.fleet import Fleet, size_fleet
+from whet.decide.fleet import Fleet, pack, size_fleet
 from whet.decide.scenario import Option, Source
 from whet.decide.service import Service, services
 from whet.decide.simulation import Batching, enough_requests
@@ -34,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 class Speed:
     """The service of an option, where it comes from, and what is lacking for a decision (nothing: enough is known).
 
-    `elsewhere`: seconds that a request spends outside the server (network, a pipeline around it).
+    `elsewhere`: seconds that a request spends outside the server (network, a pipeline around it). `choices`: services by
+    the number of contexts that share a device, where several were measured.
     """
 
     service: Service
@@ -46,6 +47,7 @@ class Speed:
     precision: str = ""
     accuracy: Accuracy | None = None
     records: tuple[Measurement, ...] = field(default=(), repr=False)
+    choices: dict[int, Service] = field(default_factory=dict)
 
 
 def from_file(name: str, folder: Path) -> list[Measurement]:
@@ -61,14 +63,15 @@ def speed(source: Source, index: int, load: Loader = from_file) -> Speed:
     if o.measurements:
         return _measured(source, o, where, network, load)
     if o.batches:
-        service = Service(*_rising(o), spread=o.spread or "exponential", contexts=o.contexts,
+        service = Service(*_rising(o), spread=o.spread or "exponential", contexts=o.contexts or 1,
                           memory_bytes=_bytes(o.context_gib), origin=f"{o.name}: typed in")
         return Speed(service, "typed in", network, _unknown_p99(o), None, o.device, o.precision)
     if o.throughput is None:
         raise InputError(f"how fast {o.name!r} is, is not known", where=where, why="no measurements, batches or "
                          "throughput are given", do="measure it: whet bench MODEL --json FILE, then measurements: FILE")
-    mean = o.contexts / o.throughput  # of one of the contexts that share the instance
-    service = Service((1,), (mean,), "exponential", memory_bytes=_bytes(o.context_gib), contexts=o.contexts,
+    contexts = o.contexts or 1
+    mean = contexts / o.throughput  # of one of the contexts that share the instance
+    service = Service((1,), (mean,), "exponential", memory_bytes=_bytes(o.context_gib), contexts=contexts,
                       origin=f"{o.name}: typed in")
     latency = None if o.latency_ms is None else o.latency_ms / 1e3
     around = max(0.0, latency - mean) if latency is not None else 0.0
@@ -100,13 +103,16 @@ def _measured(source: Source, o: Option, where: str, network: float, load: Loade
         raise InputError(f"no record fits {o.name!r}", where=where, why=f"select {o.select} of {o.measurements}",
                          do="correct select, or measure it: whet bench MODEL --json FILE")
     by_contexts = services(found)
-    service = by_contexts.get(o.contexts)
+    if o.context_gib is not None:
+        by_contexts = {n: replace(s, memory_bytes=_bytes(o.context_gib)) for n, s in by_contexts.items()}
+    service = by_contexts.get(o.contexts or min(by_contexts))
     if service is None:
         raise InputError(f"{o.name!r} was not measured with {o.contexts} contexts at once", where=where,
                          why=f"the records have {', '.join(map(str, by_contexts))}: contexts slow each other down",
                          do=f"measure at that concurrency, or say contexts: {next(iter(by_contexts))}")
-    counts = [r.latency.count for r in found if r.latency is not None and r.load.concurrency == o.contexts]
-    fewest = min(counts)
+    choices = by_contexts if o.contexts is None and len(by_contexts) > 1 else {}
+    fewest = min(r.latency.count for r in found
+                 if r.latency is not None and (choices or r.load.concurrency == service.contexts))
     lacking = (Say("few-samples", {"option": o.name, "count": fewest, "needed": FEWEST}),) if fewest < FEWEST else ()
     first = found[0]
     device = first.device.gpus[0].name if first.device.gpus else first.device.name
@@ -116,7 +122,7 @@ def _measured(source: Source, o: Option, where: str, network: float, load: Loade
                          do="measure it there; or say mixed_hardware: true, and the report labels it")
     judged = next((r.accuracy for r in found if r.accuracy is not None and r.accuracy.judged is not None), None)
     return Speed(service, "measured", network, lacking, fewest, o.device or device, o.precision or first.precision,
-                 judged, tuple(found))
+                 judged, tuple(found), choices)
 
 
 def _selected(r: Measurement, select: dict[str, str], where: str) -> bool:
@@ -137,11 +143,14 @@ class Fleets:
     between two loads that need as many; elsewhere loads between are sized, up to `SIZED` of them, and what is still
     between them is interpolated and rounded up. These fleets are simulated more shortly than `base`, and none is taken
     that is so busy that the run could not tell: at worst one device more than is needed.
+    service:  with as many contexts on a device as do best, of those that were measured and fit into its memory.
+    memory:   bytes of a device; None: not known.
     requests: of each simulation; None: as many as each needs.
     """
 
     def __init__(self, option: Option, known: Speed, arrivals: Arrivals, objective: float, spares: int = 0,
-                 seed: int = 0, requests: int | None = None, progress: Progress | None = None) -> None:
+                 seed: int = 0, requests: int | None = None, progress: Progress | None = None,
+                 memory: int | None = None) -> None:
         self.option, self.known, self.arrivals = option, known, arrivals
         self.batching = Batching(option.max_batch or 1, option.max_delay_ms / 1e3)
         self.limit, self.spares, self.seed = objective - known.elsewhere, spares, seed
@@ -151,13 +160,19 @@ class Fleets:
                                    why=f"{known.elsewhere * 1e3:g} ms of {objective * 1e3:g} ms are network and "
                                        "pipeline",
                                    do="relax the objective, or serve nearer to the user")
-        self.base = self.sized(1.0)
+        self.service = known.service
+        if known.choices:
+            packing = pack(known.choices, arrivals, self.batching, self.limit, spares, device_memory=memory,
+                           requests=requests, seed=seed, progress=progress)
+            self.service, self.base = packing.best.service, packing.best
+        else:
+            self.base = self.sized(1.0)
         self._found = {1.0: self.base.devices}
 
     def sized(self, factor: float, max_batch: int | None = None, requests: int | None = None) -> Fleet:
         """The fleet for `factor` times the load, with batches of at most `max_batch` instead of the option's."""
         batching = self.batching if max_batch is None else Batching(max_batch, self.batching.max_delay)
-        return size_fleet(self.known.service, self.arrivals.scaled(factor), batching, self.limit, self.spares,
+        return size_fleet(self.service, self.arrivals.scaled(factor), batching, self.limit, self.spares,
                           requests=requests or self._requests, seed=self.seed, progress=self._progress)
 
     def cover(self, low: float, high: float) -> None:
@@ -186,7 +201,7 @@ class Fleets:
             fleet = self.sized(factor, requests=length)
         except UnreachableError:  # its interval is too wide for an objective that lies close
             return self.sized(factor).devices
-        devices, service = fleet.devices, self.known.service
+        devices, service = fleet.devices, self.service
         most = fleet.arrivals.rate / (service.contexts * service.capacity(self.batching.max_size))
         while enough_requests(service, fleet.arrivals, most / (devices - self.spares)) * TRUSTED > length:
             devices += 1

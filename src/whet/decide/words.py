@@ -126,6 +126,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "loss-not-held": ("{option} loses {loss:.2f} {unit} of {metric} on {samples:,} samples, over the budget of "
                       "{max_drop:g}.",
                       "{option} 在 {samples:,} 个样本上 {metric} 损失 {loss:.2f} {unit},超过预算 {max_drop:g}。"),
+    "loss-unbounded": ("{option} gives no numbers, or an unbounded loss of {metric}.",
+                       "{option} 的输出不是有效数字,或 {metric} 的损失没有界。"),
+    "typed-in": ("The speed of {options} is typed in, not measured.", "{options} 的速度是手工输入的,并非实测。"),
     "loss-undecided": (
         "{option} is cheaper, but {samples:,} samples cannot say whether its loss of {metric} ({loss:.2f} {unit}) is "
         "within {max_drop:g}. Evaluate more (needed: {needed}; 0: not known).",

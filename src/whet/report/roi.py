@@ -81,7 +81,8 @@ def evidence(o: Option, lang: str) -> str:
     basis = label(o.basis, lang)
     calls = f", {o.samples:,} {label('calls', lang)}" if o.samples is not None else ""
     traits = ", ".join(t for t in (o.device, o.precision, o.place) if t)
-    return f"{basis}{calls}" + (f"; {traits}" if traits else "")
+    contexts = f"{o.contexts} {label('contexts each', lang)}" if o.contexts > 1 else ""
+    return "; ".join(t for t in (basis + calls, traits, contexts) if t)
 
 
 def stated_line(r: Result, lang: str) -> str:
