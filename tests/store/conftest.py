@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.postgres_server import binaries, server
+from benchmarks.postgres_server import binaries, server
 
 _numbers = itertools.count()
 

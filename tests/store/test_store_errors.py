@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.postgres_server import USERS
 from record_samples import measurement
-from store.postgres_server import USERS
 from whet.errors import (
     InputError,
     MissingExtraError,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 
 from whet.errors import InputError
 from whet.measure.record import Load, Measurement, Quantile, Source
@@ -34,10 +35,10 @@ class Setting:
     load: str
     source: str  # the other tool, what it measured, and with which parameters
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The same for equal settings, and for no others."""
-        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([getattr(self, f.name) for f in fields(self)]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -58,7 +58,9 @@ def _row(record: Measurement) -> _Row:
         raise InputError("a record that breaks the schema", where=where, why=why, do="correct the record")
     version = record.versions.get(record.backend) or record.versions.get("commit", "")
     return _Row(digest(body), setting(record), _text(record.device.name), when(record),
-                record.plan.hash if record.plan else "", _text(version), body.decode(), tuple(values(record)))
+                _text(record.plan.hash) if record.plan else "", _text(version), body.decode(),
+                tuple(replace(v, metric=_text(v.metric), unit=_text(v.unit)) if "\0" in v.metric + v.unit else v
+                      for v in values(record)))
 
 
 def _write(connection: sa.Connection, rows: Sequence[_Row]) -> int:
@@ -67,16 +69,15 @@ def _write(connection: sa.Connection, rows: Sequence[_Row]) -> int:
         {"key": key, "device_name": r.device_name, **{k: _text(v) for k, v in asdict(r.setting).items()}}
         for key, r in sorted(found.items())])
     new = _insert(connection, tables.record, [
-        {"digest": r.digest, "setting_id": settings[r.setting.key,], "at": r.at, "plan": _text(r.plan),
+        {"digest": r.digest, "setting_id": settings[r.setting.key,], "at": r.at, "plan": r.plan,
          "version": r.version, "body": r.body} for r in rows], tables.record.c.id, tables.record.c.digest)
     ids = {digest: id for id, digest in new}
-    written = [r for r in rows if r.digest in ids]
-    wanted = {(settings[r.setting.key,], _text(v.metric), _text(v.unit)) for r in written for v in r.values}
+    written = [(ids[r.digest], settings[r.setting.key,], r) for r in rows if r.digest in ids]
+    wanted = {(setting_id, v.metric, v.unit) for _, setting_id, r in written for v in r.values}
     names = ("setting_id", "metric", "unit")
     series = _ids(connection, tables.series, names, [dict(zip(names, key)) for key in sorted(wanted)])
-    points = [{"series_id": series[settings[r.setting.key,], _text(v.metric), _text(v.unit)], "at": r.at,
-               "record_id": ids[r.digest], "value": v.value, "low": v.low, "high": v.high}
-              for r in written for v in r.values]
+    points = [{"series_id": series[setting_id, v.metric, v.unit], "at": r.at, "record_id": id, "value": v.value,
+               "low": v.low, "high": v.high} for id, setting_id, r in written for v in r.values]
     if points:
         connection.execute(sa.insert(tables.point), points)
     return len(written)
