@@ -151,6 +151,18 @@ class StoreWriteError(StoreError):
     code = "W514-store-write"
 
 
+class ServerError(WhetError):
+    """A server does not answer, or not as its protocol says."""
+
+    code = "W520-server"
+
+
+class RemoteError(WhetError):
+    """A command that measures on another host failed, or gave no measurements."""
+
+    code = "W521-remote"
+
+
 class MissingExtraError(WhetError):
     """An optional dependency is not installed (W6xx)."""
 
