@@ -43,8 +43,7 @@ def amount(value: float | None, found: Trial | Design, lang: str = "en", digits:
     if value is None:
         return word("unbounded", lang)
     if found.unit == "points":
-        shown = f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits > 2 else f"{value:.{digits}f}"
-        return f"{shown} {word('points', lang)}"
+        return f"{value:.{digits}f} {word('points', lang)}"
     if found.unit == "percent":
         return f"{value:.{digits}f} %"
     if _seconds(found):
@@ -129,7 +128,7 @@ def tables(found: Trial | Design, lang: str = "en") -> list[Table]:
             [x.label, f"{x.n:,}", figure(x, t),
              "" if x.low is None or x.high is None else f"{_figure(x.low, t)} – {_figure(x.high, t)}", x.device]
             for x in (t.a, t.b)]))
-        beside = [[TESTS[s.method], amount(s.low, t, lang), amount(s.high, t, lang), "", ""] for s in t.intervals]
+        beside = [[f"{TESTS[s.method]}, 95 %", amount(s.low, t, lang), amount(s.high, t, lang), "", ""] for s in t.intervals]
         beside += [[TESTS[x.name], "", "", "" if x.statistic is None else f"{x.statistic:.3f}", _p(x.p)]
                    for x in t.tests]
         if beside:
