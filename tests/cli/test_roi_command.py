@@ -12,12 +12,19 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from decide.roi_scenarios import batch_record, worked
+from decide.roi_scenarios import QUICK, batch_record, worked
 from whet.cli import main as cli
-from whet.decide import result
+from whet.decide import result, speed
 from whet.measure.record import encode
 
 DOCS = (Path(__file__).parents[2] / "docs" / "roi.md").read_text("utf-8")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter simulations: the commands are tested here, not the queues."""
+    full = speed.size_fleet
+    monkeypatch.setattr(speed, "size_fleet", lambda *given, **named: full(*given, **named | {"requests": QUICK}))
 
 
 @pytest.fixture

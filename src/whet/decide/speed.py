@@ -34,8 +34,8 @@ Progress = Callable[[str, int, int], None]
 class Speed:
     """The service of an option, where it comes from, and what is lacking for a decision (nothing: enough is known).
 
-    `elsewhere`: seconds that a request spends outside the server (network, a pipeline around it). `choices`: services by
-    the number of contexts that share a device, where several were measured.
+    `elsewhere`: seconds that a request spends outside the server (network, a pipeline around it).
+    `choices`: services by the number of contexts that share a device, where several were measured.
     """
 
     service: Service
