@@ -12,7 +12,7 @@ from whet.decide.arrivals import read_trace
 from whet.decide.fleet import Arrivals, Batching, Service, neighbours, pack, services, size_fleet
 from whet.decide.queues import MMc
 from whet.errors import InputError, UnreachableError
-from whet.measure.record import Device, Load, Memory, Source
+from whet.measure.record import Device, Gpu, Load, Memory, Source
 from whet.measure.stats import latency
 
 NO_BATCHES = Batching()
@@ -190,6 +190,11 @@ def test_latencies_that_hold_waits_are_no_service_times() -> None:
                                                                    "source": Source(tool="perf_analyzer")}):
         with pytest.raises(InputError, match="hold waits"):
             services([_record(1, 0.01, **fields)])
+    two = Device(fingerprint="x", name="two", arch="", cores=1, gpus=(Gpu(name="g"), Gpu(name="g")))
+    for fields in ({"load": Load(concurrency=4), "throughput": 100.0}, {"device": two}):
+        with pytest.raises(InputError, match="not of contexts that share a device"):
+            services([_record(1, 0.01, **fields)])
+    assert sorted(services([_record(1, 0.01, load=Load(concurrency=4), throughput=390.0)])) == [4]
     with pytest.raises(InputError, match="no record has a latency"):
         services([measurement()])
     with pytest.raises(InputError, match="batch size"):

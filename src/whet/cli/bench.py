@@ -20,11 +20,12 @@ from whet.cli.files import check_output, is_onnx, write_bytes
 from whet.cli.progress import build_progress
 from whet.cli.shapes import Shape, load_inputs
 from whet.compare import PEERS, Backend, Reference, compare, devices, installed, measured_limits, open_peer, open_whet
+from whet.compare.contexts import at_once
 from whet.compare.memory import memory_of
 from whet.errors import InputError, ModelError, UnsupportedError
-from whet.measure import Measurement
+from whet.measure import Measurement, stats
 from whet.measure.device import gpus, usable_cores, with_gpus
-from whet.measure.record import Memory, Model, encode
+from whet.measure.record import Load, Memory, Model, encode
 from whet.plan import Plan
 from whet.report import rows
 
@@ -48,6 +49,7 @@ class Options:
     build: Mapping[str, Any] = field(default_factory=dict)  # keywords of whet.build
     memory: bool = True
     devices: str = ""  # of a plan for GPUs: numbers with commas, or `all`
+    contexts: int = 1  # of whet that run at once on one device
 
 
 def run(options: Options) -> int:
@@ -82,6 +84,10 @@ def run(options: Options) -> int:
         progress("timing, in turns", 0, 0)
         records = compare(contestants, feeds, _identity(plan, model), threads=threads, seconds=options.seconds,
                           reference=reference, limits=limits, memory=memory)
+        if options.contexts > 1:
+            progress(f"{options.contexts} contexts at once", 0, 0)
+            contestants[0].close()
+            records = _at_once(records, plan, feeds, places, options, notes)
         if options.devices and "whet" in names:
             progress(f"throughput of {len(places)} GPUs", 0, 0)
             contestants[0].close()
@@ -101,6 +107,21 @@ def run(options: Options) -> int:
     if options.json is not None:
         write_bytes(options.json, encode(records))
     return 1 if any(r.error and r.error.limit and not r.error.value <= r.error.limit for r in records) else 0
+
+
+def _at_once(records: Sequence[Measurement], plan: Plan, feeds: Mapping[str, np.ndarray], places: Sequence[int],
+             options: Options, notes: list[str]) -> list[Measurement]:
+    """whet's record again, with several contexts at work at once: the service times of as many servers on a device."""
+    alone = records[0]
+    assert alone.latency is not None
+    samples, rate = at_once(plan, feeds, options.contexts, seconds=options.seconds, threads=options.threads,
+                            device=places[0] if places else None, require_key=options.require_key)
+    first = next(iter(feeds.values()), np.zeros(()))
+    batch = first.shape[0] if first.ndim else 1
+    notes.append(f"{options.contexts} contexts at once: {batch * rate:,.0f} samples a second, a call alone takes "
+                 f"{rows.seconds(alone.latency.p50.value)}.")
+    return [msgspec.structs.replace(alone, latency=stats.latency(samples), throughput=batch * rate,
+                                    load=Load(concurrency=options.contexts), limit=None, comparisons=())]
 
 
 def _places(options: Options, on_gpu: bool) -> list[int]:
@@ -130,6 +151,11 @@ def _side_by_side(records: Sequence[Measurement], plan: Plan, feeds: Mapping[str
 
 
 def _backends(options: Options, model: Path | None) -> list[str]:
+    if options.contexts > 1:
+        if options.devices or any(name != "whet" for name in options.backends):
+            raise InputError("several contexts are timed of whet alone, on one device",
+                             do="leave --backends and --devices out")
+        return ["whet"]
     known = ("whet", *PEERS)
     for name in options.backends:
         if name not in known:

@@ -152,6 +152,8 @@ def bench(
     devices: Annotated[str, typer.Option("--devices", help="Of a plan for GPUs: those to use, `0,1` or `all`. States "
                                                            "what they do together, each with a copy of the plan.",
                                          show_default=False)] = "",
+    contexts: Annotated[int, typer.Option("--contexts", min=1, max=256, help="Time so many contexts of whet at once on "
+                                          "one device: what `whet plan-fleet` packs devices by.")] = 1,
 ) -> None:
     """Compare whet with other runtimes on this machine: same model, same inputs, same threads.
 
@@ -172,7 +174,7 @@ def bench(
                 "opt_level": opt_level, "target": target}
     raise typer.Exit(race.run(race.Options(
         path, model, named, parse_shapes(shapes or ()), inputs, threads, seconds, json,
-        require_key, building, memory, devices)))
+        require_key, building, memory, devices, contexts)))
 
 
 @app.command()

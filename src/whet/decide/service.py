@@ -172,10 +172,23 @@ def services(records: Iterable[Measurement]) -> dict[int, Service]:
                 why=f"measured under a load of the kind `{r.load.pattern}`, concurrency {r.load.concurrency}"
                     + (f", by {r.source.tool}" if r.source is not None else ""),
                 do="take records of closed loops: whet's own, or another tool's at concurrency 1")
+        if len(r.device.gpus) > 1 or not _busy(r):
+            raise InputError(
+                "these latencies are not of contexts that share a device", where=f"{r.model.name}, {r.backend}",
+                why=f"measured on {len(r.device.gpus)} GPUs at once" if len(r.device.gpus) > 1 else
+                    f"{r.load.concurrency} at once, but throughput x latency says fewer (Little's law)",
+                do="measure contexts on one device: whet bench PLAN --contexts N --json FILE")
     groups: dict[int, dict[int, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
     for r in used:
         groups[r.load.concurrency][batch_size(r)].append(r)
     return {contexts: _pooled(by_size, contexts) for contexts, by_size in sorted(groups.items())}
+
+
+def _busy(record: Measurement) -> bool:
+    """Whether calls as long as stated, as many a second as stated, keep the contexts busy that are stated."""
+    if record.load.concurrency == 1 or record.throughput is None or record.latency is None:
+        return True
+    return record.throughput / batch_size(record) * record.latency.mean >= 0.7 * record.load.concurrency
 
 
 def batch_size(record: Measurement) -> int:
