@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
@@ -13,7 +14,10 @@ from typing import Any
 
 from whet.errors import InputError, MissingExtraError
 
-MOST_BYTES = 4 << 20
+MOST_BYTES = 1 << 20
+DEEPEST = 40  # lists and tables within each other
+_OPENING = ("[", "{", "<block sequence start>", "<block mapping start>")
+_CLOSING = ("]", "}", "<block end>")
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -97,7 +101,7 @@ def _json_lines(text: str) -> Iterator[tuple[str, int]]:
     plain = re.compile(r"[^\s,\]}]+")
 
     def line(at: int) -> int:
-        return 1 + sum(s <= at for s in starts)
+        return 1 + bisect_right(starts, at)
 
     def skip(at: int) -> int:
         m = blank.match(text, at)
@@ -165,7 +169,12 @@ def _yaml(text: str, where: str) -> Document:
     except ImportError as e:
         raise MissingExtraError.for_package("PyYAML", "decide", "a scenario in YAML (JSON and TOML go without)") from e
     try:
+        depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            depth += token.id in _OPENING
+            depth -= token.id in _CLOSING
+            if depth > DEEPEST:
+                raise RecursionError  # before the reader's time grows with the square of the depth
             if isinstance(token, yaml.AliasToken):  # a few of them can stand for gigabytes
                 raise InputError("aliases (*name) are not read", where=f"{where}, line {token.start_mark.line + 1}",
                                  do="write the value out")
