@@ -1,5 +1,7 @@
 """The simulation against theory, against an independent simulator, and against what must hold of any queue."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -113,6 +115,13 @@ def test_one_more_server_makes_no_request_later(seed: int, servers: int, load: f
     arrivals = Arrivals.bursty(servers * load, cv)
     few, more = (simulate(service, arrivals, servers=n, requests=2000, seed=seed) for n in (servers, servers + 1))
     assert (more.latencies <= few.latencies + 1e-9).all()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+def test_with_batches_more_servers_do_not_raise_p99_either(delay: float) -> None:
+    service = Service.linear(0.1, 1.0, 8)
+    p99 = [simulate(service, Arrivals.poisson(12.0), Batching(8, delay), n, 100_000).p99.value for n in range(3, 12)]
+    assert all(few >= 0.995 * more for few, more in pairwise(p99))
 
 
 def test_burstier_requests_wait_longer() -> None:
