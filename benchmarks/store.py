@@ -4,8 +4,8 @@
     python benchmarks/store.py --records 20000          a small one
     python benchmarks/store.py --postgres URL           an empty database of a running server, instead of one of its own
 
-Records are of 1,000 settings (models, precisions, batches), a day apart, each with its latency (32 samples),
-throughput, memory and build time: seven series of a setting. They go in through `Store.add`, as those of `whet record`
+Records are of 1,000 settings (models, precisions, batches), a day apart, each with its latency (32 samples) and
+throughput: five series of a setting. They go in through `Store.add`, as those of `whet record`
 do. Then for 300 series, drawn at random: the query of all of its points, and of the last 100; the list of one model's
 series; and once, in a process of its own, `whet history` with everything that a command costs. Eight processes then
 write records one by one, each in a transaction, and what is there at the end is counted. Results go to
@@ -36,7 +36,7 @@ from rich.progress import Progress
 
 from benchmarks.postgres_server import binaries, server
 from whet.measure import stats, this_device
-from whet.measure.record import Latency, Measurement, Memory, Model
+from whet.measure.record import Latency, Measurement, Model
 from whet.store import Filters, Store
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +64,7 @@ def _setting(i: int, latency: Latency) -> Measurement:
     return Measurement(
         date="", model=Model(name=f"model{i // 20:03d}", sha256=f"{i // 20:064x}"), backend="whet",
         precision=PRECISIONS[i % 4], threads=2, shapes={"input": (batch, 3, 224, 224)}, device=this_device(),
-        versions={"whet": "0.1.0", "numpy": np.__version__}, latency=latency,
-        memory=Memory(peak_bytes=200_000_000 + i, idle_bytes=50_000_000), build_seconds=30.0 + i)
+        versions={"whet": "0.1.0", "numpy": np.__version__}, latency=latency)
 
 
 def measure(place: str, count: int, size: Callable[[], int]) -> dict[str, Any]:

@@ -30,14 +30,20 @@ KINDS: dict[Kind, tuple[type[StoreError], str, str]] = {
 }
 
 
+def _nothing(of: object) -> None:
+    """What an engine has no need of."""
+
+
 class Database:
     """An engine, where it lies, and how its driver's errors are told apart."""
 
     def __init__(self, engine: sa.Engine, place: str, timeout: float, kind: Callable[[DBAPIError], Kind],
-                 lock: Callable[[sa.Connection], None], claim: Callable[[sa.Connection], None],
-                 writable: bool = True) -> None:
+                 lock: Callable[[sa.Connection], None] = _nothing, claim: Callable[[sa.Connection], None] = _nothing,
+                 settle: Callable[[sa.Engine], None] = _nothing, writable: bool = True) -> None:
+        """`lock` keeps others from changing the tables, `claim` marks an empty database as a store or refuses one of
+        another program, `settle` makes it ready for several writers once it has tables."""
         self.engine, self.place, self.timeout, self.writable = engine, place, timeout, writable
-        self._kind, self._lock, self._claim = kind, lock, claim
+        self._kind, self._lock, self._claim, self._settle = kind, lock, claim, settle
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -79,12 +85,15 @@ class Database:
         with self.reading() as connection:
             found = self._version(connection)
         if found == newest:
+            if self.writable:
+                self._settle(self.engine)
             return
         if not self.writable:
             raise StoreVersionError("the store's tables are of an older whet" if found else "the store has no tables",
                                     where=self.place, why="it may not be written, so they stay as they are",
                                     do="open it once where it may be written")
         self.write(self._upgrade)
+        self._settle(self.engine)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -41,7 +41,7 @@ def open_url(url: str, timeout: float) -> Database:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(1000 * timeout)}")
 
     sa.event.listen(engine, "begin", begin)
-    return Database(engine, place, timeout, _kind, _lock, lambda connection: None)
+    return Database(engine, place, timeout, _kind, lock=_lock)
 
 
 def _lock(connection: sa.Connection) -> None:

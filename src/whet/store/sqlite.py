@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -51,7 +52,7 @@ def open_file(name: str, create: bool, timeout: float) -> Database:
         uri, uri=True, timeout=timeout, check_same_thread=False, isolation_level=None))
     sa.event.listen(engine, "connect", _prepare(timeout))
     sa.event.listen(engine, "begin", _begin)
-    return Database(engine, str(path), timeout, _kind, lambda connection: None, _claim(str(path)), writable)
+    return Database(engine, str(path), timeout, _kind, claim=_claim(str(path)), settle=_log_ahead, writable=writable)
 
 
 def _path(name: str) -> Path:
@@ -91,6 +92,22 @@ def _claim(place: str) -> Any:
                                    why="it has tables, and none of them is whet's", do="name another file")
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION}")
     return claim
+
+
+def _log_ahead(engine: sa.Engine) -> None:
+    """Turn on the write-ahead log, so that readers and the writer do not wait for each other: the file remembers it.
+
+    It takes the file for itself for a moment. While others are at work that is refused, and whoever opens the store
+    next does it; till then readers wait for writers.
+    """
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            with contextlib.suppress(sqlite3.OperationalError):
+                cursor.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
 
 
 def _kind(e: DBAPIError) -> Kind:
