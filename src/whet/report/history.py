@@ -26,7 +26,8 @@ _ZH = {
     "History of measurements": "测量历史", "date": "日期", "value": "数值", "interval": "区间", "change": "变化",
     "plan": "计划", "version": "版本", "setting": "条件", "threads": "线程", "machine": "机器", "store": "存储",
     "measured by": "测量工具", "to": "至",
-    "whiskers: the interval that the record states": "须线:记录中给出的区间",
+    "whiskers: the interval that the record states; the axis does not begin at zero":
+        "须线:记录中给出的区间;纵轴不从零开始",
     "{n} of {all} points are drawn, evenly spaced": "共 {all} 点,等距绘出 {n} 点",
     "The last {n} of {all} points.": "最近 {n} 点,共 {all} 点。",
     "change_note": "“变化”为相对前一点的差,未作统计检验;区间取自各条记录。",
@@ -169,7 +170,7 @@ def page(lines: Sequence[Line], store: str, lang: str = "en") -> str:
                  ("SHA-256", line.setting.sha256[:16]), (t("measured by"), line.setting.source or "whet"))
         listed = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
         drawn, count = chart(line.dots, line.unit, line.title)
-        note = t("whiskers: the interval that the record states")
+        note = t("whiskers: the interval that the record states; the axis does not begin at zero")
         if count < len(line.dots):
             note += "; " + t("{n} of {all} points are drawn, evenly spaced").format(n=count, all=len(line.dots))
         parts.append(f'<h2>{escape(line.title)}</h2><dl>{listed}</dl><figure><figcaption>{escape(line.metric)} '

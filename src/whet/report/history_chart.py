@@ -42,7 +42,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 
 def chart(dots: Sequence[Dot], unit: str, title: str) -> tuple[str, int]:
-    """The SVG, and how many dots are in it: of more than 1,000, evenly spaced ones. The axis need not begin at zero."""
+    """The SVG, and how many dots are in it: of more than 1,000, evenly spaced ones. The axis begins near the least."""
     if not dots:
         return "", 0
     kept = [dots[i] for i in sorted({int(i) for i in np.linspace(0, len(dots) - 1, min(len(dots), MOST))})]

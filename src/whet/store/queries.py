@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def history(database: Database, ids: Sequence[int], filters: Filters, last: int 
 
 def records(database: Database, filters: Filters, ids: Sequence[int]) -> Iterator[Measurement]:
     """See `Store.records`."""
-    wanted = sa.select(record.c.id, record.c.at).where(*_dates(filters, record.c.at))
+    wanted = sa.select(record.c.id).where(*_dates(filters, record.c.at))
     wanted = wanted.join(setting, setting.c.id == record.c.setting_id).where(*_conditions(filters))
     if ids or filters.metric:
         have = sa.select(point.c.record_id).join(tables.series, tables.series.c.id == point.c.series_id)
@@ -62,9 +63,10 @@ def records(database: Database, filters: Filters, ids: Sequence[int]) -> Iterato
         have = have.where(tables.series.c.id.in_(ids)) if ids else have
         wanted = wanted.where(record.c.id.in_(have))
     with database.reading() as connection:
-        order = connection.execute(wanted.order_by(record.c.at, record.c.id)).all()
+        # The numbers alone of all of them, so that the database need not sort bodies nor this process hold them.
+        order = array("q", connection.execute(wanted.order_by(record.c.at, record.c.id)).scalars())
         for i in range(0, len(order), AT_ONCE):
-            part = [row.id for row in order[i:i + AT_ONCE]]
+            part = order[i:i + AT_ONCE].tolist()
             query = sa.select(record.c.body).where(record.c.id.in_(part)).order_by(record.c.at, record.c.id)
             for body in connection.execute(query).scalars():
                 yield from decode(body.encode(), database.place)
