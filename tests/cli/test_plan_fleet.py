@@ -101,6 +101,9 @@ def test_a_trace_is_replayed(tmp_path: Path) -> None:
     result = run("--trace", trace, "--p99", 50, "--service", "1:15")
     assert result.exit_code == 0, result.output
     assert "Requests come as in the trace: 5,000" in result.output
+    assert "only 50 of its requests lie above its P99" in result.output
+    trace.write_text("1\n2\n3\n", "utf-8")
+    assert "the trace is too short" in str(refused("--trace", trace, "--p99", 50, "--service", "1:15"))
 
 
 @pytest.mark.parametrize(("args", "says"), [

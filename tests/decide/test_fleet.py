@@ -125,6 +125,7 @@ def test_objectives_that_are_none(p99: float) -> None:
     lambda: Arrivals.bursty(1, 1e9), lambda: Service.throughput(-3), lambda: Service.table({}),
     lambda: Service.table({0: 1.0}), lambda: Service.table({1: math.inf}), lambda: Service.table({1: 1.0}, contexts=0),
     lambda: Service.table({1: 1.0}, memory_bytes=-1), lambda: Batching(0), lambda: Batching(2, -1.0),
+    lambda: Batching(10**9),
     lambda: Service((1,), (1.0,), "measured"), lambda: Arrivals.poisson(3).scaled(-1),
     lambda: size_fleet(Service.throughput(1), Arrivals.poisson(1e9), NO_BATCHES, 5.0),
     lambda: size_fleet(Service.throughput(1), Arrivals.poisson(1), NO_BATCHES, 5.0, -1)])

@@ -85,10 +85,11 @@ def command(
     if dispatch not in ("shared", "random", "round-robin"):
         raise InputError(f"there is no dispatch {dispatch!r}", do="shared, random or round-robin")
     how: Literal["shared", "random", "round-robin"] = dispatch  # type: ignore[assignment]
-    measured = _services(records or [], (model, backend, precision, threads), service, throughput, spread, contexts,
-                         context_memory)
-    now = _arrivals(rate, trace, burst)
     with build_progress() as progress:
+        progress("reading", 0, 0)
+        measured = _services(records or [], (model, backend, precision, threads), service, throughput, spread, contexts,
+                             context_memory)
+        now = _arrivals(rate, trace, burst)
         packing = pack(measured, now.scaled(1 + growth / 100), Batching(max_batch, max_delay / 1e3), p99 / 1e3, spares,
                        device_memory=None if device_memory is None else round(device_memory * GIB), seed=seed,
                        dispatch=how, progress=progress)

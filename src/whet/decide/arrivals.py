@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 
 from whet.errors import InputError
 
-MOST_TRACE_BYTES = 1 << 28
+MOST_TRACE_BYTES = 1 << 27
 _LONGEST_LINE = 4096
 
 
@@ -29,7 +29,7 @@ class Arrivals:
     rate: float
     pattern: Literal["poisson", "bursty", "trace"] = "poisson"
     cv: float = 1.0
-    times: tuple[float, ...] = ()
+    times: tuple[float, ...] = field(default=(), repr=False)
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -88,17 +88,17 @@ def read_trace(path: Path) -> Arrivals:
             raise InputError("the trace is too large", where=str(path),
                              why=f"over {MOST_TRACE_BYTES >> 20} MiB", do="cut out a stretch with the busiest hours")
         with path.open("rb") as file:
-            times = list(_times(file.read(), str(path)))
+            times = np.fromiter(_times(file, str(path)), np.float64)
     except OSError as e:
         raise InputError("the trace cannot be read", where=str(path), why=e.strerror or str(e),
                          do="check the path") from e
-    return Arrivals.trace(np.array(times), str(path))
+    return Arrivals.trace(times, str(path))
 
 
-def _times(data: bytes, where: str) -> Iterator[float]:
+def _times(lines: Iterable[bytes], where: str) -> Iterator[float]:
     """The times of a trace's lines; ISO 8601 as seconds since 1970."""
     column, before, kind = 0, -math.inf, ""
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -17,6 +17,7 @@ from whet.measure.record import now
 
 SCHEMA = 1
 SCHEMA_FILE = f"fleet-{SCHEMA}.schema.json"
+SHORT_TRACE = 10_000  # requests: fewer than a hundred lie above their P99
 FEW_SAMPLES = 300  # of a batch size: with fewer, less than three lie above their 99th percentile
 
 
@@ -134,6 +135,8 @@ def _notes(packing: Packing, growth: float) -> list[Note]:
     found: list[tuple[str, Mapping[str, str | float | int]]] = [(f"arrivals-{f.arrivals.pattern}", {
         "cv": f.arrivals.cv, "count": len(f.arrivals.times),
         "seconds": f.arrivals.times[-1] if f.arrivals.times else 0.0})]
+    if f.arrivals.times and len(f.arrivals.times) < SHORT_TRACE:
+        found.append(("short-trace", {"count": len(f.arrivals.times) // 100}))
     found.append((f"dispatch-{f.dispatch}", {}))
     typed = not f.service.origin.startswith("measured")
     if f.service.spread == "exponential":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Service:
     batches: tuple[int, ...]
     seconds: tuple[float, ...]
     spread: Literal["deterministic", "exponential", "measured"] = "deterministic"
-    samples: tuple[tuple[float, ...], ...] = ()
+    samples: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     memory_bytes: int | None = None
     contexts: int = 1
     origin: str = "typed in"
@@ -118,7 +118,8 @@ class Service:
         What i draws does not depend on how many servers there are, so that fleets are compared with common random
         numbers. Of measured sizes, a level of their quantile functions is drawn, and these are interpolated.
         """
-        means = [0.0, *(self.mean(size) for size in range(1, largest + 1))]
+        self.mean(largest)  # refused if nobody knows it
+        means = np.interp(np.arange(largest + 1), self.batches, self.seconds).tolist()
         if self.spread == "deterministic":
             return lambda size, i: means[size]
         if self.spread == "exponential":

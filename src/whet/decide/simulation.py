@@ -26,6 +26,8 @@ STRETCHES = 10  # of a run, whose quantiles tell how sure the run's is
 WARM_UP = 0.1  # share of a run that is not counted: it starts with an idle fleet
 LEAST_REQUESTS = 2000
 MOST_REQUESTS = 20_000_000
+LEAST_TRACE = 100
+MOST_BATCH = 65_536
 MOST_SERVERS = 1_000_000
 ROUNDING = 1e-12  # of a load: 8 x 45 are 360, however that is written
 
@@ -41,8 +43,8 @@ class Batching:
     max_delay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_size < 1 or not (math.isfinite(self.max_delay) and self.max_delay >= 0):
-            raise InputError("batches need a size from 1 and a delay from 0", why=f"{self}")
+        if not 1 <= self.max_size <= MOST_BATCH or not (math.isfinite(self.max_delay) and self.max_delay >= 0):
+            raise InputError(f"batches need a size from 1 to {MOST_BATCH:,} and a delay from 0", why=f"{self}")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ def simulate(service: Service, arrivals: Arrivals, batching: Batching = Batching
     arriving, serving, routing = (np.random.default_rng((seed, i)) for i in range(3))
     times = arrivals.drawn(arriving, requests)
     count = len(times)
+    if count < LEAST_TRACE:
+        raise InputError("the trace is too short", where=arrivals.origin, why=f"{count} requests tell no 99th "
+                         f"percentile; {LEAST_TRACE} are the least", do="record more")
     if dispatch == "shared" or servers == 1:
         parts, each = [np.arange(count)], servers
     else:

@@ -42,6 +42,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "arrivals-poisson": ("Requests are taken to come independently of each other (Poisson). Bursts need more servers: give --burst or --trace.", "假定请求相互独立到达(泊松)。突发流量需要更多服务实例:请给出 --burst 或 --trace。"),
     "arrivals-bursty": ("Requests come in bursts: gaps have a Gamma distribution with a coefficient of variation of {cv:g}. Loads that change over the day are not in it: --rate is that of the busy hour.", "请求突发到达:间隔服从伽马分布,变异系数 {cv:g}。未计入一天之内的变化:--rate 应为高峰值。"),
     "arrivals-trace": ("Requests come as in the trace: {count:,} in {seconds:,.4g} s. The interval tells nothing of days that it does not hold.", "请求按记录到达:{seconds:,.4g} 秒内 {count:,} 个。区间不能说明记录之外的日子。"),
+    "short-trace": ("The trace is short: only {count} of its requests lie above its P99.", "记录较短:只有 {count} 个请求高于其 P99。"),
     "dispatch-shared": ("All servers take from one queue, as behind a balancer that sends each request to a free server. With one that throws dice, more are needed: --dispatch random.", "所有服务实例共用一个队列,即负载均衡器总把请求发给空闲实例。若随机分发则需要更多:--dispatch random。"),
     "dispatch-random": ("Every server has its own queue, and requests are thrown among them at random.", "每个服务实例有自己的队列,请求随机分发。"),
     "dispatch-round-robin": ("Every server has its own queue, and requests go to them in turn.", "每个服务实例有自己的队列,请求轮流分发。"),
