@@ -48,6 +48,14 @@ def test_prices_that_make_no_sense(tmp_path: Path, fields: dict[str, Any], what:
     assert what in str(e.value)
 
 
+def test_two_prices_of_one_instance_are_refused(tmp_path: Path) -> None:
+    path = own(tmp_path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({"schema": 1, "prices": data["prices"] * 2}))
+    with pytest.raises(InputError, match="two prices"):
+        prices.read(path)
+
+
 def test_an_instance_of_several_regions_must_be_named_whole(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="several regions"):
         prices.table(own(tmp_path, region="eu-west-1")).find("g4dn.xlarge")

@@ -218,6 +218,7 @@ def test_intervals_enclose_and_the_fan_widens(unsure: Result) -> None:
     assert (np.diff(fan, axis=0) >= 0).all()
     assert np.diff(fan[[0, 4]], axis=0)[0, 12] > np.diff(fan[[0, 4]], axis=0)[0, 1]
     assert found.paid_back > 0.99
+    assert found.worth <= found.paid_back
     assert unsure.verdict == "pays"
 
 
@@ -432,6 +433,19 @@ def test_the_result_keeps_its_schema(example: Result, unsure: Result) -> None:
 
 def test_the_packaged_schema_is_that_of_the_types() -> None:
     assert result.schema() == result.generate_schema()
+
+
+def test_a_discount_can_turn_the_verdict_though_the_money_comes_back() -> None:
+    r = decide(worked(horizon_months=3, discount_percent_per_year=150))
+    assert r.returned is not None
+    assert r.returned.payback is not None
+    assert r.returned.npv < 0
+    assert r.verdict == "does not pay"
+
+
+def test_gains_that_are_not_there() -> None:
+    with pytest.raises(InputError, match="no gains"):
+        decide(worked(), gains=True)
 
 
 @pytest.mark.parametrize("draws", [0, 99, 10 ** 9])

@@ -116,7 +116,8 @@ def test_figures_that_make_no_sense(changes: dict[str, Any], what: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "what"), [
-    ({"throughput": 0}, "throughput"), ({"batches": {"1": 5}}, "given in 2 ways"), ({"name": "optimized"}, "are named"),
+    ({"throughput": 0}, "throughput"), ({"name": "a\nb"}, "options[0].name"),
+    ({"batches": {"1": 5}}, "given in 2 ways"), ({"name": "optimized"}, "are named"),
     ({"throughput": None, "batches": {"0": 5}}, "whole numbers from 1"), ({"instance": "x"}, "not both"),
     ({"latency_ms": 100_000}, "hundredth of the mean"), ({"egress_gb_per_thousand": 1}, "no price"),
     ({"watts": 5, "energy": {"joules_per_inference": 1, "source": "RAPL", "date": "2026-01-01"}},
@@ -178,7 +179,8 @@ def test_changes_that_lead_nowhere(path: str) -> None:
 
 
 @given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)), lambda x: st.one_of(
-    st.lists(x, max_size=3), st.dictionaries(st.text("ab\"\\[é", min_size=1, max_size=4), x, max_size=3)), max_leaves=8))
+    st.lists(x, max_size=3), st.dictionaries(st.text("ab\"\\[é", min_size=1, max_size=4), x, max_size=3)),
+                    max_leaves=8))
 def test_the_lines_of_json_are_found(data: Any) -> None:
     text = json.dumps(data, indent=1)
     lines = dict(scenario_file._json_lines(text))

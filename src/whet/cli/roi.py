@@ -16,7 +16,7 @@ from typer import Option
 from whet.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from whet.decide.result import Finding, Result
     from whet.decide.scenario import Source
@@ -127,18 +127,19 @@ def _source(path: Path | None, before: Path | None, after: Path | None, changes:
     return scenario.build(data, "the command line", changes=changes)
 
 
-def _records(name: str, folder: Path) -> list[Measurement]:
+def _records(name: str, folder: Path, select: Mapping[str, str]) -> list[Measurement]:
     """Records of a file, or of a store (`store:` and its place)."""
     from whet.decide.speed import from_file
 
     if not name.startswith("store:"):
-        return from_file(name, folder)
-    from whet.store import Store
+        return from_file(name, folder, select)
+    from whet.store import Filters, Store
 
     place = name.removeprefix("store:")
     here = folder / place if place and "://" not in place else place
     with Store(here or None, create=False) as store:
-        return list(store.records())
+        kept = {field: select[field] for field in ("model", "backend", "precision", "sha256") if field in select}
+        return list(store.records(Filters(**kept)))
 
 
 def _run(source: Source, prices: Path | None, gains: bool, draws: int, seed: int, output: Path | None, json: str,
@@ -231,7 +232,7 @@ def _lint(path: Path | None, changes: dict[str, Any], json: str, lang: str) -> i
         raise InputError("nothing to check", do="whet roi --lint FILE")
     if path.suffix.lower() in (".yaml", ".yml", ".json", ".toml"):
         source = scenario.read(path, changes)
-        speeds = [speed(source, i, _records) for i, o in enumerate(source.scenario.options) if o.measurements]
+        speeds = [speed(source, i, _records) if o.measurements else None for i, o in enumerate(source.scenario.options)]
         found = claims.lint(source, speeds)
     else:
         try:

@@ -29,14 +29,14 @@ LOOSE = 0.10  # how far stated figures may be from what follows, as rounding and
 CLOSE = 0.015  # and figures that are computed from the others in the same sentence
 
 
-def lint(source: Source, speeds: Sequence[Speed] = ()) -> list[Finding]:
-    """All that is wrong with the figures of a scenario, its measurements (if they were read) and its claims."""
+def lint(source: Source, speeds: Sequence[Speed | None] = ()) -> list[Finding]:
+    """All that is wrong with the figures of a scenario, its measurements (where there is a speed) and its claims."""
     s = source.scenario
     out: list[Finding] = []
     for i, o in enumerate(s.options):
         out += _option(source, s, o, f"options[{i}]")
     for i, known in enumerate(speeds):
-        out += _records(source, known, f"options[{i}].measurements")
+        out += _records(source, known, f"options[{i}].measurements") if known is not None else []
     out += _stated(source, s)
     for i, text in enumerate(s.claims):
         out += [_finding(source, code, "error", say, f"claims[{i}]") for code, say in claim_text.check(text)]

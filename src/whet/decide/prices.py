@@ -99,6 +99,8 @@ def read(path: Path) -> tuple[Price, ...]:
             do="give schema: 1 and prices: rows of provider, region, instance, price_per_hour, currency, as_of, "
                "url") from e
     for i, row in enumerate(found):
+        if row.key in {other.key for other in found[:i]}:
+            raise InputError(f"{row.key} has two prices", where=f"{path}, prices[{i}]", do="keep one")
         if not math.isfinite(row.price_per_hour):
             raise InputError("a price is not a finite number", where=f"{path}, prices[{i}]")
         if row.as_of > datetime.date.today() + datetime.timedelta(days=1):

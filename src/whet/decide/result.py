@@ -97,6 +97,7 @@ class Option(_Row, frozen=True, kw_only=True):
     p99_high: float | None = None
     batch: int = 1
     contexts: int = 1
+    price_per_hour: float = 0.0
     costs: Costs | None = None
     cost: float | None = None
     cost_per_thousand: float | None = None
@@ -117,7 +118,8 @@ class Interval(_Row, frozen=True, kw_only=True):
 
 
 class Intervals(_Row, frozen=True, kw_only=True):
-    """What draws of the uncertain figures gave. `fan`: percentiles 5, 25, 50, 75, 95 of the money by each month."""
+    """What draws of the uncertain figures gave: intervals, the share in which the investment is back in the horizon,
+    the share in which the NPV is not negative; `fan`: percentiles 5, 25, 50, 75, 95 of the money by each month."""
 
     draws: int
     seed: int
@@ -127,6 +129,7 @@ class Intervals(_Row, frozen=True, kw_only=True):
     npv: Interval
     roi: Interval
     paid_back: float
+    worth: float
     fan: tuple[tuple[float, ...], ...]
 
 

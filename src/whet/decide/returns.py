@@ -181,11 +181,12 @@ def _known(value: np.ndarray | float) -> float | None:
 def _intervals(s: Scenario, flows: np.ndarray, draws: int, seed: int, uncertain: tuple[str, ...]) -> Intervals:
     payback = money.payback(flows)
     totals = np.cumsum(flows, axis=-1)
+    values = money.npv(flows, s.discount_percent_per_year / 100)
     fan = np.quantile(totals, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     return Intervals(
         draws=draws, seed=seed, varied=uncertain, saving=_interval(flows[:, 1]),
         payback=_interval(np.where(np.isnan(payback), np.inf, payback)),
-        npv=_interval(money.npv(flows, s.discount_percent_per_year / 100)), roi=_interval(money.returned(flows)),
+        npv=_interval(values), worth=float((values >= 0).mean()), roi=_interval(money.returned(flows)),
         paid_back=float(np.isfinite(payback).mean()), fan=tuple(tuple(float(v) for v in row) for row in fan))
 
 

@@ -56,6 +56,8 @@ def evaluate(source: Source, settings: Settings = Settings()) -> Result:
     little of makes the verdict `undecided`, with what to measure. Seeded: the same scenario gives the same result.
     """
     s = source.scenario
+    if settings.gains and not s.gains:
+        raise InputError("the scenario has no gains", where=source.origin, do="give gains: name, per_month, source")
     if not 100 <= settings.draws <= 1_000_000:
         raise InputError(f"{settings.draws} draws", why="100 to 1,000,000 are drawn", do="see --draws")
     today = settings.today or datetime.date.today()
@@ -134,9 +136,9 @@ def _priced(source: Source, index: int, known: Speed, table: prices.Prices, toda
     _check_memory(source, index, known, memory)
     device = o.device or (row.gpu if row else "") or known.device
     watts, power = _power(s, o, device, row.gpus if row else 0)
-    facts = Option(name=o.name, contexts=known.service.contexts, basis=known.basis, origin=known.service.origin,
-                   device=device,
-                   precision=known.precision, place=o.place, samples=known.samples, batch=o.max_batch or 1,
+    facts = Option(name=o.name, price_per_hour=price, contexts=known.service.contexts, basis=known.basis,
+                   origin=known.service.origin, device=device, precision=known.precision, place=o.place,
+                   samples=known.samples, batch=o.max_batch or 1,
                    price=used, lacking=known.lacking + _too_slow(o, s), purchase=o.purchase)
     try:
         fleets = Fleets(o, known, arrivals(source), s.objective.p99_ms / 1e3, s.spares, settings.seed,
@@ -281,10 +283,10 @@ def _verdict(s: Scenario, priced: Sequence[Priced], outcome: returns.Return | No
         return "undecided", lacking
     assert outcome is not None
     if outcome.intervals is None:
-        code = "pays-as-given" if outcome.payback is not None else "never-as-given"
-        return ("pays" if outcome.payback is not None else "does not pay"), (Say(code, {"months": s.horizon_months}),)
-    share = outcome.intervals.paid_back
-    values = {"share": share, "months": s.horizon_months}
+        code = "pays-as-given" if outcome.npv >= 0 else "never-as-given"
+        return ("pays" if outcome.npv >= 0 else "does not pay"), (Say(code, {"months": s.horizon_months}),)
+    share = outcome.intervals.worth
+    values = {"share": share, "months": s.horizon_months, "back": outcome.intervals.paid_back}
     if share >= SURE:
         return "pays", (Say("pays-sure", values),)
     if share <= 1 - SURE:

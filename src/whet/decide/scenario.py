@@ -21,6 +21,7 @@ from whet.errors import InputError
 SCHEMA = 1
 Z90 = 1.6448536269514722  # the 0.95 quantile of the normal distribution: P5 and P95 lie so far from the median
 
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # one line, so that it fits into a table
 Positive = Annotated[float, Meta(gt=0)]
 Least = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -107,7 +108,7 @@ class Option(_Part, frozen=True, kw_only=True):
     What somebody says of it today, for the comparison alone: `instances`, `monthly_cost`, `utilization`.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=80)]
+    name: Annotated[str, Meta(min_length=1, max_length=80, pattern=PRINTABLE)]
     measurements: str = ""
     select: dict[str, str] = {}
     batches: dict[str, Positive] = {}
@@ -188,7 +189,7 @@ class Scenario(_Part, frozen=True, kw_only=True):
     """What `whet roi` decides on. `before` and `after` name options; further options are compared as well."""
 
     schema: Annotated[int, Meta(ge=1, le=SCHEMA)] = SCHEMA
-    title: str = "What the change returns"
+    title: Annotated[str, Meta(max_length=200, pattern=PRINTABLE)] = "What the change returns"
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "USD"
     load: Load
     objective: Objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ FINE = 1.03  # loads that differ by less are not told apart
 SWEEP_REQUESTS = 200_000  # of each fleet that is sized for other loads than the given one
 TRUSTED = 0.05  # of `enough_requests`: with less, a run says nothing
 
-Loader = Callable[[str, Path], list[Measurement]]
+Loader = Callable[[str, Path, Mapping[str, str]], list[Measurement]]
 Progress = Callable[[str, int, int], None]
 
 
@@ -50,8 +50,8 @@ class Speed:
     choices: dict[int, Service] = field(default_factory=dict)
 
 
-def from_file(name: str, folder: Path) -> list[Measurement]:
-    """The records of a JSON file, relative to the scenario's folder."""
+def from_file(name: str, folder: Path, select: Mapping[str, str]) -> list[Measurement]:
+    """The records of a JSON file, relative to the scenario's folder; what is not selected is sorted out later."""
     return read(folder / name)
 
 
@@ -98,12 +98,12 @@ def _bytes(gib: float | None) -> int | None:
 
 
 def _measured(source: Source, o: Option, where: str, network: float, load: Loader) -> Speed:
-    found = [r for r in load(o.measurements, source.folder) if _selected(r, o.select, where)]
+    found = [r for r in load(o.measurements, source.folder, o.select) if _selected(r, o.select, where)]
     if not found:
         raise InputError(f"no record fits {o.name!r}", where=where, why=f"select {o.select} of {o.measurements}",
                          do="correct select, or measure it: whet bench MODEL --json FILE")
     by_contexts = services(found)
-    if o.context_gib is not None:
+    if o.context_gib is not None or found[0].device.gpus:  # a record's memory is the host's
         by_contexts = {n: replace(s, memory_bytes=_bytes(o.context_gib)) for n, s in by_contexts.items()}
     service = by_contexts.get(o.contexts or min(by_contexts))
     if service is None:

@@ -36,22 +36,22 @@ def check(lang: str) -> str:
 TEXTS: dict[str, tuple[str, str]] = {
     # verdicts
     "pays-sure": (
-        "It pays: in {share:.1%} of the draws the investment is back within {months} months.",
-        "值得:在 {share:.1%} 的抽样中,投资在 {months} 个月内收回。"),
+        "It pays: the net present value over {months} months is positive in {share:.1%} of the draws; the investment is back by then in {back:.1%}.",
+        "值得:{share:.1%} 的抽样在 {months} 个月内净现值为正;{back:.1%} 的抽样在此期间收回投资。"),
     "never-sure": (
-        "It does not pay: only in {share:.1%} of the draws is the investment back within {months} months.",
-        "不值得:只有 {share:.1%} 的抽样在 {months} 个月内收回投资。"),
+        "It does not pay: the net present value over {months} months is positive in {share:.1%} of the draws only; the investment is back by then in {back:.1%}.",
+        "不值得:只有 {share:.1%} 的抽样在 {months} 个月内净现值为正;{back:.1%} 的抽样在此期间收回投资。"),
     "pays-maybe": (
-        "Undecided: the investment is back within {months} months in {share:.1%} of the draws. Narrow the widest bars of "
-        "the tornado chart.",
-        "无法判定:{share:.1%} 的抽样在 {months} 个月内收回投资。请先缩小龙卷风图中最宽的几项的不确定性。"),
+        "Undecided: the net present value over {months} months is positive in {share:.1%} of the draws; the investment is back by then in "
+        "{back:.1%}. Find out more of what has the widest bars in the tornado chart.",
+        "无法判定:{share:.1%} 的抽样在 {months} 个月内净现值为正;{back:.1%} 的抽样在此期间收回投资。请先查清龙卷风图中最宽的几项。"),
     "pays-as-given": (
         "It pays by the figures as given. How sure that is, is not known: no `uncertainty` is stated.",
         "按所给数字计算是值得的。把握有多大尚不可知:没有给出 `uncertainty`(不确定性)。"),
     "never-as-given": (
-        "By the figures as given the investment is not back within {months} months. How sure that is, is not known: no "
+        "By the figures as given the net present value over {months} months is negative. How sure that is, is not known: no "
         "`uncertainty` is stated.",
-        "按所给数字计算,投资在 {months} 个月内收不回来。把握有多大尚不可知:没有给出 `uncertainty`(不确定性)。"),
+        "按所给数字计算,{months} 个月内的净现值为负。把握有多大尚不可知:没有给出 `uncertainty`(不确定性)。"),
     "after-unreachable": ("{option} does not meet the objective with any fleet: {why}.",
                           "{option} 无论多少台机器都达不到目标:{why}。"),
     "before-unreachable": (

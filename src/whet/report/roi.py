@@ -133,8 +133,10 @@ def price_table(r: Result, lang: str) -> tuple[list[str], list[list[str]]]:
     head[1] = f"{r.currency}/h"
     stale = f" ({label('stale', lang)})"
     used = {o.price.key: o.price for o in r.options if o.price is not None}
-    return head, [[p.key, f"{p.price_per_hour:g}", p.as_of.isoformat(), f"{p.days}{stale if p.stale else ''}", p.url]
-                  for p in used.values()]
+    listed = [[p.key, f"{p.price_per_hour:g}", p.as_of.isoformat(), f"{p.days}{stale if p.stale else ''}", p.url]
+             for p in used.values()]
+    return head, listed + [[o.name, f"{o.price_per_hour:g}", "", "", label("typed in", lang)] for o in r.options
+                          if o.price is None and o.price_per_hour]
 
 
 def gains_table(r: Result, lang: str) -> tuple[list[str], list[list[str]]]:
