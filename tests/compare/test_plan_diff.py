@@ -46,7 +46,7 @@ def test_layers_are_matched_by_name_and_turn() -> None:
     found = [(l.name, l.state, l.changed) for l in diff(a, b).layers]
     assert found == [("first", "only b", ()), ("q", "changed", ("tactic",)), ("x", "same", ()), ("new", "only b", ()),
                      ("x", "changed", ("params",)), ("gone", "only a", ()), ("y", "changed", ("precision",))]
-    rows = {row[0]: row[1:] for row in report.tables(diff(a, b))[-1][2])
+    rows = {row[0]: row[1:] for row in report.tables(diff(a, b))[-1][2]}
     assert rows["x"] == ["parameters", "t, fp32, m=2", "t, fp32, m=3"]
     assert rows["gone"] == ["only in A", "t, fp32", ""]
 
