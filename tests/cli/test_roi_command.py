@@ -65,6 +65,18 @@ def test_records_and_flags_alone(here: Path, monkeypatch: pytest.MonkeyPatch,
     assert json.loads(capsys.readouterr().out)["verdict"] == "does not pay"
 
 
+def test_records_of_several_backends_are_told_apart(here: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "all.json").write_bytes(encode([batch_record(1, 0.010, backend="onnxruntime"), batch_record(1, 0.004)]))
+    words = ["roi", "--before", "all.json", "--after", "all.json", "--rate", "400", "--p99", "60", "--labour", "2000",
+             "--price", "0.5"]
+    assert whet(monkeypatch, *words) == 2
+    assert "differ in their backend" in (told := capsys.readouterr().err)
+    assert "--set options[0].select.backend=whet" in told
+    assert whet(monkeypatch, *words, "--set", "options[0].select.backend=onnxruntime", "--set",
+                "options[1].select.backend=whet") == 0
+
+
 @pytest.mark.parametrize(("words", "code", "what"), [
     (["roi"], 2, "nothing to decide on"), (["roi", "s.json", "--before", "x.json"], 2, "options in it"),
     (["roi", "s.json", "--set", "load.rate"], 2, "has no value"), (["roi", "s.json", "--set", "x.y=1"], 2, "'x'"),

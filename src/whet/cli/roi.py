@@ -121,7 +121,8 @@ def _source(path: Path | None, before: Path | None, after: Path | None, changes:
         return scenario.build(document.data, str(path), document.lines, path.parent, changes)
     if before is None or after is None:
         raise InputError("nothing to decide on", do="name a scenario, or --before and --after; see whet roi --help")
-    data = {"title": f"{before.stem} or {after.stem}", "before": "before", "after": "after", "options": [
+    title = {"title": f"{before.stem} or {after.stem}"} if before.stem != after.stem else {}
+    data = {**title, "before": "before", "after": "after", "options": [
         {"name": "before", "measurements": str(before), **machine},
         {"name": "after", "measurements": str(after), **machine}]}
     return scenario.build(data, "the command line", changes=changes)
