@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.errors import InputError
 from whet.plan import Plan
 from whet.runtime.engine import Context, load
 
@@ -18,7 +19,8 @@ def at_once(plan: Plan, feeds: Mapping[str, np.ndarray], contexts: int, *, secon
     """Seconds of each call, and calls a second of all, while `contexts` contexts of one engine run without pause.
 
     Each context has a thread that calls it again as soon as it returns. Calls are counted that began when all were
-    running and ended before the first of them stopped. States are empty at each call. Errors as of `whet.load`.
+    running and ended before the first of them stopped. States are empty at each call. Errors as of `whet.load`;
+    InputError if hardly any call was counted.
     """
     with load(plan, threads=None if device is not None else threads, device=device, require_key=require_key) as engine:
         opened = [engine.context() for _ in range(contexts)]
@@ -32,7 +34,7 @@ def at_once(plan: Plan, feeds: Mapping[str, np.ndarray], contexts: int, *, secon
                 _call(context, feeds, stateful)
                 barrier.wait(60)
                 stop = time.perf_counter() + seconds
-                while (start := time.perf_counter()) < stop or len(mine) < 3:
+                while (start := time.perf_counter()) < stop or len(mine) < 6:
                     _call(context, feeds, stateful)
                     mine.append((start, time.perf_counter()))
             except BaseException as e:
@@ -47,9 +49,11 @@ def at_once(plan: Plan, feeds: Mapping[str, np.ndarray], contexts: int, *, secon
         if failed:
             raise next((e for e in failed if not isinstance(e, threading.BrokenBarrierError)), failed[0])
     first, last = max(c[0][0] for c in calls), min(c[-1][1] for c in calls)
-    together = [np.array([(a, b) for a, b in c if a >= first and b <= last]).reshape(-1, 2) for c in calls]
-    rate = sum(len(c) / float(c[-1, 1] - c[0, 0]) for c in together if len(c))
-    return np.concatenate([c[:, 1] - c[:, 0] for c in together]), rate
+    counted = np.array([(a, b) for c in calls for a, b in c if a >= first and b <= last]).reshape(-1, 2)
+    if len(counted) < 4 * contexts:  # with fewer, those cut off at both ends would be missed in the rate
+        raise InputError(f"too few calls fell into the {seconds:g} seconds in which all contexts ran",
+                         do="measure for longer: --seconds")
+    return counted[:, 1] - counted[:, 0], len(counted) / (last - first)
 
 
 def _call(context: Context, feeds: Mapping[str, np.ndarray], stateful: bool) -> None:

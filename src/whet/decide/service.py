@@ -104,13 +104,12 @@ class Service:
 
     @property
     def variation(self) -> float:
-        """Squared coefficient of variation of the seconds of the largest batch."""
+        """Squared coefficient of variation of a batch's seconds, of the size where they vary most."""
         if self.spread == "deterministic":
             return 0.0
         if self.spread == "exponential":
             return 1.0
-        x = np.array(self.samples[-1])
-        return float(x.var() / x.mean() ** 2)
+        return max(float(np.var(s) / np.mean(s) ** 2) for s in self.samples)
 
     def drawn(self, rng: np.random.Generator, count: int, largest: int) -> Callable[[int, int], float]:
         """A function (size, i) -> seconds of the batch whose first request is number i < count.

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 LANGUAGES = ("en", "zh")
 
 WORDS: dict[str, tuple[str, str]] = {
-    "title": ("A fleet for {rate:,.4g} requests a second with P99 at most {objective}", "每秒 {rate:,.4g} 个请求、P99 不超过 {objective} 的服务器规模"),
+    "title": ("A fleet for {rate:,.6g} requests a second with P99 at most {objective}", "每秒 {rate:,.6g} 个请求、P99 不超过 {objective} 的服务器规模"),
     "answer": ("{devices:,} devices: {servers:,} servers, {contexts} on each, and {spares} spare devices", "{devices:,} 台设备:{servers:,} 个服务实例,每台 {contexts} 个,另有 {spares} 台备用"),
     "p99 line": ("P99 {p99} (95 % interval {low} to {high}), load {load:.0%}.", "P99 为 {p99}(95 % 区间 {low} 至 {high}),负载 {load:.0%}。"),
     "stable line": ("{stable:,} servers would be enough to keep up, whatever the latency.", "若不计延迟,{stable:,} 个服务实例即可跟上负载。"),
     "unstable line": ("{servers:,} cannot keep up: at a load of {load:.1%} their queue grows without bound.", "{servers:,} 个跟不上:负载 {load:.1%} 时队列会无限增长。"),
-    "growth line": ("Sized for {rate:,.4g} requests a second: {rate_now:,.4g} today, and {growth:.0%} more.", "按每秒 {rate:,.4g} 个请求计算:今天 {rate_now:,.4g},再加 {growth:.0%}。"),
+    "growth line": ("Sized for {rate:,.6g} requests a second: {rate_now:,.6g} today, and {growth:.0%} more.", "按每秒 {rate:,.6g} 个请求计算:今天 {rate_now:,.6g},再加 {growth:.0%}。"),
     "servers": ("servers", "服务实例"), "devices": ("devices", "设备"), "load": ("load", "负载"),
     "busy": ("busy", "忙碌"), "p50": ("P50", "P50"), "p90": ("P90", "P90"), "p99": ("P99", "P99"),
     "interval": ("95 % interval", "95 % 区间"), "batch": ("mean batch", "平均批大小"), "waited": ("had to wait", "需等待"),
