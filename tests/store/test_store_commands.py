@@ -146,6 +146,28 @@ def test_a_page_that_fetches_nothing(run: Whet, lang: str) -> None:
     assert not any("<script" in line or "](y)" in line.replace("\\[x](y)", "") for line in lines)
 
 
+def test_a_model_that_was_trained_anew(run: Whet) -> None:
+    given = [measurement(date=f"2026-01-0{d}T00:00:00+00:00", model=Model(name="net", sha256=f"{d:064x}"),
+                         throughput=float(d)) for d in (1, 2, 3)]
+    Path("out.json").write_bytes(record.encode([*given, measurement(threads=7, throughput=1.0)]))
+    run("record", "out.json")
+    assert "4 series" in run("history")[1]
+    assert "2 series" in run("history", "--across-models")[1]
+    code, out, _ = run("history", "--across-models", "--model", "net", "--json", "-")
+    (series,) = json.loads(out)["series"]
+    assert (code, series["sha256"], [p["value"] for p in series["points"]]) == (0, "", [1.0, 2.0, 3.0])
+
+
+def test_the_model_that_another_tool_measured(run: Whet) -> None:
+    from whet import demo
+
+    Path("digits.onnx").write_bytes(demo.model_bytes())
+    Path("times.json").write_text(json.dumps(tools.times(20)))
+    assert run("record", "times.json", "--onnx", "digits.onnx", "--date", "file", "--threads", 2)[0] == 0
+    (found,) = record.decode(run("history", "--metric", "latency.p50", "--records", "-")[1].encode())
+    assert (found.model.name, len(found.model.sha256), found.threads) == ("digits", 64, 2)
+
+
 def test_what_cannot_be_done_is_one_clear_error(run: Whet, tmp_path: Path) -> None:
     for arguments, what in (
             (("history",), "no measurement store yet"), (("record", "none.json"), "cannot be read"),

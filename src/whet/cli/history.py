@@ -6,7 +6,7 @@ import json as json_module
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -40,6 +40,14 @@ class Outputs:
     records: str = ""
 
 
+@dataclass(frozen=True)
+class Group:
+    """A series, or several that are taken for one: as it is shown, and the numbers of all of them."""
+
+    series: Series
+    ids: tuple[int, ...]
+
+
 def command(
     series: Annotated[list[int] | None, typer.Argument(
         metavar="SERIES...", help="Numbers of series, as the list gives them.", show_default=False)] = None,
@@ -57,6 +65,8 @@ def command(
     metric: Annotated[str, Option("--metric", help="latency.p50, latency.p99, throughput, accuracy.top1...")] = "",
     since: Annotated[str, Option("--since", help="From this date on (ISO 8601).")] = "",
     until: Annotated[str, Option("--until", help="Before this date.")] = "",
+    across: Annotated[bool, Option("--across-models", help="Take series for one that differ in the model's hash alone: "
+                                                           "a model that was trained anew.")] = False,
     last: Annotated[int, Option("--last", min=1, help="Rows of the table that are shown.")] = 20,
     json: Annotated[str, Option("--json", metavar="FILE", help="Write all points as JSON; - is stdout.")] = "",
     csv: Annotated[str, Option("--csv", metavar="FILE", help="Write all points as CSV; - is stdout.")] = "",
@@ -85,8 +95,9 @@ def command(
     from whet.store import Filters, Store
 
     label("date", lang)  # a language that is not there is told before anything is read
-    wanted = Filters(model, sha, backend, precision, threads, shapes, batch, device, load, source, metric,
-                     _date(since, "--since"), _date(until, "--until"))
+    wanted = Filters(model=model, sha256=sha, backend=backend, precision=precision, threads=threads, shapes=shapes,
+                     batch=batch, device=device, load=load, source=source, metric=metric,
+                     since=_date(since, "--since"), until=_date(until, "--until"))
     outputs = Outputs(json, csv, markdown, html, parquet, records)
     _check(outputs)
     with Store(store or None, create=False) as opened:
@@ -100,9 +111,24 @@ def command(
         if not found:
             raise InputError("nothing that was measured fits", where=opened.place,
                              why="the options let no series through", do="whet history, without options, lists all")
-        _write(opened, found, wanted, outputs, lang)
+        groups = _across(found) if across else [Group(s, (s.id,)) for s in found]
+        _write(opened, groups, wanted, outputs, lang)
         if STDOUT not in asdict(outputs).values():
-            _show(opened, found, wanted, last)
+            _show(opened, groups, wanted, last)
+
+
+def _across(found: Sequence[Series]) -> list[Group]:
+    """Series that differ in the model's hash alone, together: the last of them tells machine and value."""
+    alike: dict[tuple[object, ...], list[Series]] = {}
+    for s in found:
+        alike.setdefault((replace(s.setting, sha256=""), s.metric, s.unit), []).append(s)
+    out = []
+    for group in alike.values():
+        newest = max(group, key=lambda s: s.last)
+        kept = newest.setting if len(group) == 1 else replace(newest.setting, sha256="")
+        out.append(Group(replace(newest, setting=kept, count=sum(s.count for s in group),
+                                 first=min(s.first for s in group)), tuple(s.id for s in group)))
+    return out
 
 
 def _date(text: str, option: str) -> datetime | None:
@@ -131,7 +157,7 @@ def _check(outputs: Outputs) -> None:
             raise MissingExtraError.for_package("pyarrow", "parquet", "--parquet") from e
 
 
-def _write(store: Store, found: Sequence[Series], wanted: Filters, outputs: Outputs, lang: str) -> None:
+def _write(store: Store, found: Sequence[Group], wanted: Filters, outputs: Outputs, lang: str) -> None:
     from whet.cli.progress import build_progress
     from whet.measure.record import encode
     from whet.report import history, spreadsheet
@@ -140,9 +166,9 @@ def _write(store: Store, found: Sequence[Series], wanted: Filters, outputs: Outp
         return
     with build_progress() as progress:
         def lines(what: str) -> Iterator[Line]:
-            for i, s in enumerate(found):
+            for i, group in enumerate(found):
                 progress(what, i, len(found))
-                yield _line(store, s, wanted)
+                yield _line(store, group, wanted)
 
         if outputs.csv:
             with _opened(outputs.csv) as f:
@@ -163,14 +189,15 @@ def _write(store: Store, found: Sequence[Series], wanted: Filters, outputs: Outp
                 if file:
                     _put(file, make(drawn, store.place, lang).encode())
         if outputs.records:
-            ids = [s.id for s in found]
+            ids = [i for group in found for i in group.ids]
             _put(outputs.records, encode(list(store.records(wanted, series=ids))))
 
 
-def _line(store: Store, s: Series, wanted: Filters) -> Line:
+def _line(store: Store, group: Group, wanted: Filters) -> Line:
     from whet.report.history import Dot, Line
 
-    dots = [Dot(p.at, p.value, p.low, p.high, p.plan, p.version, p.record) for p in store.history(s.id, wanted)]
+    s = group.series
+    dots = [Dot(p.at, p.value, p.low, p.high, p.plan, p.version, p.record) for p in store.history(group.ids, wanted)]
     return Line(s.id, s.setting, s.device_name, s.metric, s.unit, dots)
 
 
@@ -210,7 +237,7 @@ def _parquet(lines: Iterator[Line], f: BinaryIO) -> None:
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def _show(store: Store, found: Sequence[Series], wanted: Filters, last: int) -> None:
+def _show(store: Store, found: Sequence[Group], wanted: Filters, last: int) -> None:
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if len(found) == 1:
         _show_one(store, found[0], wanted, last, out)
@@ -219,7 +246,7 @@ def _show(store: Store, found: Sequence[Series], wanted: Filters, last: int) -> 
 
     table = Table("series", "model", "setting", "machine", "metric", "points", "last", "value", box=None,
                   padding=(0, 2, 0, 0), header_style="bold")
-    for s in found:
+    for s in (group.series for group in found):
         name = s.setting.model + (f" {s.setting.sha256[:8]}" if s.setting.sha256 else "")
         table.add_row(str(s.id), escape(name), escape(setting(s.setting)), escape(s.device_name[:40]),
                       escape(s.metric), str(s.count), f"{s.last:%Y-%m-%d}", escape(amount(s.value, s.unit)))
@@ -227,18 +254,19 @@ def _show(store: Store, found: Sequence[Series], wanted: Filters, last: int) -> 
     out.print(f"{len(found)} series in {escape(store.place)}; whet history NUMBER shows one.", soft_wrap=True)
 
 
-def _show_one(store: Store, s: Series, wanted: Filters, last: int, out: Console) -> None:
+def _show_one(store: Store, group: Group, wanted: Filters, last: int, out: Console) -> None:
     from whet.report.history import amount, changes, interval, setting
     from whet.report.history_chart import sparkline
 
-    line = _line(store, s, wanted)
-    out.print(f"[bold]{escape(line.title)}[/]  {escape(setting(s.setting))}; {escape(s.device_name)}", soft_wrap=True)
+    line, unit = _line(store, group, wanted), group.series.unit
+    out.print(f"[bold]{escape(line.title)}[/]  {escape(setting(line.setting))}; {escape(line.device_name)}",
+              soft_wrap=True)
     out.print(sparkline([d.value for d in line.dots]))
     table = Table("date", "value", "interval", "change", "plan", "version", box=None, padding=(0, 2, 0, 0),
                   header_style="bold")
     for d, change in list(zip(line.dots, changes(line.dots)))[-last:]:
-        table.add_row(f"{d.at:%Y-%m-%d %H:%M}", escape(amount(d.value, s.unit)),
-                      escape(interval(d.low, d.high, s.unit)) or "-", change or "-", escape(d.plan[:12]) or "-",
+        table.add_row(f"{d.at:%Y-%m-%d %H:%M}", escape(amount(d.value, unit)),
+                      escape(interval(d.low, d.high, unit)) or "-", change or "-", escape(d.plan[:12]) or "-",
                       escape(d.version[:40]) or "-")
     out.print(table)
     if len(line.dots) > last:

@@ -79,7 +79,8 @@ def command(
     if json is not None:
         check_output(json, "the records")
     name, sha256 = _identity(onnx) if onnx is not None else (model, "")
-    given = Given(name, sha256, backend, precision, threads, parse_shapes(shapes or ()), date, here)
+    given = Given(model=name, sha256=sha256, backend=backend, precision=precision, threads=threads,
+                  shapes=parse_shapes(shapes or ()), date=date, here=here)
     named = [str(p) for file in _named(files) for p in ([file] if file == STDIN else expand(Path(file)))]
     read = (_read(file, given, kind, log) for file in named)
     if dry_run:
