@@ -318,6 +318,8 @@ def test_stale_prices_are_warned_of_and_fresh_ones_are_not() -> None:
     assert not [f for f in r.findings if f.code == "C201"]
     later = decide(data, today=datetime.date(2026, 9, 16))
     assert [f.say.values["days"] for f in later.findings if f.code == "C201"] == [91]
+    patient = decide(data, today=datetime.date(2026, 9, 16), stale_days=365)
+    assert not [f for f in patient.findings if f.code == "C201"]
 
 
 def test_missing_prices_are_refused() -> None:

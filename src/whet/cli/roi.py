@@ -46,6 +46,8 @@ def command(
     change: Annotated[list[str] | None, Option("--set", metavar="FIELD=VALUE", help="Any field of the scenario: "
                                                "--set options[0].price_per_hour=0.5. May be repeated.")] = None,
     prices: Annotated[Path | None, Option("--prices", help="Your own prices; they come before the table's.")] = None,
+    stale_days: Annotated[int, Option("--stale-days", min=0, help="Prices of the table that are older are warned "
+                                                                  "of.")] = 90,
     gains: Annotated[bool, Option("--gains", help="Show the return with the business gains of the scenario, "
                                                   "beside the one without.")] = False,
     draws: Annotated[int, Option("--draws", help="Worlds that are drawn from the stated uncertainty.")] = 10_000,
@@ -83,7 +85,7 @@ def command(
     if lint:
         raise typer.Exit(_lint(scenario, changes, json, lang))
     source = _source(scenario, before, after, changes, price, instance)
-    raise typer.Exit(_run(source, prices, gains, draws, seed, output, json, lang))
+    raise typer.Exit(_run(source, prices, stale_days, gains, draws, seed, output, json, lang))
 
 
 def _changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -139,12 +141,13 @@ def _records(name: str, folder: Path, select: Mapping[str, str]) -> list[Measure
     place = name.removeprefix("store:")
     here = folder / place if place and "://" not in place else place
     with Store(here or None, create=False) as store:
-        kept = {field: select[field] for field in ("model", "backend", "precision", "sha256") if field in select}
-        return list(store.records(Filters(**kept)))
+        return list(store.records(Filters(
+            model=select.get("model", ""), backend=select.get("backend", ""), precision=select.get("precision", ""),
+            sha256=select.get("sha256", ""))))
 
 
-def _run(source: Source, prices: Path | None, gains: bool, draws: int, seed: int, output: Path | None, json: str,
-         lang: str) -> int:
+def _run(source: Source, prices: Path | None, stale_days: int, gains: bool, draws: int, seed: int,
+         output: Path | None, json: str, lang: str) -> int:
     from whet.cli.files import check_output, write_bytes
     from whet.cli.progress import build_progress
     from whet.decide.roi import Settings, evaluate
@@ -154,7 +157,8 @@ def _run(source: Source, prices: Path | None, gains: bool, draws: int, seed: int
     if json and json != "-":
         check_output(Path(json), "the result")
     with build_progress() as progress:
-        found = evaluate(source, Settings(draws, seed, prices, None, gains, _records, None, progress))
+        found = evaluate(source, Settings(draws=draws, seed=seed, prices=prices, stale_days=stale_days, gains=gains,
+                                          load=_records, progress=progress))
     if output is not None:
         made = (report.html(found, lang).encode(), report.markdown(found, lang).encode(), found.encode(),
                 report.table(found))

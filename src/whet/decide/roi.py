@@ -20,6 +20,7 @@ import whet
 from whet.decide import claims, energy, prices, questions, returns
 from whet.decide.arrivals import Arrivals
 from whet.decide.fleet import neighbours
+from whet.decide.prices import STALE_DAYS
 from whet.decide.result import AsStated, Finding, Option, Power, Result, Tried, Used, Verdict
 from whet.decide.returns import Priced
 from whet.decide.scenario import Labour, Scenario, Source
@@ -36,13 +37,15 @@ CHARTED = 6  # fleets around the chosen one, for the chart of P99 against cost
 
 @dataclass(frozen=True)
 class Settings:
-    """How to evaluate: draws and their seed, a file of prices before the scenario's, today, whether to count gains,
-    where records come from, and the requests of each simulated fleet (None: as many as each needs)."""
+    """How to evaluate: draws and their seed, a file of prices before the scenario's, today and the days after which a
+    price is stale, whether to count gains, where records come from, and the requests of each simulated fleet (None: as
+    many as each needs)."""
 
     draws: int = DRAWS
     seed: int = 0
     prices: Path | None = None
     today: datetime.date | None = None
+    stale_days: int = STALE_DAYS
     gains: bool = False
     load: Loader = from_file
     requests: int | None = None
@@ -106,7 +109,8 @@ def arrivals(source: Source) -> Arrivals:
     return Arrivals.poisson(load.rate) if load.pattern == "poisson" else Arrivals.bursty(load.rate, load.cv)
 
 
-def hourly(source: Source, index: int, table: prices.Prices, today: datetime.date) -> tuple[float, Used | None]:
+def hourly(source: Source, index: int, table: prices.Prices, today: datetime.date,
+           stale_days: int = STALE_DAYS) -> tuple[float, Used | None]:
     """The price of an option's machine per hour, and the row of the table that it is from.
 
     InputError where no price is known, or where it is in another currency.
@@ -123,14 +127,15 @@ def hourly(source: Source, index: int, table: prices.Prices, today: datetime.dat
     if row.currency != s.currency:
         raise InputError(f"the price of {row.key} is in {row.currency}, the scenario in {s.currency}", where=where,
                          why="whet knows no rates of exchange", do=f"give price_per_hour in {s.currency}")
-    return row.price_per_hour, Used(key=row.key, price_per_hour=row.price_per_hour, currency=row.currency,
-                                    as_of=row.as_of, days=row.days(today), stale=row.stale(today), url=row.url)
+    return row.price_per_hour, Used(
+        key=row.key, price_per_hour=row.price_per_hour, currency=row.currency, as_of=row.as_of, days=row.days(today),
+        stale=row.stale(today, stale_days), url=row.url)
 
 
 def _priced(source: Source, index: int, known: Speed, table: prices.Prices, today: datetime.date,
             settings: Settings) -> Priced:
     s, o = source.scenario, source.scenario.options[index]
-    price, used = hourly(source, index, table, today)
+    price, used = hourly(source, index, table, today, settings.stale_days)
     row = table.find(o.instance) if o.instance else None
     memory = _memory(o, row)
     _check_memory(source, index, known, memory)

@@ -106,8 +106,8 @@ def _measured(source: Source, o: Option, where: str, network: float, load: Loade
         by_contexts = services(found)
     except InputError as e:
         raise InputError(f"{o.name!r}: {e.what}", where=where, why=e.why,
-                         do="say which: select: {backend: whet, precision: fp32} (or --set options[0].select.backend=whet)"
-                         if "differ" in e.what else e.do) from e
+                         do="say which: select: {backend: whet, precision: fp32}, or --set "
+                            "options[0].select.backend=whet" if "differ" in e.what else e.do) from e
     if o.context_gib is not None or found[0].device.gpus:  # a record's memory is the host's
         by_contexts = {n: replace(s, memory_bytes=_bytes(o.context_gib)) for n, s in by_contexts.items()}
     service = by_contexts.get(o.contexts or min(by_contexts))
