@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -23,7 +23,6 @@ from whet.compare import inputs
 from whet.compare.accuracy import Judge
 from whet.compare.backends import Backend
 from whet.compare.grid import Cell
-from whet.compare.journal import Journal
 from whet.compare.memory import memory_of
 from whet.compare.openers import Opened, Progress, Workshop, open_cell
 from whet.compare.result import Build, Failure
@@ -94,20 +93,51 @@ class Measured:
     notes: list[str]
 
 
-def run(sweep: Sweep, journal: Journal, progress: Progress = lambda what, done, total: None) -> Measured:
+class Lines(Protocol):
+    """Finished work by key: the journal, or a part of it."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def get(self, key: str, kind: Any) -> Any:
+        """The value, as of that type."""
+
+    def add(self, key: str, value: Any) -> None:
+        """A value that is finished."""
+
+
+def run(sweep: Sweep, journal: Lines, progress: Progress = lambda what, done, total: None) -> Measured:
     """Measure what the journal does not have. A cell that fails is recorded with its error, and the others go on;
     what fails for all (a full disk, a wrong input) is raised."""
     sessions = sweep.sessions()
-    found = Measured({}, {}, {}, [])
-    for number, (batch, threads, k) in enumerate(sessions):
-        key = f"timing/{batch}/{threads}/{k}"
-        if key not in journal:
-            with ExitStack() as stack:
-                journal.add(key, _session(sweep, journal, stack, batch, threads, k,
-                                          _named(progress, f"{number + 1}/{len(sessions)} "), found.notes))
-            gc.collect()
-        rows = journal.get(key, dict[str, Timed])
-        found.timed.setdefault((batch, threads), []).append(rows)
+    notes: list[str] = []
+    for number, session in enumerate(sessions):
+        if timing_key(session) not in journal:
+            run_session(sweep, session, journal, _named(progress, f"{number + 1}/{len(sessions)} "), notes)
+    return collected(sweep, journal, notes)
+
+
+def timing_key(session: tuple[int, int | None, int]) -> str:
+    """What the journal calls a session's timings."""
+    batch, threads, k = session
+    return f"timing/{batch}/{threads}/{k}"
+
+
+def run_session(sweep: Sweep, session: tuple[int, int | None, int], lines: Lines,
+                progress: Progress = lambda what, done, total: None, notes: list[str] | None = None) -> None:
+    """One session (batch, threads, number of the build), anywhere: all that it finds is added to `lines`, its timings
+    last; accuracy and memory that are in `lines` are not measured again. Errors as of `run`."""
+    with ExitStack() as stack:
+        timed = _session(sweep, lines, stack, *session, progress, [] if notes is None else notes)
+        lines.add(timing_key(session), timed)
+    gc.collect()
+
+
+def collected(sweep: Sweep, journal: Lines, notes: Sequence[str] = ()) -> Measured:
+    """What finished sessions found."""
+    found = Measured({}, {}, {}, list(notes))
+    for session in sweep.sessions():
+        rows = journal.get(timing_key(session), dict[str, Timed])
+        found.timed.setdefault(session[:2], []).append(rows)
     for c in sweep.cells:
         if (at := f"memory/{c.key}") in journal:
             found.memory[c.key] = journal.get(at, Memory)
@@ -120,7 +150,7 @@ def _named(progress: Progress, before: str) -> Progress:
     return lambda what, done, total: progress(before + what, done, total)
 
 
-def _session(sweep: Sweep, journal: Journal, stack: ExitStack, batch: int, threads: int | None, k: int,
+def _session(sweep: Sweep, journal: Lines, stack: ExitStack, batch: int, threads: int | None, k: int,
              progress: Progress, notes: list[str]) -> dict[str, Timed]:
     """Open, check and time all cells of a session; by key."""
     shapes = sweep.shop.signature.at(batch, sweep.shapes)
