@@ -131,6 +131,9 @@ def test_always_valid_bounds_hold_at_every_sample() -> None:
     assert anytime.wealth(lost[-1, -1], gained[-1, -1], n, margin) == pytest.approx(
         float(np.log(np.exp(logs[-1]).mean())))
     assert ever / trials < 0.05
+    for n, half in ((2000, 50), (6854, 69), (20_000, 100)):
+        once = paired.upper_bound(paired.Pairs(n - 2 * half, half, half, 0))
+        assert anytime.share_bounds(half, half, n, 0.05)[1] / once == pytest.approx(anytime.BETS, abs=0.03)
     low, high = anytime.share_bounds(60, 40, 2000, 0.05)
     assert low < 0.01 < high
     assert anytime.wealth(60, 40, 2000, high) == pytest.approx(math.log(20), abs=1e-3)

@@ -66,6 +66,12 @@ def test_a_size_for_p99_comes_from_a_pilot() -> None:
     assert found.n == pytest.approx(right, rel=0.3)
 
 
+def test_without_any_discordance_539_images_are_needed() -> None:
+    found = trial.design(0.5, discordance=0.0, samples=538)
+    assert found.n == 539
+    assert [(s.power, round(s.margin, 3)) for s in found.sizes if s.n in (538, 539)] == [(0, 0.5), (1, 0.499)]
+
+
 def test_looks_make_a_design_a_little_larger() -> None:
     found = trial.design(0.5, discordance=0.02, stopping="obrien-fleming", looks=5)
     assert 6854 < found.n < 7200
@@ -136,6 +142,10 @@ def test_a_trial_goes_on_by_its_own_rules() -> None:
     assert second.looks[1].boundary < first.looks[0].boundary  # type: ignore[operator]
     with pytest.raises(InputError, match="margin"):
         Rules(1.0, stopping="obrien-fleming", planned=7030).after(first)
+    with pytest.raises(InputError, match="another kind"):
+        trial.shares(*pairs(5400, 51, 56, 120), rules.after(first), pair=False)
+    with pytest.raises(InputError, match="one look"):
+        ONCE.after(trial.shares(*pairs(290, 3, 3, 4), ONCE, pair=True))
     assert second.state == "held"
     with pytest.raises(InputError, match="over"):
         rules.after(second)
@@ -253,6 +263,8 @@ def test_sample_ratio_mismatch_and_what_is_no_trial_are_refused() -> None:
         trial.values(outcomes("a", [1.0]), outcomes("b", [2.0]), ONCE, pair=False, relative=False)
     with pytest.raises(InputError, match="always-valid"):
         trial.values(ones, ones, Rules(1.0, stopping="always-valid"), pair=False, relative=False, statistic="p50")
+    with pytest.raises(InputError, match="bootstrap"):
+        trial.values(ones, ones, Rules(1.0), pair=True, relative=False, statistic="p50", method="bootstrap")
     with pytest.raises(InputError, match="planned"):
         Rules(0.5, stopping="pocock")
     with pytest.raises(InputError, match="not positive"):

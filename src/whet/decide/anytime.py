@@ -13,6 +13,7 @@ import numpy as np
 # margin over the share of pairs that differ; neighbours lie so near that none is far from it, and are so few that the
 # mixture costs little.
 _STAKES = np.geomspace(3e-3, 0.97, 10)
+BETS = 1.93  # how many times as wide the bounds of shares are as a single look's (a test holds it)
 
 
 def wealth(lost: float, gained: float, n: float, loss: float) -> float:

@@ -147,28 +147,33 @@ def _json(data: bytes, path: Path, column: str) -> Outcomes | list[Measurement]:
         raise InputError("not outcomes", where=str(path), why=f"the JSON holds a {type(tree).__name__}",
                          do="give a list of numbers, or an object of numbers by id")
     if tree and all(isinstance(row, dict) for row in tree):
-        ids, values = _columns(tree, list(dict.fromkeys(k for row in tree for k in row)), path, column)
+        ids, values = _records(tree, path, column)
         return Outcomes(label, _numbers(values, path), ids, device)
     return Outcomes(label, _numbers(tree, path), None, device)
 
 
 def _csv(data: bytes, path: Path, column: str) -> Outcomes:
     try:
-        table = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        rows = list(table)
+        table = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except UnicodeDecodeError as e:
         raise InputError("not a text file in UTF-8", where=str(path), why=str(e)) from e
     except csv.Error as e:
         raise InputError("not a CSV file", where=str(path), why=str(e)) from e
-    if not rows or not table.fieldnames:
+    rows = [row for row in table if row]
+    if len(rows) < 2:
         raise InputError("the table is empty", where=str(path),
                          do="give a header (id,outcome) and a row for each sample")
-    for i, row in enumerate(rows):
-        if None in row or None in row.values():
+    head, body = rows[0], rows[1:]
+    for i, row in enumerate(body):
+        if len(row) != len(head):
             raise InputError("a row that does not fit the header", where=f"{path}, row {i + 1}",
-                             why=f"the header has {len(table.fieldnames)} columns", do="quote fields that hold commas")
-    ids, values = _columns(rows, list(table.fieldnames), path, column)
-    return Outcomes(path.name, _numbers(values, path), ids)
+                             why=f"it has {len(row)} fields, the header has {len(head)}",
+                             do="quote fields that hold commas")
+    name = _column(head, path, column)
+    at = head.index(name)
+    key = next((head.index(k) for k in IDS if k in head and k != name), None)
+    ids = None if key is None else tuple(row[key] for row in body)
+    return Outcomes(path.name, _numbers([row[at] for row in body], path), ids)
 
 
 def _numpy(data: bytes, path: Path, column: str) -> Outcomes:
@@ -186,8 +191,9 @@ def _numpy(data: bytes, path: Path, column: str) -> Outcomes:
     return Outcomes(path.name, arrays[name], None if ids is None else tuple(str(k) for k in ids.tolist()))
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path,
-             column: str) -> tuple[tuple[str, ...] | None, list[Any]]:
+def _records(rows: Sequence[Mapping[str, Any]], path: Path, column: str) -> tuple[tuple[str, ...] | None, list[Any]]:
+    """Ids, where there are some, and values of a list of objects."""
+    names = list(dict.fromkeys(k for row in rows for k in row))
     name = _column(names, path, column)
     key = next((k for k in IDS if k in names and k != name), None)
     for i, row in enumerate(rows):

@@ -23,12 +23,17 @@ _NORMAL = NormalDist()
 @dataclass(frozen=True)
 class Plan:
     """The standard deviations of one sample's loss if the margin is true (`null`) and if `loss` is (`other`), so that
-    n samples give an error of deviation / sqrt(n); and the fewest that will do whatever the spread."""
+    n samples give an error of deviation / sqrt(n); and the fewest that will do whatever the spread.
+
+    extra:  samples that are added for Student's t.
+    unseen: z^2, where n samples without any loss still leave a margin of z^2 / (n + z^2).
+    """
 
     null: float
     other: float
     fewest: int = 2
-    extra: float = 0.0  # samples that are added for Student's t
+    extra: float = 0.0
+    unseen: float = 0.0
 
     def samples(self, margin: float, loss: float = 0.0, confidence: float = CONFIDENCE, power: float = POWER) -> int:
         """((z_confidence null + z_power other) / (margin - loss))^2, and `fewest` at least."""
@@ -40,15 +45,17 @@ class Plan:
     def power(self, n: float, margin: float, loss: float = 0.0, confidence: float = CONFIDENCE) -> float:
         """The probability that n samples show it."""
         check(margin, loss, confidence, 0.5)
+        if n < self.fewest or n <= self.extra:
+            return 0.0
         n -= self.extra
-        if n <= 0 or self.other == 0:
-            return 0.0 if n + self.extra < self.fewest else 1.0
+        if self.other == 0:
+            return 1.0
         return _NORMAL.cdf((math.sqrt(n) * (margin - loss) - _NORMAL.inv_cdf(confidence) * self.null) / self.other)
 
     def margin(self, n: float, loss: float = 0.0, confidence: float = CONFIDENCE, power: float = POWER) -> float:
         """The least margin that n samples show with that power."""
         reach = _NORMAL.inv_cdf(confidence) * self.null + _NORMAL.inv_cdf(power) * self.other
-        return loss + reach / math.sqrt(max(n - self.extra, 1e-9))
+        return max(loss + reach / math.sqrt(max(n - self.extra, 1e-9)), self.unseen / (n + self.unseen))
 
 
 def pairs(discordance: float, loss: float, margin: float, confidence: float = CONFIDENCE) -> Plan:
@@ -59,7 +66,8 @@ def pairs(discordance: float, loss: float, margin: float, confidence: float = CO
     """
     _discordance(discordance, loss)
     deviation = math.sqrt(discordance - loss * loss)
-    return Plan(deviation, deviation, samples_without_discordance(margin, confidence))
+    z = _NORMAL.inv_cdf(confidence)
+    return Plan(deviation, deviation, samples_without_discordance(margin, confidence), unseen=z * z)
 
 
 def groups(share: float, margin: float, loss: float = 0.0, ratio: float = 1.0) -> Plan:

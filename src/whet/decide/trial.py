@@ -39,7 +39,7 @@ class Rules:
     margin:   the loss that must not be reached, in the trial's unit.
     stopping: `once`: one look. `obrien-fleming`, `pocock`: some looks before `planned` samples (per group) are there,
               by alpha spending. `always-valid`: as many looks as one likes.
-    looks:    samples at the looks before this one.
+    looks:    samples at the looks before this one, and `kind` of trial at these.
     """
 
     margin: float
@@ -48,6 +48,7 @@ class Rules:
     stopping: Stopping = "once"
     planned: int | None = None
     looks: tuple[Look, ...] = ()
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
         sample_size.check(self.margin, -math.inf, self.confidence, self.power)
@@ -82,10 +83,14 @@ class Rules:
                 raise InputError(f"the trial's {name} was changed between looks",
                                  why=f"it was {before}, now {here}: rules that follow the data keep no error rate",
                                  do="go on by the rules of the first look")
+        if trial.stopping == "once":
+            raise InputError("the trial was made for one look",
+                             why="bounds for one look are wrong more often at the next",
+                             do="plan a new trial, with --stopping and new samples")
         if trial.state != "undecided":
             raise InputError("the trial is over", why=f"at its last look it was {trial.state}",
                              do="plan a new trial, with new samples")
-        return replace(self, looks=trial.looks)
+        return replace(self, looks=trial.looks, kind=trial.kind)
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,10 @@ def values(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, relative: bool
     """Values by sample: the loss in their mean (Student's t of pairs, Welch's of groups, or `method="bootstrap"`) or in
     a quantile (`p50`, `p99`...: order statistics of each group). relative: the margin is in percent of a's figure."""
     q = quantile_of(statistic)
+    if method == "bootstrap" and (q is not None or rules.stopping == "always-valid"):
+        raise InputError("the bootstrap is for means, at planned looks",
+                         why=f"{statistic}, {rules.stopping} was asked for",
+                         do="leave --method, or --stopping always-valid")
     if pair and q is None:
         a, b = match(a, b)
     notes, tests = _notes(a, b), [] if pair else _ratio_test(len(a.values), len(b.values), ratio)
@@ -177,7 +186,7 @@ def values(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, relative: bool
     if e.error == 0 and not np.array_equal(x, y):
         notes.append(Note(code="no-spread"))
     look = rules.look(len(x) if pair else harmonic(len(x), len(y)))
-    if method == "bootstrap" and rules.stopping != "always-valid":
+    if method == "bootstrap":
         low, high = continuous.bootstrapped(x, y, rules.tail(look), relative=relative, higher_better=higher_better,
                                             paired=pair)
     else:
@@ -248,6 +257,9 @@ def harmonic(n_a: float, n_b: float) -> float:
 def _trial(kind: Kind, metric: str, unit: Unit, arms: Sequence[Arm], found: _Found, rules: Rules, look: Look,
            notes: Sequence[Note], *, tests: Sequence[Test] = (), intervals: Sequence[Span] = (),
            pairs: Cells | None = None, higher_better: bool = True) -> Trial:
+    if rules.kind not in (None, kind):
+        raise InputError("the trial was of another kind at its last look", why=f"it was of {rules.kind}, now of {kind}",
+                         do="judge the same figure at each look")
     state: State = ("held" if found.upper < rules.margin else "not held" if found.lower > rules.margin else "undecided")
     needed: int | None = None
     if state == "undecided":

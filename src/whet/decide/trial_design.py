@@ -66,8 +66,9 @@ def design(margin: float, *, discordance: float | None = None, share: float | No
     once = plan.samples(m, l, confidence, power)
     bounds, inflation = _looks(looks, 1 - confidence, power, stopping)
     if stopping == "always-valid":
-        inflation = (anytime.radius(once, once, 1 - confidence) + _NORMAL.inv_cdf(power)) ** 2 / (
-            _NORMAL.inv_cdf(confidence) + _NORMAL.inv_cdf(power)) ** 2
+        z = _NORMAL.inv_cdf(confidence)
+        reach = anytime.BETS * z if unit == "points" else anytime.radius(once, once, 1 - confidence)
+        inflation = ((reach + _NORMAL.inv_cdf(power)) / (z + _NORMAL.inv_cdf(power))) ** 2
     n = max(plan.fewest, math.ceil(once * inflation)) if stopping != "once" else once
     wanted = sorted({max(2, round(f * once)) for f in CURVE} | ({samples} if samples else set()))
     sizes = tuple(Size(n=k, power=min(1.0, max(0.0, plan.power(k, m, l, confidence))),
