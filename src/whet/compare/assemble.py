@@ -12,13 +12,12 @@ from whet.compare import analysis
 from whet.compare.analysis import Ratio
 from whet.compare.grid import Cell
 from whet.compare.recommend import DEFAULT_WEIGHTS, DRAWS, Estimate, Option, recommend
-from whet.compare.result import Citation, Comparison, Constraint, Difference, LeftOut, Row
+from whet.compare.result import Citation, Constraint, Difference, LeftOut, Result, Row
 from whet.compare.sweep import Measured, Timed
 from whet.errors import InputError
 from whet.measure import Measurement, stats
 from whet.measure.device import gpus, with_gpus
-from whet.measure.record import Comparison as Against
-from whet.measure.record import Device, Load, Model, now
+from whet.measure.record import Comparison, Device, Load, Model, now
 
 ERROR_SCALE = 0.05  # of outputs' relative error, where there is no accuracy: what bf16 is allowed
 
@@ -80,7 +79,7 @@ def _record(c: Cell, timed: Sequence[Timed], measured: Measured, s: Settings, de
 
 
 def result(found: Sequence[Row], s: Settings, *, citations: Sequence[Citation] = (), left_out: Sequence[LeftOut] = (),
-           notes: Sequence[str] = ()) -> Comparison:
+           notes: Sequence[str] = ()) -> Result:
     """All of it. InputError where the baseline is none of the cells that were measured."""
     good = [r for r in found if r.record is not None]
     if s.baseline and not any(f"{r.backend} {r.precision}" == s.baseline for r in found):
@@ -101,7 +100,7 @@ def result(found: Sequence[Row], s: Settings, *, citations: Sequence[Citation] =
                             if n == "p99" or all(n in x.figures for x in options)}
     ranking = recommend(options, weights, s.constraints, loss_unit=unit,
                         loss_scale=s.max_drop if judged else ERROR_SCALE)
-    return Comparison(
+    return Result(
         date=now(), model=s.model.name, sha256=s.model.sha256, target=s.target, inputs=s.inputs, baseline=baseline,
         gate=s.gate, mixed_hardware=s.mixed, rows=tuple(full), differences=tuple(differences), recommendation=ranking,
         citations=tuple(citations), left_out=tuple(left_out), notes=tuple(dict.fromkeys(notes)))
@@ -128,7 +127,7 @@ def compared(found: Sequence[Row], baseline: str, gate: float) -> list[Differenc
 
 def _against(record: Measurement, d: Difference, baseline: str) -> Measurement:
     backend, _, precision = baseline.rpartition(" ")
-    return msgspec.structs.replace(record, comparisons=(Against(
+    return msgspec.structs.replace(record, comparisons=(Comparison(
         backend=backend, precision=precision, ratio=d.ratio, low=d.low, high=d.high, rounds=d.rounds),))
 
 
@@ -164,7 +163,9 @@ def option(r: Row, price: float | None = None, judged: bool = True, reference: s
         figures["build"] = Estimate(seconds, most)
     if (loss := _loss(record, judged, reference)) is not None:
         figures["loss"] = loss
-    return Option(r.key, figures, words)
+    error = record.error
+    wrong = "its outputs are wrong" if error and error.limit is not None and not error.value <= error.limit else ""
+    return Option(r.key, figures, words, wrong)
 
 
 def _loss(record: Measurement, judged: bool, reference: str) -> Estimate | None:

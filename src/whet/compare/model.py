@@ -15,7 +15,7 @@ from whet.compare.grid import Cell
 from whet.compare.inputs import signature
 from whet.compare.journal import Journal
 from whet.compare.openers import Progress, Workshop
-from whet.compare.result import Comparison, Constraint, LeftOut, Row
+from whet.compare.result import Constraint, LeftOut, Result, Row
 from whet.compare.sweep import Sweep, check, run, scratch
 from whet.compare.torch_backend import check as check_torch
 from whet.errors import InputError, OutputError
@@ -80,7 +80,7 @@ class Options:
     fresh: bool = False
 
 
-def compare_model(o: Options, progress: Progress = lambda what, done, total: None) -> Comparison:
+def compare_model(o: Options, progress: Progress = lambda what, done, total: None) -> Result:
     """Measure what the folder's journal does not have yet, and judge.
 
     InputError for options that contradict each other or the model, and for cells on different hardware unless that is
@@ -106,8 +106,12 @@ def compare_model(o: Options, progress: Progress = lambda what, done, total: Non
     if not cells and not o.remotes:
         raise InputError("there is nothing to compare", why="; ".join(f"{x.kind}: {x.why}" for x in out),
                          do="give other backends or precisions")
-    if dominant := [s.url for s in served if not s.local]:
-        _refuse_mixed(o, f"{dominant[0]} is on hardware that is not known to be this machine's")
+    if o.baseline and not o.remotes and o.baseline not in {c.kind for c in cells}:
+        there = ", ".join(dict.fromkeys(c.kind for c in cells))
+        raise InputError(f"no baseline {o.baseline!r}", why=f"there are {there}",
+                         do="choose among these")
+    if far_away := [s.url for s in served if not s.local]:
+        _refuse_mixed(o, f"{far_away[0]} is on hardware that is not known to be this machine's")
     timed, what = _timed_on(o)
     try:
         o.folder.mkdir(parents=True, exist_ok=True)

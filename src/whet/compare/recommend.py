@@ -16,6 +16,7 @@ from whet.errors import InputError
 CRITERIA = {"p50": True, "p99": True, "throughput": False, "loss": True, "memory": True, "size": True, "build": True,
             "cost": True}
 DEFAULT_WEIGHTS = {"p99": 1.0, "loss": 1.0, "memory": 0.25}
+DOMINATED = "another is as good in everything and better in something"
 WORDS = ("vendor", "backend", "precision")
 DRAWS = 1000
 CONCENTRATION = 30.0  # of the Dirichlet distribution that drawn weights: one of a half has a spread of 0.09
@@ -38,11 +39,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Option:
-    """One that may be taken: its figures by criterion (those that are known), and its words (vendor, backend...)."""
+    """One that may be taken: its figures by criterion (those that are known), and its words (vendor, backend...).
+    `wrong` says why it may not: outputs beyond what its precision is allowed."""
 
     key: str
     figures: Mapping[str, Estimate]
     words: Mapping[str, str] = field(default_factory=dict)
+    wrong: str = ""
 
 
 def parse_weights(text: str) -> dict[str, float]:
@@ -139,6 +142,7 @@ def recommend(options: Sequence[Option], weights: Mapping[str, float], constrain
     Stability (rank acceptability of SMAA: Lahdelma, Hokkanen and Salminen, European Journal of Operational Research
     106, 1998): the share of draws in which an option is first, over its measurements' draws with the weights as stated
     (`first`), and with weights drawn around them too (`first_weights`: Dirichlet, concentration 30; zero stays zero).
+    Dominated options are drawn, too: where estimates are close, dominance is no surer than they are.
 
     InputError if the loss's scale is not positive.
     """
@@ -158,12 +162,7 @@ def recommend(options: Sequence[Option], weights: Mapping[str, float], constrain
             out[o.key] = Ranked(key=o.key, rank=None, score=None, front=False, state=state, why=why)
     common = [n for n in CRITERIA if left and all(n in o.figures for o in left)]
     on_front = front(left, common)
-    for o, kept in zip(left, on_front):
-        if not kept:
-            out[o.key] = Ranked(key=o.key, rank=None, score=_scores([o], names, share, loss_scale)[0], front=False,
-                                state="dominated", why="another is as good in everything and better in something")
-    best = [o for o, kept in zip(left, on_front) if kept]
-    for r in _ranked(best, names, share, loss_scale, draws, seed):
+    for r in _ranked(left, on_front, names, share, loss_scale, draws, seed):
         out[r.key] = r
     order = {"ranked": 0, "dominated": 1, "not shown": 2, "not met": 3, "not known": 4}
     ranking = sorted(out.values(), key=lambda r: (order[r.state], r.rank or 0, r.score or 0.0, r.key))
@@ -177,6 +176,8 @@ def recommend(options: Sequence[Option], weights: Mapping[str, float], constrain
 
 def _admitted(o: Option, names: Sequence[str], constraints: Sequence[Constraint]) -> tuple[State, str]:
     """`ranked`, or why not: what fails, then what is not shown, then what is not known."""
+    if o.wrong:
+        return "not met", o.wrong
     met = [(c, holds(o, c)) for c in constraints]
     if failed := [c.text for c, held in met if held is False]:
         return "not met", ", ".join(failed)
@@ -203,8 +204,9 @@ def _scores(options: Sequence[Option], names: Sequence[str], share: np.ndarray, 
             for o in options]
 
 
-def _ranked(options: Sequence[Option], names: Sequence[str], share: np.ndarray, loss_scale: float, draws: int,
-            seed: int) -> list[Ranked]:
+def _ranked(options: Sequence[Option], on_front: Sequence[bool], names: Sequence[str], share: np.ndarray,
+            loss_scale: float, draws: int, seed: int) -> list[Ranked]:
+    """Ranks of the front; shares of draws of all, since what is dominated by its estimates is not so in every draw."""
     if not options:
         return []
     rng = np.random.default_rng(seed)
@@ -215,14 +217,13 @@ def _ranked(options: Sequence[Option], names: Sequence[str], share: np.ndarray, 
             f = o.figures[n]
             drawn = np.full(draws, f.value) if f.drawn is None else rng.choice(f.drawn, draws)
             terms[i, j] = _terms(drawn, n, loss_scale)
-    fixed = np.einsum("ijd,j->id", terms, share)
-    wobbled = np.einsum("ijd,dj->id", terms, rng.dirichlet(CONCENTRATION * share, draws))
-    order = sorted(range(len(options)), key=lambda i: (scores[i], options[i].key))
-    # Ties (options that are equal in every draw) go to the one that comes first as measured.
-    place = {i: k for k, i in enumerate(order)}
-    tie = np.array([[place[i] * 1e-12] for i in range(len(options))])
-    firsts = [np.bincount((s + tie).argmin(axis=0), minlength=len(options)) / draws for s in (fixed, wobbled)]
-    ranks = (wobbled + tie).argsort(axis=0).argsort(axis=0).mean(axis=1) + 1
-    return [Ranked(key=options[i].key, rank=k + 1, score=scores[i], front=True, state="ranked",
-                   first=float(firsts[0][i]), first_weights=float(firsts[1][i]), mean_rank=float(ranks[i]))
+    # Ties (options that are equal in a draw) go to the one that comes first by its estimates.
+    order = sorted(range(len(options)), key=lambda i: (not on_front[i], scores[i], options[i].key))
+    fixed = np.einsum("ijd,j->id", terms, share)[order]
+    wobbled = np.einsum("ijd,dj->id", terms, rng.dirichlet(CONCENTRATION * share, draws))[order]
+    firsts = [np.bincount(s.argmin(axis=0), minlength=len(options)) / draws for s in (fixed, wobbled)]
+    ranks = wobbled.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable").mean(axis=1) + 1
+    return [Ranked(key=options[i].key, rank=k + 1 if on_front[i] else None, score=scores[i], front=on_front[i],
+                   state="ranked" if on_front[i] else "dominated", why="" if on_front[i] else DOMINATED,
+                   first=float(firsts[0][k]), first_weights=float(firsts[1][k]), mean_rank=float(ranks[k]))
             for k, i in enumerate(order)]

@@ -134,7 +134,7 @@ class LeftOut(_Part, frozen=True, kw_only=True):
     why: str
 
 
-class Comparison(_Part, frozen=True, kw_only=True):
+class Result(_Part, frozen=True, kw_only=True):
     """All of it."""
 
     schema: Annotated[int, Meta(ge=1)] = SCHEMA
@@ -166,7 +166,7 @@ def schema() -> dict[str, Any]:
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(Comparison)
+    made = msgspec.json.schema(Result)
     definitions = made.pop("$defs")
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet comparison {SCHEMA}", **made,
              "$defs": definitions}
