@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from whet.errors import InputError
 
 if TYPE_CHECKING:
     from whet.decide.outcomes import Outcomes
+    from whet.decide.trial import Rules
     from whet.decide.trial_record import Design, Trial
 
 PANEL = "A/B trial (--ab)"
@@ -124,7 +126,8 @@ def _design(o: Options, margin: Margins) -> Design:
 
 
 def _judge(o: Options, margin: Margins) -> Trial:
-    from whet.decide import outcomes, trial, trial_record
+    from whet.cli.progress import build_progress
+    from whet.decide import trial, trial_record
 
     rules = trial.Rules(margin.value, o.confidence, o.power, o.stopping, o.planned)  # type: ignore[arg-type]
     if o.previous is not None:
@@ -133,7 +136,19 @@ def _judge(o: Options, margin: Margins) -> Trial:
         return ab_plans.accuracies(o, margin, rules)
     if all(p.suffix.lower() == ".plan" for p in o.paths):
         return ab_plans.latencies(o, margin, rules)
-    a, b = (outcomes.read(p, o.column) for p in o.paths)
+    with build_progress() as progress:
+        return _files(o, margin, rules, progress)
+
+
+def _files(o: Options, margin: Margins, rules: Rules, progress: Callable[[str, int, int], None]) -> Trial:
+    from whet.decide import outcomes, trial
+
+    given = []
+    for path in o.paths:
+        progress(f"reading {path.name}", 0, 0)
+        given.append(outcomes.read(path, o.column))
+    progress("judging", 0, 0)
+    a, b = given
     if isinstance(a, list) and isinstance(b, list):
         return ab_records.judge(a, b, o, margin, rules)
     if isinstance(a, list) or isinstance(b, list):
