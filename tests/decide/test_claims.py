@@ -30,6 +30,7 @@ def test_claims_that_do_not_follow(text: str, found: list[tuple[str, float]]) ->
 @pytest.mark.parametrize("text", [
     "800 -> 200 ms is 75 % less", "P99 68 -> 42 ms (down 38 %)", "100 -> 300 QPS, 200 % more",
     "100 -> 300, 300 % of the old",
+    "the median of 12 to 1 with 4 %", "at a utilization of 100 % a queue grows without bound",
     "15 ms serves 60 FPS", "20 ms cannot serve 60 FPS", "8 x 45 QPS = 360 QPS", "utilization 89 %", "",
     "99.3 % to 98.9 %, 0.4 points", "P99 of 42 ms, 1,800 QPS", "version 1.2 -> 1.3 in 60 % of cases of 5 %",
     "from 800 ms to 200 ms", "0 -> 5 ms, 60 %"])

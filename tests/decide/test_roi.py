@@ -263,6 +263,18 @@ def test_currency_is_a_unit() -> None:
     assert b.returned.roi == pytest.approx(a.returned.roi)
 
 
+def test_the_return_falls_with_the_new_price_and_rises_with_the_old() -> None:
+    def npv(before: float, after: float) -> float:
+        options = [{**o, "price_per_hour": p} for o, p in zip(WORKED["options"], (before, after))]
+        found = decide(worked(options=options, discount_percent_per_year=12)).returned
+        assert found is not None
+        return found.npv
+
+    dear = [npv(0.4, p) for p in (0.0, 0.2, 0.4, 1.3)]
+    assert dear == sorted(dear, reverse=True)
+    assert npv(0.5, 0.4) > npv(0.4, 0.4) > npv(0.0, 0.4)
+
+
 def test_what_is_bought_is_paid_at_once_and_what_runs_today_is_there() -> None:
     options = [{**WORKED["options"][0], "purchase": 1000}, {**WORKED["options"][1], "purchase": 1000}]
     r = decide(worked(options=options))

@@ -10,8 +10,8 @@ from whet.decide.words import Say
 _NUMBER = r"(\d+(?:,\d{3})*(?:\.\d+)?)"
 _UNIT = r"\s*(?P<{0}>ms|us|µs|s\b|QPS|qps|FPS|fps|req/s|MB|GB|MiB|GiB|%|毫秒|秒)?"
 _CHANGE = re.compile(
-    rf"(?:from\s+|从\s*)?\$?{_NUMBER}{_UNIT.format('first')}"
-    r"\s*(?:->|→|to\b|down to|up to|降低?到|降至|升到|提升到|变为|到)\s*"
+    rf"(?P<from>from\s+|从\s*)?\$?{_NUMBER}{_UNIT.format('first')}"
+    r"\s*(?P<arrow>->|→|to\b|down to|up to|降低?到|降至|升到|提升到|变为|到)\s*"
     rf"\$?{_NUMBER}{_UNIT.format('second')}"
     rf"(?P<between>[^.;。;\d]{{0,60}}?){_NUMBER}\s*(?:%|percent|per cent)(?P<of>\s*(?:of|的))?", re.IGNORECASE)
 _FRAMES = re.compile(rf"{_NUMBER}\s*(?P<unit>ms|毫秒)(?P<between>[^.;。;\d]{{0,60}}?){_NUMBER}"
@@ -22,6 +22,7 @@ _RATE = r"(?:QPS|qps|/s|req/s|requests per second)"
 _PRODUCT = re.compile(rf"{_NUMBER}\s*(?:x|×|\*)\s*{_NUMBER}\s*{_RATE}?\s*=\s*{_NUMBER}\s*{_RATE}")
 _USED = r"(?:utili[sz]ation|利用率)"
 _USE = re.compile(rf"{_USED}\D{{0,20}}?{_NUMBER}\s*(?P<percent>%)?|{_NUMBER}\s*%\s*{_USED}", re.IGNORECASE)
+_KNOWN = re.compile(r"grow|unstable|bound|queue|warn|队列|排队|无限|警告", re.IGNORECASE)  # said with what it means
 POINT = 1.0  # percentages are rounded to whole points, more or less
 
 
@@ -36,7 +37,7 @@ def check(text: str) -> Iterator[tuple[str, Say]]:
     for m in _USE.finditer(text):
         found = m.group(1) or m.group(3)
         share = _value(found) / (100 if m.group("percent") or m.group(3) else 1)
-        if 1 <= share <= 10:
+        if 1 <= share <= 10 and not _KNOWN.search(text):
             yield "C101", Say("utilization-said", {"utilization": share})
 
 
@@ -48,6 +49,8 @@ def _changes(text: str) -> Iterator[tuple[str, Say]]:
         units = (m.group("first"), m.group("second"))
         if first == 0 or (units[0] and units[1] and units[0].lower() != units[1].lower()) or "%" in units:
             continue  # a change of shares is in points; other units would have to be converted
+        if m.group("arrow").lower() == "to" and not (m.group("from") or any(units)):
+            continue  # `3 to 5`: a range, more often than a change
         if m.group("of"):
             continue  # 300 % of the old, 60 % of all cases: a share of something, not the change
         follows = 100 * abs(second - first) / first

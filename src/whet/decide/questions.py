@@ -214,7 +214,7 @@ def _batch(s: Scenario, priced: Sequence[Priced]) -> Answer:
         try:
             if fleets is None:
                 raise UnreachableError("no fleet")
-            fleet = fleets.sized(1.0, size)
+            fleet = fleets.base if size == fleets.batching.max_size else fleets.sized(1.0, size)
         except UnreachableError:
             rows.append(Row(option=name, devices=None, cost=None, p99=None))
             continue

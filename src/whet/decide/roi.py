@@ -19,7 +19,6 @@ import numpy as np
 import whet
 from whet.decide import claims, energy, prices, questions, returns
 from whet.decide.arrivals import Arrivals
-from whet.decide.fleet import neighbours
 from whet.decide.prices import STALE_DAYS
 from whet.decide.result import AsStated, Finding, Option, Power, Result, Tried, Used, Verdict
 from whet.decide.returns import Priced
@@ -166,7 +165,7 @@ def _priced(source: Source, index: int, known: Speed, table: prices.Prices, toda
                      utilization=fleet.chosen.load, p99=fleet.chosen.p99.value + away,
                      p99_low=fleet.chosen.p99.low + away, p99_high=fleet.chosen.p99.high + away, costs=costs,
                      cost=costs.total, cost_per_thousand=costs.total / thousand, power=power,
-                     tried=_tried(made, fleets, settings.progress))
+                     tried=_tried(made, fleets))
     return Priced(o, known, fleets, price, watts, shown, s)
 
 
@@ -176,10 +175,10 @@ def _replace(part, **fields):  # type: ignore[no-untyped-def]
     return structs.replace(part, **fields)
 
 
-def _tried(priced: Priced, fleets: Fleets, progress: Progress | None) -> tuple[Tried, ...]:
+def _tried(priced: Priced, fleets: Fleets) -> tuple[Tried, ...]:
     """Fleets around the chosen one, for the chart: P99 and what they would cost."""
     base, known, out = fleets.base, fleets.known, []
-    for run in neighbours(base, CHARTED, progress):
+    for run in fleets.around(CHARTED):
         devices = math.ceil(run.servers / fleets.service.contexts) + base.spares
         out.append(Tried(servers=run.servers, devices=devices, p99=run.p99.value + known.elsewhere,
                          low=run.p99.low + known.elsewhere, high=run.p99.high + known.elsewhere,

@@ -15,7 +15,7 @@ from whet.decide.arrivals import Arrivals
 from whet.decide.fleet import Fleet, pack, size_fleet
 from whet.decide.scenario import Option, Source
 from whet.decide.service import Service, services
-from whet.decide.simulation import Batching, enough_requests
+from whet.decide.simulation import Batching, Simulated, enough_requests, simulate
 from whet.decide.words import Say
 from whet.errors import InputError, UnreachableError
 from whet.measure.record import Accuracy, Measurement, read
@@ -194,6 +194,24 @@ class Fleets:
                 return
             self._size(math.sqrt(known[widest] * known[widest + 1]))
 
+    def around(self, count: int) -> list[Simulated]:
+        """Fleets of fewer and more devices than the chosen one, about `count`: those of the search, and short runs of
+        others where such can tell."""
+        base, contexts = self.base, self.service.contexts
+        found = {run.servers: run for run in base.tried}
+        chosen, least = base.servers // contexts, math.ceil(base.stable / contexts)
+        step = max(1, round((chosen - least) / count))
+        for devices in (*range(chosen, least - 1, -step), *range(chosen + step, chosen + 3 * step + 1, step)):
+            servers, length = devices * contexts, self._requests or SWEEP_REQUESTS
+            if servers not in found and self._tells(self.arrivals, devices, length):
+                found[servers] = simulate(self.service, self.arrivals, self.batching, servers, length, self.seed)
+        return [found[servers] for servers in sorted(found)]
+
+    def _tells(self, arrivals: Arrivals, devices: int, requests: int) -> bool:
+        """Whether so short a run of so busy a fleet says anything."""
+        load = arrivals.rate / (devices * self.service.contexts * self.service.capacity(self.batching.max_size))
+        return load < 1 and enough_requests(self.service, arrivals, load) * TRUSTED <= requests
+
     def _size(self, factor: float) -> None:
         found = self._shorter(factor)
         below = [n for f, n in self._found.items() if f < factor]  # simulations differ by chance, fleets do not shrink
@@ -206,11 +224,10 @@ class Fleets:
             fleet = self.sized(factor, requests=length)
         except UnreachableError:  # its interval is too wide for an objective that lies close
             return self.sized(factor).devices
-        devices, service = fleet.devices, self.service
-        most = fleet.arrivals.rate / (service.contexts * service.capacity(self.batching.max_size))
-        while enough_requests(service, fleet.arrivals, most / (devices - self.spares)) * TRUSTED > length:
+        devices = fleet.servers // self.service.contexts
+        while not self._tells(fleet.arrivals, devices, length):
             devices += 1
-        return devices
+        return devices + self.spares
 
     def devices(self, factors: np.ndarray | Sequence[float]) -> np.ndarray:
         """Devices for loads that are `factors` times the given one; outside of what was sized in proportion."""
