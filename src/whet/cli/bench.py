@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from whet.plan import Plan
 from whet.report import rows
 
 MIB = 1 << 20
+STDOUT = Path("-")
 INT_RANGE = 2  # random integers are 0 or 1: legal indices of anything with two rows
 
 
@@ -56,7 +58,8 @@ def run(options: Options) -> int:
     """Measure and print; 0 if all outputs are right, 1 if some are not."""
     model = options.path if is_onnx(options.path) else options.model
     names = _backends(options, model)
-    if options.json is not None:
+    piped = options.json == STDOUT
+    if options.json is not None and not piped:
         check_output(options.json, "the output")
     with ExitStack() as stack:
         progress = stack.enter_context(build_progress())
@@ -103,9 +106,11 @@ def run(options: Options) -> int:
     if reference is None:
         notes.append("Outputs were not checked: that needs the ONNX model (--model), and ONNX Runtime "
                      "(pip install 'whet[onnxruntime]') that runs it.")
-    _print(records, hosted, notes)
-    if options.json is not None:
+    _print(records, hosted, notes, piped)
+    if options.json is not None and not piped:
         write_bytes(options.json, encode(records))
+    elif piped:
+        sys.stdout.write(encode(records).decode())
     return 1 if any(r.error and r.error.limit and not r.error.value <= r.error.limit for r in records) else 0
 
 
@@ -290,8 +295,9 @@ def _memory(options: Options, contestants: Sequence[Backend], plan: Path, model:
     return found
 
 
-def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str]) -> None:
-    out = Console(highlight=False)
+def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str], piped: bool) -> None:
+    """For people, on stderr where the records go to stdout."""
+    out = Console(highlight=False, stderr=piped)
     first = records[0]
     out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {rows.threads(first)}; {escape(first.device.name)}",
               soft_wrap=True)
@@ -304,7 +310,7 @@ def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequenc
         table.add_row(row.label, row.median, row.median_interval, rows.seconds(r.latency.p90.value), row.p99,
                       row.throughput.removesuffix("/s"), memory, f"{r.limit.fraction:.0%}" if r.limit else "-",
                       row.error or "-", style="bold" if row.ours else "")
-    wide = Console(highlight=False, width=None if out.is_terminal else 120)
+    wide = Console(highlight=False, width=None if out.is_terminal else 120, stderr=piped)
     wide.print(table)
     for r in records:
         for c in r.comparisons:

@@ -139,7 +139,8 @@ def bench(
                                                                  "Default: random ones.")] = None,
     threads: options.Threads = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long the slowest backend is timed.")] = 5.0,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file; - is "
+                                                           "stdout.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, in a process per backend.")] = True,
     bf16: options.Bf16 = False,
     tf32: options.Tf32 = False,
