@@ -99,8 +99,8 @@ def test_values_are_quoted_for_the_shell_that_reads_them() -> None:
     assert shlex.split(words[2])[5] == given["model"]
 
 
-@pytest.mark.parametrize("text", ["", "x", "=y", "a b=c", "j=", "j='", "j=a {other}", "j=a {model.__class__.x}", "j=a {0}",
-                                  "j=a {"])
+@pytest.mark.parametrize("text", ["", "x", "=y", "a b=c", "j=", "j='", "j=a {other}", "j=a {model.__class__.x}",
+                                  "j=a {0}", "j=a {"])
 def test_a_template_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         remote.parse(text)
@@ -111,7 +111,8 @@ def test_a_host_that_runs_whet_bench_itself(tmp_path: Path) -> None:
     path = comparing.model(tmp_path)
     code = ("from whet.cli.main import main; import sys; sys.argv[0] = 'whet'; main()")
     template = shlex.join([sys.executable, "-c", code]) + (
-        " bench {model} --shapes {shapes} --backends whet --opt-level 0 --seconds 0.02 --no-memory --threads 1 --json -")
+        " bench {model} --shapes {shapes} --backends whet --opt-level 0 --seconds 0.02 --no-memory --threads 1"
+        " --json -")
     found = compare_model(comparing.options(tmp_path, backends=("onnxruntime",), remotes={"other": template}))
     assert [r.place for r in found.rows] == ["here", "other"]
     assert not found.mixed_hardware

@@ -183,6 +183,7 @@ def _bounded(answer: http.client.HTTPResponse, most: int) -> bytes:
     left = answer.length
     if left:
         raise ServerError("the server's answer is cut short", why=f"{left} bytes are missing")
+    answer.close()  # read1 leaves it open at its end, and the connection would not take the next request
     return b"".join(parts)
 
 
