@@ -19,6 +19,7 @@ from whet.measure import Measurement, stats
 from whet.measure.device import gpus, with_gpus
 from whet.measure.record import Comparison, Device, Load, Model, now
 
+CALLS = 368  # the least n with 0.99^n <= 0.025
 ERROR_SCALE = 0.05  # of outputs' relative error, where there is no accuracy: what bf16 is allowed
 
 
@@ -103,7 +104,14 @@ def result(found: Sequence[Row], s: Settings, *, citations: Sequence[Citation] =
     return Result(
         date=now(), model=s.model.name, sha256=s.model.sha256, target=s.target, inputs=s.inputs, baseline=baseline,
         gate=s.gate, mixed_hardware=s.mixed, rows=tuple(full), differences=tuple(differences), recommendation=ranking,
-        citations=tuple(citations), left_out=tuple(left_out), notes=tuple(dict.fromkeys(notes)))
+        citations=tuple(citations), left_out=tuple(left_out), notes=tuple(dict.fromkeys([*notes, *_unbounded(good)])))
+
+
+def _unbounded(good: Sequence[Row]) -> list[str]:
+    """Which P99 no constraint can be held against: the largest of n calls lies above it with 97.5 % from n = 368 on."""
+    few = sum(r.record is not None and r.record.latency is not None and r.record.latency.p99.high is None for r in good)
+    return [f"The P99 of {few} of {len(good)} cells has no upper end: that takes {CALLS} calls. Give more --seconds."] \
+        if few else []
 
 
 def compared(found: Sequence[Row], baseline: str, gate: float) -> list[Difference]:
@@ -111,7 +119,7 @@ def compared(found: Sequence[Row], baseline: str, gate: float) -> list[Differenc
     pairs: list[tuple[Row, Row, Ratio]] = []
     for r in found:
         base = next((b for b in found if f"{b.backend} {b.precision}" == baseline and b.batch == r.batch
-                     and (b.threads == r.threads or None in (b.threads, r.threads))), None)
+                     and (b.threads == r.threads or None in (b.threads, r.threads)) and _together(b, r)), None)
         if base is None or base.key == r.key:
             continue
         before, after = ([b.rounds for b in x.builds] for x in (base, r))
@@ -123,6 +131,13 @@ def compared(found: Sequence[Row], baseline: str, gate: float) -> list[Differenc
                        adjusted_p=p, verdict=analysis.verdict(ratio, p, gate), builds=len(r.builds),
                        rounds=sum(len(b.rounds) for b in r.builds))
             for (r, base, ratio), p in zip(pairs, adjusted)]
+
+
+def _together(a: Row, b: Row) -> bool:
+    """Whether two rows took turns in one process: not on different machines of a cluster; servers do, with what is
+    here."""
+    hosted = {"here"} | {r.place for r in (a, b) if "://" in r.place}
+    return a.place == b.place or {a.place, b.place} <= hosted
 
 
 def _against(record: Measurement, d: Difference, baseline: str) -> Measurement:
