@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "store": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
-    "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision"},
+    "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision", "tuning"},
     "decide": {"measure"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).

@@ -74,6 +74,7 @@ def command(
     server: comparing.Servers = None,
     remote: comparing.Remotes = None,
     fresh: comparing.Fresh = False,
+    ray: comparing.Ray = "",
 ) -> None:
     """Compare one model over all backends, and say what to deploy; or judge an A/B trial between two versions (--ab).
 
@@ -110,7 +111,7 @@ def command(
             paths, output, json, lang, backends, precisions, batches, threads, shapes or (), target, inputs, calib,
             calib_samples, preprocess, evaluation, eval_samples, metric, max_drop, torch, builds, fresh_builds, seconds,
             memory, timing_cache, opt_level, baseline, gate, weights, require or (), cite, price, server or (),
-            remote or (), mixed_hardware, fresh)))
+            remote or (), mixed_hardware, fresh, ray)))
     raise Exit(trials.run(trials.Options(
         tuple(paths or ()), margin, statistic, higher_better, unpaired, missing, column, method, stopping, planned,
         previous, looks, confidence, power, ratio, discordance, share, deviation, expected_loss, samples,

@@ -67,6 +67,10 @@ Remotes = Annotated[list[str] | None, Option("--remote", metavar="NAME=COMMAND",
                                              "repeated.", rich_help_panel=PANEL)]
 Fresh = Annotated[bool, Option("--fresh", help="Forget what the folder has of an earlier run.", rich_help_panel=PANEL)]
 
+Ray = Annotated[str, Option("--ray", metavar="ADDRESS", help="Measure on a Ray cluster: auto, HOST:PORT, "
+                            "ray://HOST:PORT, or local. One timing at a time on each machine.",
+                            rich_help_panel=PANEL)]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -107,6 +111,7 @@ class Options:
     remotes: Sequence[str]
     allow_mixed: bool
     fresh: bool
+    ray: str
 
 
 def run(o: Options) -> int:
@@ -136,7 +141,8 @@ def run(o: Options) -> int:
         builds=o.builds, fresh_builds=o.fresh_builds, seconds=o.seconds, memory=o.memory, timing_cache=o.timing_cache,
         opt_level=o.opt_level, baseline=o.baseline, gate=o.gate,
         weights=parse_weights(o.weights) if o.weights else {}, constraints=[parse_constraint(c) for c in o.require],
-        citations=o.cite, price=o.price, servers=o.servers, remotes=remotes, allow_mixed=o.allow_mixed, fresh=o.fresh)
+        citations=o.cite, price=o.price, servers=o.servers, remotes=remotes, allow_mixed=o.allow_mixed, fresh=o.fresh,
+        ray=o.ray)
     try:
         with build_progress() as progress:
             found = model.compare_model(asked, progress)

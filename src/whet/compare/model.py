@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whet import __version__
-from whet.compare import assemble, grid, remote, servers
+from whet.compare import assemble, grid, ray_cluster, ray_sweep, remote, servers
 from whet.compare.backends import installed
 from whet.compare.citations import read as read_citations
 from whet.compare.grid import Cell
@@ -43,6 +43,8 @@ class Options:
     weights:     of the ranking; empty: `recommend.DEFAULT_WEIGHTS`, of what is known of every cell.
     price:       of an hour of this machine.
     servers:     URLs; remotes: {name: command template}.
+    ray:         address of a Ray cluster that measures instead of this machine (`ray_cluster.joined`). Batches, builds
+                 and numbers of threads are divided among its nodes; each kind of hardware measures all cells.
     """
 
     model: Path
@@ -78,6 +80,7 @@ class Options:
     remotes: Mapping[str, str] = field(default_factory=dict)
     allow_mixed: bool = False
     fresh: bool = False
+    ray: str = ""
 
 
 def compare_model(o: Options, progress: Progress = lambda what, done, total: None) -> Result:
@@ -85,8 +88,20 @@ def compare_model(o: Options, progress: Progress = lambda what, done, total: Non
 
     InputError for options that contradict each other or the model, and for cells on different hardware unless that is
     asked for; ModelFileError for no model; OutputError if the folder cannot be written to. What fails in one cell
-    alone is in its row.
+    alone is in its row. With `ray` errors as of `ray_cluster.joined` and `ray_sweep.measure`, too.
     """
+    if not o.ray:
+        return _compared(o, progress)
+    if o.servers or o.remotes:
+        raise InputError("servers and other hosts are not measured from a cluster", why="they were given beside --ray",
+                         do="compare them in a run without --ray")
+    with ray_cluster.joined(o.ray, gpu=o.target != "cpu", progress=progress) as cluster:
+        if len(cluster.hardware()) > 1:
+            _refuse_mixed(o, "; ".join(ray_sweep.labels(list(cluster.hardware().values())).values()))
+        return _compared(o, progress, cluster)
+
+
+def _compared(o: Options, progress: Progress, cluster: ray_cluster.Cluster | None = None) -> Result:
     if not (0 <= o.gate < 1) or not o.seconds > 0 or (o.price is not None and not 0 < o.price < 1e9):
         raise InputError("the gate is a share below 1, seconds and the price are positive",
                          why=f"{o.gate:g}, {o.seconds:g} and {o.price} were given")
@@ -96,10 +111,10 @@ def compare_model(o: Options, progress: Progress = lambda what, done, total: Non
     cited = read_citations(o.citations) if o.citations is not None else ()
     if o.torch:
         check_torch(o.torch)
-    pairs, out = grid.kinds(_backends(o), o.precisions, target=o.target, quantized=of.quantized,
+    pairs, out = grid.kinds(_backends(o, cluster), o.precisions, target=o.target, quantized=of.quantized,
                             calibrated=o.calibration is not None)
     batches = list(o.batches) or [of.batch(o.shapes)]
-    threads = list(o.threads) or [this_device().cores or 1]
+    threads = list(o.threads) or [cluster.cpus() if cluster is not None else this_device().cores or 1]
     cells = grid.cells(pairs, batches, threads) if pairs else []
     served = [servers.parse(url) for url in o.servers]
     cells += [Cell(s.name, "as served", b, None) for s in served for b in dict.fromkeys(batches)]
@@ -130,23 +145,26 @@ def compare_model(o: Options, progress: Progress = lambda what, done, total: Non
             open_data(o.evaluation, grid_specs(sweep, batches[0]), preprocess=o.preprocess, limit=o.eval_samples)
         sha = model_hash(o.model)
         model = Model(name=o.model.stem, sha256=sha)
-        journal = Journal(o.folder / JOURNAL, _identity(o, sha, cells, what))
+        journal = Journal(o.folder / JOURNAL, _identity(o, sha, cells, what, cluster))
         try:
             far = _remote(o, journal, model, batches, sweep, progress)
-            measured = run(sweep, journal, progress)
+            found = [(this_device(), run(sweep, journal, progress))] if cluster is None else ray_sweep.measure(
+                cluster, sweep, journal, o.timing_cache, progress)
         finally:
             journal.close()
         shapes = {b: of.at(b, o.shapes) for b in batches}
     places = {s.name: (s.url, this_device() if s.local else servers.unknown_device(s)) for s in served}
     settings = assemble.Settings(model, o.target, shapes, what, o.baseline, o.gate, o.weights, o.constraints,
                                  o.max_drop, o.price, False, o.fresh_builds)
-    rows = assemble.rows(cells, measured, settings, places) + far
+    rows = ray_sweep.rows(cells, found, settings) if cluster is not None else \
+        assemble.rows(cells, found[0][1], settings, places) + far
     mixed = len(_hardware(rows)) > 1
     if mixed:
         _refuse_mixed(o, "; ".join(_hardware(rows).values()))
     settings = assemble.Settings(**{**vars(settings), "mixed": mixed})
     return assemble.result(rows, settings, citations=cited, left_out=[LeftOut(kind=x.kind, why=x.why) for x in out],
-                           notes=[*measured.notes, *_notes(o, rows)])
+                           notes=[*([ray_sweep.note(found)] if cluster is not None else []),
+                                  *(n for _, m in found for n in m.notes), *_notes(o, rows)])
 
 
 def grid_specs(sweep: Sweep, batch: int) -> Any:
@@ -156,13 +174,14 @@ def grid_specs(sweep: Sweep, batch: int) -> Any:
     return specs(sweep.shop.signature, sweep.shop.signature.at(batch, sweep.shapes))
 
 
-def _backends(o: Options) -> list[str]:
+def _backends(o: Options, cluster: ray_cluster.Cluster | None) -> list[str]:
     if o.backends:
         return list(o.backends)
+    have = installed() if cluster is None else cluster.installed()
     if o.servers or o.remotes:
         there = ["whet"]
     else:
-        there = [name for name in installed() if o.target == "cpu" or name != "openvino"]
+        there = [name for name in have if o.target == "cpu" or name != "openvino"]
     return there + (["torch"] if o.torch else [])
 
 
@@ -175,15 +194,19 @@ def _timed_on(o: Options) -> tuple[Any, str]:
     return None, "seeded random values"
 
 
-def _identity(o: Options, sha: str, cells: Sequence[Cell], what: str) -> dict[str, Any]:
-    """What must be equal for finished cells to count: what is measured, on what, by which versions."""
+def _identity(o: Options, sha: str, cells: Sequence[Cell], what: str, cluster: ray_cluster.Cluster | None) -> dict[str, Any]:
+    """What must be equal for finished cells to count: what is measured, on what, by which versions. Nodes of a cluster
+    come and go; of their hardware there is one kind, unless any is allowed."""
+    machine = this_device().fingerprint
+    if cluster is not None:
+        machine = "any node of a cluster" if o.allow_mixed else f"nodes like {next(iter(cluster.hardware()))}"
     return {
         "model": sha, "cells": [c.key for c in cells], "shapes": {n: list(s) for n, s in o.shapes.items()},
         "target": o.target, "inputs": what, "data": [str(o.inputs), str(o.evaluation), str(o.calibration)],
         "samples": [o.calibration_samples, o.eval_samples], "metric": [o.metric, o.max_drop],
         "preprocess": o.preprocess.key() if o.preprocess else "", "torch": o.torch, "builds": o.builds,
         "fresh builds": o.fresh_builds, "seconds": o.seconds, "memory": o.memory, "opt level": o.opt_level,
-        "servers": list(o.servers), "remotes": dict(o.remotes), "machine": this_device().fingerprint,
+        "servers": list(o.servers), "remotes": dict(o.remotes), "machine": machine,
         "whet": __version__}
 
 

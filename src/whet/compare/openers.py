@@ -17,6 +17,7 @@ from whet.compare.torch_backend import open_torch
 from whet.errors import InputError
 from whet.precision.data import Preprocess, open_data
 from whet.quantizing import Quantization
+from whet.tuning.cache import TimingCache
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,7 +34,7 @@ class Workshop:
     calibration: Any = None
     preprocess: Preprocess | None = None
     calibration_samples: int | None = None
-    timing_cache: Path | None = None
+    timing_cache: Path | TimingCache | None = None
     opt_level: int = 3
     torch: str = ""
     fresh_builds: bool = False
