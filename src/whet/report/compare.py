@@ -38,8 +38,11 @@ main { max-width: 980px }
 .mixed { color: var(--warn); font-weight: 600 }
 .tiles { display: flex; flex-wrap: wrap; gap: 8px 32px; margin-top: 8px } .tiles b { display: block; font-size: 19px }
 .tiles span { color: var(--soft); font-size: 13px } tr.chosen td { font-weight: 600 } td a { color: inherit }
-.wide table { font-size: 13px } .wide td.figure { white-space: normal; min-width: 92px }
-.wide td:first-child { min-width: 150px }
+.wide { width: min(96vw, 1500px); margin-left: 50%; transform: translateX(-50%) } .wide table { font-size: 13px }
+.wide td small { font-size: 10.5px } .wide td.figure small { max-width: 170px; margin-left: auto }
+.wide td.figure small:has(a) { white-space: normal } .wide td:first-child { min-width: 150px }
+@media print { .wide { width: auto; margin: 0; transform: none } .wide table { font-size: 8px }
+ .wide td small { font-size: 6px } .wide td, .wide th { padding-right: 4px } }
 .warn { color: var(--warn) }
 """
 
@@ -163,7 +166,8 @@ def _scatter(c: Result, lang: str) -> str:
             y = record.error.value if record.error is not None else 0.0
         elif not judged and memory is not None:
             y = float(memory)
-        if y is None or abs(y) > 1e30:
+        wrong = record.error is not None and record.error.limit is not None and record.error.value > record.error.limit
+        if y is None or abs(y) > 1e30 or wrong:  # what is wrong would set the scale for the rest
             continue
         head = [f"P99 {rows.seconds(latency.p99.value)}", f"{y:.3g}", rows.size(memory) if memory else ""]
         dots.append(drawn.Dot(short(c, r), "; ".join(t for t in head if t), latency.p99.value, y, latency.p99.low,
@@ -214,7 +218,7 @@ def _bars(c: Result, lang: str) -> list[str]:
                            charts.bars(rates, title, "1/s", label_width=width)))
     if c.differences:
         by_key = {r.key: r for r in c.rows}
-        bars = [charts.Bar(short(c, by_key[d.key]), d.ratio, f"{d.ratio:.2f}x {label(d.verdict, lang)}",
+        bars = [charts.Bar(short(c, by_key[d.key]), d.ratio, f"{rows.significant(d.ratio)}x {label(d.verdict, lang)}",
                            by_key[d.key].backend == "whet", d.low, d.high) for d in c.differences]
         title = label("Speed against {b}", lang, b=kind(c.baseline))
         width = min(330, max(charts.LABEL, 8 * max(len(b.label) for b in bars)))

@@ -102,8 +102,8 @@ def _place(x: float, y: float, r: float, text: str,
            taken: list[tuple[float, float, float, float]]) -> tuple[float, float, str] | None:
     """A free place for a label beside its dot, which is then taken."""
     width = sum(12.5 if ord(c) > 0x2e80 else 6.7 for c in text)
-    for dy in (4, -10, 18, -24, 32, -38, 46):
-        for dx, anchor in ((r + 5, "start"), (-r - 5, "end")):
+    for dy in (-r - 4, r + 13, -r - 19, r + 28, -r - 34, r + 43):  # not at its height, where whiskers and the front are
+        for dx, anchor in ((2, "start"), (-2, "end")):
             start = x + dx - (width if anchor == "end" else 0)
             box = (start, y + dy - 11, start + width, y + dy + 3)
             inside = box[0] >= LEFT and box[2] <= WIDTH - 4 and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM

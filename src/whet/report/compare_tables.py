@@ -12,7 +12,10 @@ from whet.report.compare_words import label
 
 if TYPE_CHECKING:
     from whet.compare.result import Difference, Result, Row
-    from whet.measure.record import Measurement
+    from whet.measure.record import Judged, Measurement
+
+
+REFERENCE, NO_BUILD = "reference", "no build"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def build_time(r: Row) -> str:
     """The seconds of a build."""
     assert r.record is not None
     seconds = r.record.cached_build_seconds if r.record.cached_build_seconds is not None else r.record.build_seconds
+    if seconds is None and r.builds and r.place == "here":
+        return NO_BUILD  # it loads the model as it is
     return rows.seconds(seconds) if seconds is not None else ""
 
 
@@ -85,6 +90,8 @@ def figures(r: Row, record: Measurement) -> list[str]:
     row, judged = rows.row(record), record.accuracy.judged if record.accuracy else None
     memory = rows.size(max(0, record.memory.peak_bytes - record.memory.idle_bytes)) if record.memory else ""
     loss = "" if judged is None or judged.loss is None else f"{judged.loss:.2f}"
+    if record.accuracy is not None and judged is None:
+        loss = REFERENCE
     return [row.median, row.p99, row.throughput, memory, row.accuracy, loss, row.error,
             rows.size(r.size_bytes) if r.size_bytes else ""]
 
@@ -101,12 +108,15 @@ def procurement(c: Result, lang: str = "en") -> Table:
     names = ("median", "P99", "throughput", "memory", "accuracy", "loss", "output error", "size", "build", "load")
     cited_columns = list(dict.fromkeys(x.column for x in c.citations))
     extra = [n for n in cited_columns if n not in names]
+    compared = next((r.record.error.reference for r in c.rows if r.record is not None and r.record.error), "")
     body: Rows = []
     for r in c.rows:
         if r.record is None:
             continue
         load = rows.seconds(r.record.load_seconds) if r.record.load_seconds is not None else ""
         found = dict(zip(names, [*figures(r, r.record), build_time(r), load]))
+        found["output error"] = found["output error"] or (REFERENCE if f"{r.backend} {r.precision}" == compared else "")
+        found = {n: label(v, lang) if v in (REFERENCE, NO_BUILD) else v for n, v in found.items()}
         cells = [Cell(short(c, r), r.detail)]
         for name in (*names, *extra):
             cells.append(_cell(c, (r.key, f"{r.backend} {r.precision}", r.backend), name, found.get(name, ""),
@@ -215,7 +225,8 @@ def findings(c: Result, lang: str = "en") -> list[str]:
     if unsure:
         out.append(label("{n} of {m} differences are undecided: too few rounds, or too much noise.", lang, n=unsure,
                          m=len(c.differences)))
-    seen = set()
+    seen: set[tuple[str, str]] = set()
+    states: dict[str, list[tuple[str, Judged]]] = {}
     for r in c.rows:
         if r.failure is not None:
             out.append(label("{key} failed: {what}", lang, key=short(c, r), what=r.failure.what))
@@ -227,13 +238,18 @@ def findings(c: Result, lang: str = "en") -> list[str]:
             out.append(label("{key}: outputs are off by {x}, more than the {y} that its precision is allowed.", lang,
                              key=short(c, r), x=f"{error.value:.1e}", y=f"{error.limit:.0e}"))
         judged = r.record.accuracy.judged if r.record.accuracy else None
-        if judged is not None and (r.place, mine) not in seen:
-            seen.add((r.place, mine))
-            unit = f" {label(judged.unit, lang)}" if judged.unit else ""
-            lost = "?" if judged.loss is None else f"{judged.loss:.2f}{unit}"
-            most = "?" if judged.upper is None else f"{judged.upper:.2f}{unit}"
-            out.append(label("{key}: accuracy is {s}: a loss of {l}, at most {u}.", lang, key=kind(mine),
-                             s=label(judged.state, lang), l=lost, u=most))
+        if judged is not None and ("judged", mine) not in seen:
+            seen.add(("judged", mine))
+            states.setdefault(judged.state, []).append((kind(mine), judged))
+    for state, found in states.items():
+        unit = f" {label(found[0][1].unit, lang)}" if found[0][1].unit else ""
+        losses = [j.loss for _, j in found if j.loss is not None]
+        most = [j.upper for _, j in found if j.upper is not None]
+        spread = "?" if not losses else f"{min(losses):.2f}" if max(losses) - min(losses) < 0.005 else \
+            f"{min(losses):.2f} - {max(losses):.2f}"
+        out.append(label("Accuracy is {s} for {names}: a loss of {l}, at most {u}, of the {b} that may be lost.", lang,
+                         s=label(state, lang), names=", ".join(n for n, _ in found), l=f"{spread}{unit}",
+                         u=f"{max(most):.2f}{unit}" if most else "?", b=f"{found[0][1].max_drop:g}{unit}"))
     return out
 
 

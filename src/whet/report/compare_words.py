@@ -51,7 +51,8 @@ _ZH = {
     "{n} of {m} differences are undecided: too few rounds, or too much noise.": "{m} 个差异中有 {n} 个无法判定:轮数太少或噪声太大。",
     "{key} failed: {what}": "{key} 失败:{what}",
     "{key}: outputs are off by {x}, more than the {y} that its precision is allowed.": "{key}:输出误差 {x},超过该精度允许的 {y}。",
-    "{key}: accuracy is {s}: a loss of {l}, at most {u}.": "{key}:准确率{s}:损失 {l},上限 {u}。",
+    "Accuracy is {s} for {names}: a loss of {l}, at most {u}, of the {b} that may be lost.": "准确率{s}:{names};损失 {l},上限 {u},预算 {b}。",
+    "reference": "参照", "no build": "无需构建",
     "held": "守住预算", "not held": "超出预算", "points": "个百分点", "percent": "%", "of": "共",
     "how": "所有在本机运行的后端每次构建后在同一进程、同一输入上轮流运行,各自先有不计时的预热。比值为每轮配对后取中位,再按构建取几何平均;区间来自两层自助法(先构建、后轮次)。p 值按 Holm 法对全部差异校正;小于门槛 {gate} 的差异不计。准确率在相同样本上配对判定(Tango 得分区间,按候选数加宽)。排名只在非支配方案中进行,得分为对数加权积;稳定性为按测量(以及按权重,Dirichlet 分布)抽样时排名第一的比例。",
 }
