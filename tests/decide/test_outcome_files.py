@@ -101,3 +101,25 @@ def test_missing_samples_are_refused_dropped_or_wrong() -> None:
         match(Outcomes("a", np.ones(2)), Outcomes("b", np.ones(3)))
     with pytest.raises(InputError, match="cannot count"):
         match(Outcomes("a", np.array([0.5]), ("x",)), Outcomes("b", np.array([0.5, 1]), ("x", "y")), "wrong")
+
+
+def test_damaged_files_give_outcomes_or_a_sentence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "seed.npz", id=np.arange(3), right=np.ones(3))
+    np.save(tmp_path / "seed.npy", np.ones(3))
+    seeds = {".csv": b"id,outcome\nx,1\ny,0\n", ".json": b'{"outcomes": {"x": 1, "y": 0}, "device": "d"}',
+             ".npz": (tmp_path / "seed.npz").read_bytes(), ".npy": (tmp_path / "seed.npy").read_bytes()}
+    pieces = [b'"', b",", b"\n", b"\x00", b"{", b"1e999", b"null", b"NaN", b"\xff", b""]
+    for _ in range(300):
+        data = bytearray(seeds[str(rng.choice(list(seeds)))])
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(data)))
+            data[at:at + int(rng.integers(2))] = pieces[int(rng.integers(len(pieces)))]
+        file = tmp_path / f"a{rng.choice(list(seeds))}"
+        file.write_bytes(bytes(data))
+        try:
+            found = read(file)
+        except InputError:
+            continue
+        assert isinstance(found, Outcomes)
+        assert np.isfinite(found.values).all()

@@ -14,6 +14,7 @@ from whet.decide.outcomes import Outcomes
 from whet.decide.trial import Rules
 from whet.errors import InputError
 from whet.measure import paired
+from whet.report import trial as report
 
 ONCE = Rules(0.5)
 
@@ -312,3 +313,43 @@ def test_needed_samples_decide_what_was_undecided() -> None:
     assert many.state == "held"
     assert few.needed == pytest.approx((norm.ppf(0.95) + norm.ppf(0.9)) ** 2 * 2 * g * (1 - g) / 0.02 ** 2, rel=0.02)
     assert paired.CONFIDENCE == 0.95
+
+
+def _odd(rng: np.random.Generator) -> np.ndarray:
+    n = int(rng.choice([1, 2, 3, 30, 300]))
+    return [np.zeros(n), np.ones(n), rng.integers(0, 2, n).astype(float), rng.standard_normal(n), np.full(n, 1e99),
+            np.exp(30 * rng.standard_normal(n)), 1e-310 * rng.standard_normal(n), np.linspace(0, 1, n)][rng.integers(8)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_values_give_a_trial_or_a_sentence_and_never_certainty_from_nothing() -> None:
+    rng = np.random.default_rng(10)
+    judged = 0
+    for _ in range(250):
+        x, y = (outcomes(l, _odd(rng)) for l in "ab")
+        pair = bool(rng.random() < 0.5)
+        try:
+            rules = Rules(float(rng.choice([1e-9, 0.5, 5, 99])), stopping=str(rng.choice(  # type: ignore[arg-type]
+                ["once", "pocock", "obrien-fleming", "always-valid"])), planned=int(rng.choice([2, 100, 10 ** 6])))
+            if rng.random() < 0.5:
+                found = trial.shares(x, y, rules, pair=pair, ratio=None)
+            else:
+                found = trial.values(x, y, rules, pair=pair, relative=bool(rng.random() < 0.5), ratio=None,
+                                     higher_better=bool(rng.random() < 0.5),
+                                     statistic=str(rng.choice(["mean", "p50", "p99"])))
+        except InputError:
+            continue
+        judged += 1
+        jsonschema.validate(json.loads(trial_record.encode(found)), trial_record.schema())
+        assert report.html(found).endswith("</html>\n")
+        assert min(found.a.n, found.b.n) > 1 or found.state == "undecided" or found.margin == 99
+    assert judged > 50
+
+
+def test_values_that_do_not_vary_bound_nothing() -> None:
+    same = outcomes("a", np.full(1000, 3.0))
+    for pair in (False, True):
+        found = trial.values(same, same, Rules(1.0), pair=pair, relative=True)
+        assert (found.state, found.lower, found.upper, found.needed) == ("undecided", None, None, None) or (
+            found.state == "undecided" and found.lower == -100)
+        assert "no-spread" in [n.code for n in found.notes]

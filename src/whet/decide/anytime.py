@@ -39,6 +39,8 @@ def share_bounds(lost: float, gained: float, n: float, alpha: float) -> tuple[fl
 
 def _upper(lost: float, gained: float, n: float, alpha: float) -> float:
     """The least loss that the bets have refuted: capital grows with the loss that is bet against."""
+    if lost >= n:
+        return 1.0
     low, high = (lost - gained) / n, 1.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -19,6 +19,7 @@ from whet.errors import InputError
 from whet.measure import bootstrap
 from whet.measure.stats import quantile
 
+TINY = 1e-100  # below which a value counts as no positive one: squares underflow
 BATCHES = 24  # that a series is cut into, to see how much neighbours resemble each other
 _MANY = 200  # degrees of freedom above which Student's t is a series about the normal quantile
 _NORMAL = NormalDist()
@@ -50,7 +51,7 @@ class Estimate:
             return x
         if math.isinf(x):
             return x if not self.higher_better or x < 0 else 100.0
-        ratio = math.exp(min(x, 700.0))
+        ratio = math.exp(max(-700.0, min(x, 700.0)))
         return 100 * (1 - 1 / ratio) if self.higher_better else 100 * (ratio - 1)
 
     def to_scale(self, loss: float) -> float:
@@ -62,8 +63,11 @@ class Estimate:
         return math.log1p(loss / 100) if loss > -100 else -math.inf
 
     def bounds(self, alpha: float) -> tuple[float, float]:
-        """One-sided bounds, each wrong with probability `alpha`, by Student's t."""
+        """One-sided bounds, each wrong with probability `alpha`, by Student's t. Infinite where nothing varied: that says
+        nothing of how much it may vary."""
         assert self.error is not None
+        if self.error == 0:
+            return self.on_scale(-math.inf), self.on_scale(math.inf)
         reach = _t(1 - alpha, self.degrees) * self.error
         return self.on_scale(self.centre - reach), self.on_scale(self.centre + reach)
 
@@ -116,7 +120,7 @@ def bootstrapped(a: np.ndarray, b: np.ndarray, alpha: float, *, relative: bool, 
     def loss(m_a: np.ndarray, m_b: np.ndarray) -> np.ndarray:
         return sign * (np.log(m_b / m_a) if relative else m_b - m_a)
 
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         drawn = loss(_drawn(a, resamples, 0), _drawn(b, resamples, 0 if paired else 1))
         left_a, left_b = ((x.sum() - x) / (len(x) - 1) for x in (a, b))
         whole_a, whole_b = np.array(e.a), np.array(e.b)
@@ -198,7 +202,7 @@ def _enough(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def _positive(a: float, b: float) -> None:
-    if a <= 0 or b <= 0:
+    if min(a, b) < TINY:
         raise InputError("a relative loss of values that are not positive", why=f"they are {a:g} and {b:g}",
                          do="give the margin in the values' own unit, without %")
 

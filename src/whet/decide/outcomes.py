@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import zipfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from whet.measure.record import Measurement, decode
 
 Missing = Literal["refuse", "drop", "wrong"]
 IDS = ("id", "ids", "sample", "name")
+LARGEST = 1e100  # beyond which sums of squares overflow
 COLUMNS = ("outcome", "outcomes", "right", "correct", "value", "values", "latency", "seconds")
 
 
@@ -48,6 +49,10 @@ class Outcomes:
             raise InputError("outcomes that are no numbers", where=self.label, why=f"{len(broken):,} are NaN or "
                              f"infinite, the first is {first!r}",
                              do="count them as wrong (0), or leave out these samples of both")
+        if np.abs(self.values).max() > LARGEST:
+            raise InputError("outcomes beyond all measure", where=self.label,
+                             why=f"one is {self.values[np.abs(self.values).argmax()]:g}",
+                             do="check where it comes from")
         if self.ids is not None and len(set(self.ids)) < len(self.ids):
             twice = [k for k, c in Counter(self.ids).items() if c > 1]
             raise InputError("samples that come twice", where=self.label,
@@ -178,9 +183,11 @@ def _csv(data: bytes, path: Path, column: str) -> Outcomes:
 
 def _numpy(data: bytes, path: Path, column: str) -> Outcomes:
     try:
-        loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
-        arrays: dict[str, np.ndarray] = dict(loaded) if path.suffix.lower() == ".npz" else {column or "outcome": loaded}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as e:
+        with warnings.catch_warnings(action="ignore"):
+            loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
+            one = isinstance(loaded, np.ndarray)
+            arrays: dict[str, np.ndarray] = {column or "outcome": loaded} if one else dict(loaded)
+    except Exception as e:  # a damaged file may raise nearly anything: tokenize's, zlib's, struct's errors...
         raise InputError("the arrays cannot be read", where=str(path), why=str(e),
                          do="write them with numpy.savez") from e
     name = _column(list(arrays), path, column)

@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from whet.decide import anytime, continuous, sample_size, sequential, unpaired
+from whet.decide import anytime, continuous, sample_size, sequential, trial_needed, unpaired
 from whet.decide.outcomes import Outcomes, match
 from whet.decide.trial_design import design
 from whet.decide.trial_record import Arm, Cells, Kind, Look, Note, Span, State, Stopping, Test, Trial, Unit
@@ -24,7 +24,7 @@ from whet.errors import InputError
 from whet.measure import paired
 from whet.measure.record import now
 from whet.measure.stats import Interval, wilson
-from whet.measure.verdict import MOST, Verdict, needed_samples
+from whet.measure.verdict import FEWEST, MOST, Verdict
 
 __all__ = ["Outcomes", "Rules", "design", "from_verdict", "latencies", "shares", "values"]
 
@@ -134,7 +134,7 @@ def shares(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, ratio: float |
         else:
             tail = rules.tail(look)
             low, high = paired.lower_bound(p, 1 - tail), paired.upper_bound(p, 1 - tail)
-        found = _Found(100 * p.loss, 100 * low, 100 * high, lambda: _needed_pairs(p, share, rules))
+        found = _Found(100 * p.loss, 100 * low, 100 * high, lambda: trial_needed.pairs(p, share, rules))
         tests, spans = _pair_tests(p, share)
         return _trial("paired shares", metric, "points", arms, found, rules, look, notes, tests=tests, intervals=spans,
                       pairs=Cells(both=p.both, lost=p.lost, gained=p.gained, neither=p.neither))
@@ -145,11 +145,14 @@ def shares(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, ratio: float |
         most = min(g.n_a, g.n_b)  # in order of arrival, as pairs: the variance is the same
         p = paired.Pairs.of(right_a[:most], right_b[:most])
         low, high = anytime.share_bounds(p.lost, p.gained, p.n, rules.alpha)
-        size: Callable[[], float | None] = lambda: _needed_pairs(p, share, rules)
+        size: Callable[[], float | None] = lambda: trial_needed.pairs(p, share, rules)
     else:
         tail = rules.tail(look)
-        size = lambda: _needed_groups(g, share, rules)
+        size = lambda: trial_needed.groups(g, share, rules)
         low, high = unpaired.lower_bound(g, 1 - tail), unpaired.upper_bound(g, 1 - tail)
+    if min(g.n_a, g.n_b) < FEWEST:  # the normal distribution of the score is no more than a guess
+        low, high = -math.inf, math.inf
+        notes.append(Note(code="few", values={"n": str(FEWEST)}))
     z, p_value = unpaired.farrington_manning(g, share)
     tests.append(Test(name="farrington-manning", p=p_value, statistic=_finite(z)))
     spans = [_span("miettinen-nurminen", unpaired.miettinen_nurminen(g), 100),
@@ -179,12 +182,11 @@ def values(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, relative: bool
                              do="stop by --stopping obrien-fleming, or judge the mean")
         look = rules.look(harmonic(len(x), len(y)))
         e, low, high = continuous.at_quantile(x, y, q, rules.tail(look), relative=relative, higher_better=higher_better)
-        found = _Found(e.loss, low, high, lambda: _needed_quantile(e, low, high, q, look, rules))
+        found = _Found(e.loss, low, high, lambda: trial_needed.quantile(e, low, high, q, look, rules))
         return _trial("quantiles", name, unit, [_arm(a, e.a), _arm(b, e.b)], found, rules, look,
                       notes + _worth(x, y, q), tests=tests, higher_better=higher_better)
     e = (continuous.paired_mean if pair else continuous.mean)(x, y, relative=relative, higher_better=higher_better)
-    if e.error == 0 and not np.array_equal(x, y):
-        notes.append(Note(code="no-spread"))
+    notes += _spread(e)
     look = rules.look(len(x) if pair else harmonic(len(x), len(y)))
     if method == "bootstrap":
         low, high = continuous.bootstrapped(x, y, rules.tail(look), relative=relative, higher_better=higher_better,
@@ -194,7 +196,7 @@ def values(a: Outcomes, b: Outcomes, rules: Rules, *, pair: bool, relative: bool
     if not pair:
         notes += _worth(x, y, None)
     spans = [_span("student" if pair else "welch", Interval(e.loss, *e.bounds(0.025)))]
-    found = _Found(e.loss, low, high, lambda: _needed_mean(e, look, rules))
+    found = _Found(e.loss, low, high, lambda: trial_needed.mean(e, look, rules))
     return _trial("paired means" if pair else "means", name, unit, [_arm(a, e.a), _arm(b, e.b)], found, rules, look,
                   notes, tests=tests, intervals=spans, higher_better=higher_better)
 
@@ -215,11 +217,11 @@ def latencies(a: Sequence[Outcomes], b: Sequence[Outcomes], rules: Rules, *, rel
     q = quantile_of(statistic)
     figures = [[float(r.values.mean() if q is None else np.quantile(r.values, q)) for r in runs] for runs in (a, b)]
     e = continuous.runs(*figures, relative=relative, higher_better=False)
-    look = rules.look(harmonic(len(a), len(b)))
-    found_bounds = _Found(e.loss, *_mean_bounds(e, look, rules), lambda: _needed_mean(e, look, rules))
+    look, notes = rules.look(harmonic(len(a), len(b))), [*notes, *_spread(e)]
+    found_bounds = _Found(e.loss, *_mean_bounds(e, look, rules), lambda: trial_needed.mean(e, look, rules))
     arms = [Arm(label=x[0].label, n=len(x), value=value, device=x[0].device) for x, value in ((a, e.a), (b, e.b))]
     return _trial("runs", f"latency {statistic}", "percent" if relative else "", arms, found_bounds, rules, look,
-                  list(notes), intervals=[_span("welch", Interval(e.loss, *e.bounds(0.025)))], higher_better=False)
+                  notes, intervals=[_span("welch", Interval(e.loss, *e.bounds(0.025)))], higher_better=False)
 
 
 def from_verdict(v: Verdict, a: str, b: str, device: str = "", power: float = paired.POWER) -> Trial:
@@ -325,50 +327,8 @@ def _mean_bounds(e: continuous.Estimate, look: Look, rules: Rules) -> tuple[floa
     return e.on_scale(e.centre - reach), e.on_scale(e.centre + reach)
 
 
-def _needed_mean(e: continuous.Estimate, look: Look, rules: Rules) -> float | None:
-    assert e.error is not None
-    gap = abs(e.to_scale(rules.margin) - max(0.0, e.centre))
-    deviation = e.error * math.sqrt(look.n)
-    if gap == 0 or math.isinf(gap):
-        return None
-    if rules.stopping == "always-valid" and rules.planned is not None:
-        planned = rules.planned
-        return sample_size.least(lambda n: anytime.radius(n, planned, rules.alpha) * deviation / math.sqrt(n) < gap,
-                                 look.n)
-    return ((_z(rules.confidence) + _z(rules.power)) * deviation / gap) ** 2
-
-
-def _needed_quantile(e: continuous.Estimate, low: float, high: float, q: float, look: Look,
-                     rules: Rules) -> float | None:
-    fewest = math.ceil(math.log(rules.alpha) / math.log(max(q, 1 - q)))
-    reach = min(e.to_scale(high) - e.centre, e.centre - e.to_scale(low))
-    if not math.isfinite(reach):
-        return fewest if look.n < fewest else None
-    gap = abs(e.to_scale(rules.margin) - max(0.0, e.centre))
-    deviation = reach / _z(1 - rules.tail(look)) * math.sqrt(look.n)
-    return None if gap == 0 else max(fewest, ((_z(rules.confidence) + _z(rules.power)) * deviation / gap) ** 2)
-
-
-def _needed_pairs(p: paired.Pairs, margin: float, rules: Rules) -> float | None:
-    if rules.stopping != "always-valid":
-        return needed_samples(p, margin, rules.confidence)
-
-    def decided(n: float) -> bool:
-        lost, gained = p.lost / p.n * n, p.gained / p.n * n
-        won = max(anytime.wealth(lost, gained, n, margin), anytime.wealth(gained, lost, n, -margin))
-        return won > -math.log(rules.alpha)
-
-    return sample_size.least(decided, p.n)
-
-
-def _needed_groups(g: unpaired.Groups, margin: float, rules: Rules) -> float | None:
-    a, b = ((x + 0.5) / (n + 1) for x, n in ((g.right_a, g.n_a), (g.right_b, g.n_b)))
-    loss = max(0.0, a - b)
-    gap = abs(margin - loss)
-    deviation = math.sqrt(a * (1 - a) + b * (1 - b))
-    if gap == 0:
-        return None
-    return ((_z(rules.confidence) + _z(rules.power)) * deviation / gap) ** 2
+def _spread(e: continuous.Estimate) -> list[Note]:
+    return [] if e.error else [Note(code="no-spread")]
 
 
 def _notes(a: Outcomes, b: Outcomes) -> list[Note]:
@@ -395,7 +355,3 @@ def _span(method: str, x: Interval, scale: float = 1.0) -> Span:
 
 def _finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
-
-
-def _z(p: float) -> float:
-    return _NORMAL.inv_cdf(p)

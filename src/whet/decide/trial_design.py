@@ -47,6 +47,8 @@ def design(margin: float, *, discordance: float | None = None, share: float | No
     kind: Kind
     if discordance is not None or share is not None:
         unit, scale = "points", 100.0
+        if not margin < 100 * (share or 1):
+            raise InputError("a margin of the whole", why=f"{margin:g} points were given", do="give --margin 0.5")
     sample_size.check(margin, loss, confidence, power)
     m, l = margin / scale, loss / scale
     if relative:

@@ -131,7 +131,7 @@ class Size(_Record, frozen=True, kw_only=True):
 
     n: Annotated[int, Meta(ge=1)]
     power: Annotated[float, Meta(ge=0, le=1)]
-    margin: Annotated[float, Meta(gt=0)]
+    margin: Annotated[float, Meta(description="negative where so much is expected to be gained")]
 
 
 class Design(_Record, frozen=True, kw_only=True):

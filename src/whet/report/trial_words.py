@@ -64,7 +64,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "stopping always-valid": ("The bounds hold at every sample at once: it may be looked at and stopped at any time.", "界在每个样本处同时成立:可随时查看和结束。"),
     # notes
     "identical": ("No sample was answered differently: the bounds come from the number of samples alone.", "没有样本答案不同:界仅由样本数决定。"),
-    "no-spread": ("All differences are the same: the spread is not known, and the bounds say too little.", "所有差值相同:离散程度未知,界不可靠。"),
+    "no-spread": ("Nothing varied: how much the values may vary is not known, and there are no bounds.", "数值没有变化:可能的离散程度未知,因而没有界。"),
     "missing-drop": ("{n} samples that only one version answered were left out, as was asked for. If the hard ones are missing, the loss is larger.", "按要求略去仅一个版本回答的 {n} 个样本。若缺的是难样本,损失会更大。"),
     "missing-wrong": ("{label}: {n} samples without an answer count as wrong.", "{label}:{n} 个没有答案的样本按错误计。"),
     "thinned": ("{label}: the record keeps samples of {n} calls, evenly spaced.", "{label}:记录保留了 {n} 次调用中均匀间隔的样本。"),
@@ -74,6 +74,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "apart": ("The versions were not timed in turns: what changed on the machine between the runs counts as a difference between them.", "两个版本不是交替计时:机器在两次运行之间的变化会计为版本差异。"),
     "broken": ("{n} samples of the candidate gave NaN or infinity.", "候选版本有 {n} 个样本给出 NaN 或无穷。"),
     "over": ("The planned samples are there and the error rate is spent: a further trial needs new samples.", "计划的样本已满,错误率已用尽:再次试验需要新的样本。"),
+    "few": ("Groups of fewer than {n} samples say next to nothing: there are no bounds.", "少于 {n} 个样本的组几乎说明不了什么:没有界。"),
     "order": ("Looks suppose that samples come in random order: not sorted by class, difficulty or day.", "多次查看假定样本以随机顺序到来:未按类别、难度或日期排序。"),
     "accuracy-of-records": ("Records hold shares without the samples: the versions are judged as if on independent samples, which needs many more of them. Give outcomes by sample, with ids.", "记录只有比例而没有逐样本结果:按独立样本判定,所需样本多得多。请给出带 id 的逐样本结果。"),
 }
