@@ -63,8 +63,8 @@ class Estimate:
         return math.log1p(loss / 100) if loss > -100 else -math.inf
 
     def bounds(self, alpha: float) -> tuple[float, float]:
-        """One-sided bounds, each wrong with probability `alpha`, by Student's t. Infinite where nothing varied: that says
-        nothing of how much it may vary."""
+        """One-sided bounds, each wrong with probability `alpha`, by Student's t. Infinite where nothing varied: that
+        says nothing of how much it may vary."""
         assert self.error is not None
         if self.error == 0:
             return self.on_scale(-math.inf), self.on_scale(math.inf)

@@ -128,7 +128,8 @@ def tables(found: Trial | Design, lang: str = "en") -> list[Table]:
             [x.label, f"{x.n:,}", figure(x, t),
              "" if x.low is None or x.high is None else f"{_figure(x.low, t)} – {_figure(x.high, t)}", x.device]
             for x in (t.a, t.b)]))
-        beside = [[f"{TESTS[s.method]}, 95 %", amount(s.low, t, lang), amount(s.high, t, lang), "", ""] for s in t.intervals]
+        beside = [[f"{TESTS[s.method]}, 95 %", amount(s.low, t, lang), amount(s.high, t, lang), "", ""]
+                  for s in t.intervals]
         beside += [[TESTS[x.name], "", "", "" if x.statistic is None else f"{x.statistic:.3f}", _p(x.p)]
                    for x in t.tests]
         if beside:
@@ -152,7 +153,8 @@ def _p(p: float) -> str:
 
 def markdown(found: Trial | Design, lang: str = "en") -> str:
     """The report as Markdown."""
-    out = [f"# {_plain(title(found, lang))}", "", word(found.kind, lang), "", *(f"- {_plain(line)}" for line in findings(found, lang))]
+    out = [f"# {_plain(title(found, lang))}", "", word(found.kind, lang), "",
+           *(f"- {_plain(line)}" for line in findings(found, lang))]
     for name, head, body in tables(found, lang):
         out += ["", f"## {name}", "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
         out += [f"| {' | '.join(_plain(c).replace('|', chr(92) + '|') or '-' for c in row)} |" for row in body]
