@@ -194,7 +194,8 @@ def _timed_on(o: Options) -> tuple[Any, str]:
     return None, "seeded random values"
 
 
-def _identity(o: Options, sha: str, cells: Sequence[Cell], what: str, cluster: ray_cluster.Cluster | None) -> dict[str, Any]:
+def _identity(o: Options, sha: str, cells: Sequence[Cell], what: str,
+              cluster: ray_cluster.Cluster | None) -> dict[str, Any]:
     """What must be equal for finished cells to count: what is measured, on what, by which versions. Nodes of a cluster
     come and go; of their hardware there is one kind, unless any is allowed."""
     machine = this_device().fingerprint
