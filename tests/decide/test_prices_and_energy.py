@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from whet.errors import DeviceError, InputError
 
 def test_every_price_has_its_source_and_date() -> None:
     for row in prices.shipped():
-        assert row.url.startswith("https://")
+        assert re.search("^https://.*/[0-9a-f]{40}/", row.url), "what was read, at a commit where it stays"
+        assert row.official.startswith("https://")
         assert row.price_per_hour > 0
         assert row.currency == "USD"
         assert datetime.date(2025, 1, 1) <= row.as_of <= datetime.date.today()
@@ -67,6 +69,10 @@ def test_power_of_known_devices() -> None:
     assert watts == {"T4": 70, "L4": 72, "A10G": 150, "A100 SXM": 400, "L40S": 350, "H100": 700}
     assert energy.device("A100") is None  # 250 or 400 W: which of them is not known
     assert energy.device("") is None
+
+
+def test_power_is_said_to_be_typed_in() -> None:
+    assert all("nominal board power, typed in" in d.source for d in energy.tables().devices)
 
 
 def test_grids_have_year_and_source() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from decide.roi_scenarios import WORKED, batch_record, decide, worked
-from whet.decide import result
+from whet.decide import prices, result
 from whet.decide.result import Result
 from whet.errors import InputError
 from whet.measure.record import Accuracy, Judged, Load, Memory, encode
@@ -299,7 +299,7 @@ def test_energy_measured_and_from_the_table() -> None:
     assert (table.basis, metered.basis) == ("table", "measured")
     assert table.kwh == pytest.approx(9 * 0.070 * 720)
     assert metered.kwh == pytest.approx(0.2 * 360 * 3600 * 720 / 3.6e6)
-    assert metered.kg_co2 == pytest.approx((metered.kwh or 0) * 0.390)
+    assert metered.kg_co2 == pytest.approx((metered.kwh or 0) * 0.366)
     assert "EIA" in table.grid
 
 
@@ -326,11 +326,13 @@ def from_table(key: str, **changes: Any) -> dict[str, Any]:
 
 def test_stale_prices_are_warned_of_and_fresh_ones_are_not() -> None:
     data = from_table("aws/us-east-1/g5.xlarge")
-    r = decide(data, today=datetime.date(2026, 7, 1))
+    row = prices.table().find("aws/us-east-1/g5.xlarge")
+    r = decide(data, today=row.as_of + datetime.timedelta(days=90))
     assert not [f for f in r.findings if f.code == "C201"]
-    later = decide(data, today=datetime.date(2026, 9, 16))
-    assert [f.say.values["days"] for f in later.findings if f.code == "C201"] == [91]
-    patient = decide(data, today=datetime.date(2026, 9, 16), stale_days=365)
+    day = row.as_of + datetime.timedelta(days=91)
+    (warned,) = [f.say.values for f in decide(data, today=day).findings if f.code == "C201"]
+    assert (warned["days"], warned["url"]) == (91, row.official)
+    patient = decide(data, today=day, stale_days=365)
     assert not [f for f in patient.findings if f.code == "C201"]
 
 

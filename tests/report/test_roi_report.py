@@ -46,8 +46,9 @@ def test_the_page_stands_alone_and_escapes(full: Result, lang: str) -> None:
 def test_the_page_says_what_matters(full: Result) -> None:
     page = roi.html(full)
     for text in ("Cash flow", "What sways it", "P99 against cost", "Is a new GPU worth it?", "INT8 or not?",
-                 "Edge or cloud?", "Which batch?", "Energy and carbon", "2025-06-01", "stale", "90 % of the draws",
-                 "These are estimates", "upper bound", "From 800 to 200 is a change of 75 %", "meets no objective"):
+                 "Edge or cloud?", "Which batch?", "Energy and carbon", "2026-07-20", "stale", "90 % of the draws",
+                 "These are estimates", "nominal board power", "From 800 to 200 is a change of 75 %",
+                 "meets no objective"):
         assert text in page, text
 
 

@@ -1,7 +1,7 @@
 """Energy and carbon: measured where the machine tells, from the table where it does not; which of them is said.
 
 Measured: RAPL's counters (`/sys/class/powercap`, packages of the CPU; Linux documentation "Power Capping Framework"),
-NVML's counters of NVIDIA's GPUs. From the table: the maker's thermal design power, which is an upper bound.
+NVML's counters of NVIDIA's GPUs. From the table: nominal board power, typed in from data sheets.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SECONDS = 5.0  # of work that a measurement takes
 
 
 class Device(Struct, frozen=True, forbid_unknown_fields=True):
-    """The power that a device's maker states, in watts."""
+    """The nominal board power that a device's maker states, in watts."""
 
     name: str
     watts: float
-    url: str
+    source: str
 
 
 class Grid(Struct, frozen=True, forbid_unknown_fields=True):
-    """Grams of CO2 per kWh of a grid, as of a year."""
+    """Grams of CO2 per kWh of a grid, as of a year, and what that was read from."""
 
     name: str
     grams_per_kwh: float

@@ -1,6 +1,7 @@
 """What machines cost by the hour: a dated table of list prices, and a user's own in its place.
 
-`prices.json` beside this file is the table that comes with whet. Every row has its source, region, currency and date.
+`prices.json` beside this file is the table that comes with whet. Every row has region, currency, the day its price is
+of, and what it was read from; a price that was read nowhere does not belong there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ STALE_DAYS = 90
 
 
 class Price(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A price per hour as of a date, with where it was published, and what the machine has (memory in GiB)."""
+    """A price per hour as of a date, with what it was read from (`url`), and what the machine has (memory in GiB).
+
+    `official`: the provider's own page, where that is not what was read.
+    """
 
     provider: str
     region: str
@@ -32,6 +36,7 @@ class Price(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
     as_of: datetime.date
     url: Annotated[str, Meta(min_length=1)]
+    official: str = ""
     cpus: int = 0
     memory_gib: float = 0.0
     gpu: str = ""

@@ -26,7 +26,7 @@ class _Row(Struct, frozen=True, kw_only=True):
 
 
 class Used(_Row, frozen=True, kw_only=True):
-    """A price of the table that was used, and how many days old it is."""
+    """A price of the table that was used, how many days old it is, what it was read from, and where to check it."""
 
     key: str
     price_per_hour: float
@@ -35,6 +35,7 @@ class Used(_Row, frozen=True, kw_only=True):
     days: int
     stale: bool
     url: str
+    official: str = ""
 
 
 class Tried(_Row, frozen=True, kw_only=True):
@@ -63,7 +64,7 @@ class Costs(_Row, frozen=True, kw_only=True):
 
 
 class Power(_Row, frozen=True, kw_only=True):
-    """Energy and carbon a month. `basis`: measured, typed in, or the table's upper bound; None: not known."""
+    """Energy and carbon a month. `basis`: measured, typed in, or the table's nominal power; None: not known."""
 
     basis: Literal["measured", "typed in", "table"] | None = None
     source: str = ""

@@ -128,7 +128,7 @@ def hourly(source: Source, index: int, table: prices.Prices, today: datetime.dat
                          why="whet knows no rates of exchange", do=f"give price_per_hour in {s.currency}")
     return row.price_per_hour, Used(
         key=row.key, price_per_hour=row.price_per_hour, currency=row.currency, as_of=row.as_of, days=row.days(today),
-        stale=row.stale(today, stale_days), url=row.url)
+        stale=row.stale(today, stale_days), url=row.url, official=row.official)
 
 
 def _priced(source: Source, index: int, known: Speed, table: prices.Prices, today: datetime.date,
@@ -218,7 +218,7 @@ def _power(s: Scenario, o: Given, device: str, gpus: int) -> tuple[float | None,
     row = energy.device(device) if device else None
     if row is not None:
         count = max(1, gpus)
-        return row.watts * count, Power(basis="table", source=f"{count} x {row.name}: {row.watts:g} W, {row.url}")
+        return row.watts * count, Power(basis="table", source=f"{count} x {row.name}: {row.watts:g} W, {row.source}")
     if o.pays_energy and s.electricity.price_per_kwh:
         raise InputError(f"{o.name!r} pays for energy that nobody knows", why=f"no watts of {device or 'its device'}",
                          do="measure it (whet roi --energy MODEL), or give watts")
@@ -255,7 +255,7 @@ def _price_findings(options: Sequence[Option]) -> list[Finding]:
     used = {o.price.key: o.price for o in options if o.price is not None}
     return [Finding(code="C201", severity="warning", say=Say(
         "stale-price", {"key": p.key, "price": p.price_per_hour, "currency": p.currency, "as_of": p.as_of.isoformat(),
-                        "days": p.days, "url": p.url})) for p in used.values() if p.stale]
+                        "days": p.days, "url": p.official or p.url})) for p in used.values() if p.stale]
 
 
 def _hardware_findings(s: Scenario, speeds: Sequence[Speed]) -> list[Finding]:

@@ -12,7 +12,7 @@ _ZH = {
     "no interval: no uncertainty is stated": "无区间:没有给出不确定性",
     "Warnings": "警告", "Options": "方案", "option": "方案", "machines": "机器数", "utilization": "利用率",
     "P99": "P99", "cost a month": "每月成本", "per 1,000": "每千次推理", "evidence": "依据", "price": "价格",
-    "measured": "实测", "typed in": "手工输入", "table": "厂商标称值:上限", "calls": "次调用", "contexts each": "个上下文/机",
+    "measured": "实测", "typed in": "手工输入", "table": "厂商标称板卡功率", "calls": "次调用", "contexts each": "个上下文/机",
     "meets no objective": "达不到目标", "Cash flow": "现金流", "What sways it": "影响最大的因素",
     "P99 against cost": "P99 与成本", "The four questions": "四个问题", "Is a new GPU worth it?": "要不要升级 GPU?",
     "INT8 or not?": "要不要用 INT8?", "Edge or cloud?": "边缘还是云?", "Which batch?": "批大小取多少?",
@@ -53,7 +53,7 @@ _EN = {
            "hours + upkeep) + fixed + energy + egress. The net present value discounts the end of each month by the "
            "effective annual rate; payback is when the sum of the flows is no longer negative; intervals are percentiles "
            "of {draws} draws (seed {seed}).",
-    "not known_": "not known", "table": "maker's figure: an upper bound",
+    "not known_": "not known", "table": "nominal board power",
 }
 
 
