@@ -183,18 +183,23 @@ def main() -> None:
         file = folder / "store.db"
         result["SQLite"] = measure(str(file), asked.records, lambda: file.stat().st_size)
         result["SQLite"]["version"] = sqlite3.sqlite_version
+        _save(result, asked.output, device.fingerprint)
         file.unlink()
         if asked.postgres or binaries() is not None:
             url = asked.postgres or stack.enter_context(server(fsync="on", shared_buffers="256MB")).format("postgres")
             result["PostgreSQL"] = measure(url, asked.records, lambda: _size(url)[0])
             result["PostgreSQL"]["version"] = _size(url)[1]
+            _save(result, asked.output, device.fingerprint)
         else:
             print("PostgreSQL is left out: its binaries are not here (apt-get install postgresql)")
-    asked.output.mkdir(parents=True, exist_ok=True)
-    name = f"store-{device.fingerprint}"
-    (asked.output / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (asked.output / f"{name}.md").write_text(table(result))
     print(table(result))
+
+
+def _save(result: dict[str, Any], folder: Path, fingerprint: str) -> None:
+    """Write what there is: after each engine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"store-{fingerprint}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"store-{fingerprint}.md").write_text(table(result))
 
 
 def _size(url: str) -> tuple[int, str]:
