@@ -159,3 +159,13 @@ def test_citations_are_read_and_old_ones_marked(tmp_path: Path) -> None:
             citations.read(tmp_path / "c.json")
     with pytest.raises(InputError, match="cannot be read"):
         citations.read(tmp_path / "absent.json")
+
+
+def test_what_is_first_in_few_draws_is_no_clear_winner() -> None:
+    rows = [comparing.row(b, "fp32", 0.01, noise=0.5) for b in ("whet", "openvino", "onnxruntime")]
+    c = comparing.compared(*rows)
+    few = msgspec.structs.replace(c.recommendation, ranking=tuple(
+        msgspec.structs.replace(r, first=0.4) for r in c.recommendation.ranking))
+    page = report.html(msgspec.structs.replace(c, recommendation=few))
+    assert "No clear winner; first by its estimates" in page
+    assert "Deploy" not in page

@@ -116,8 +116,15 @@ def _answer(c: Result, lang: str) -> str:
     if record.memory is not None:
         tiles.append((label("memory", lang), rows.size(max(0, record.memory.peak_bytes - record.memory.idle_bytes))))
     shown = "".join(f"<div><span>{escape(n)}</span><b>{escape(v)}</b></div>" for n, v in tiles)
-    return (f'<div class="answer"><h2>{escape(label("Deploy {key}", lang, key=chosen.key))}</h2>'
+    return (f'<div class="answer"><h2>{escape(_headline(c, lang))}</h2>'
             f'<div class="tiles">{shown}</div><p>{escape(_stability(c, lang))}</p>{_terms(c, lang)}{mixed}</div>')
+
+
+def _headline(c: Result, lang: str) -> str:
+    """What to deploy; where it is first in less than half of the draws, that nothing clearly is."""
+    best = next(x for x in c.recommendation.ranking if x.rank == 1)
+    clear = best.first is None or best.first >= 0.5
+    return label("Deploy {key}" if clear else "No clear winner; first by its estimates: {key}", lang, key=best.key)
 
 
 def _stability(c: Result, lang: str) -> str:
@@ -263,7 +270,7 @@ def markdown(c: Result, lang: str = "en") -> str:
     """The same as Markdown, without the charts."""
     title = label("Comparison of {model}", lang, model=c.model)
     chosen = c.recommendation.chosen
-    word = label("Deploy {key}", lang, key=chosen) if chosen else label(
+    word = _headline(c, lang) if chosen else label(
         "Nothing meets the constraints" if c.recommendation.state == "nothing meets the constraints" else
         "The evidence does not say", lang)
     out = [f"# {title}", "", _plain(_subtitle(c)), "", f"**{_plain(word)}**", "",

@@ -8,6 +8,7 @@ LANGUAGES = ("en", "zh")
 _ZH = {
     "Comparison of {model}": "{model} 的对比",
     "Deploy {key}": "建议部署:{key}",
+    "No clear winner; first by its estimates: {key}": "没有明显优胜者;按估计值第一:{key}",
     "Nothing meets the constraints": "没有方案满足约束",
     "The evidence does not say": "证据不足,无法判定",
     "first in {a} of the draws of the measurements": "在 {a} 的测量抽样中排名第一",
