@@ -34,9 +34,11 @@ ARROWS: dict[str, set[str]] = {
     "exporting": {"builder", "frontends", "ir", "precision", "quantizing", "targets", "tuning"},
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
+    "store": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
-    "compare": {"pipeline", "runtime", "measure", "plan", "targets"},
+    "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision", "tuning"},
+    "decide": {"measure"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).
 FREE = {"cli", "__init__"}

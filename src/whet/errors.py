@@ -67,6 +67,12 @@ class ProfileError(InputError):
     code = "W201-profile"
 
 
+class UnreachableError(InputError):
+    """An objective that nothing can meet, whatever it costs."""
+
+    code = "W202-unreachable"
+
+
 class PlanError(WhetError):
     """The plan file cannot be used (W3xx)."""
 
@@ -113,6 +119,48 @@ class OutputError(WhetError):
     """An output file cannot be written: full disk, read-only folder, no permission (W5xx)."""
 
     code = "W500-output"
+
+
+class StoreError(WhetError):
+    """The measurement store cannot be reached or read."""
+
+    code = "W510-store"
+
+
+class StoreFormatError(StoreError):
+    """Not a measurement store, or a damaged one."""
+
+    code = "W511-store-format"
+
+
+class StoreVersionError(StoreError):
+    """The store's tables are of a newer whet, or of an older one where they cannot be brought up to date."""
+
+    code = "W512-store-version"
+
+
+class StoreBusyError(StoreError):
+    """Others held the store for longer than was waited."""
+
+    code = "W513-store-busy"
+
+
+class StoreWriteError(StoreError):
+    """The store cannot be written: full disk, read-only, no permission."""
+
+    code = "W514-store-write"
+
+
+class ServerError(WhetError):
+    """A server does not answer, or not as its protocol says."""
+
+    code = "W520-server"
+
+
+class RemoteError(WhetError):
+    """A command that measures on another host failed, or gave no measurements."""
+
+    code = "W521-remote"
 
 
 class MissingExtraError(WhetError):

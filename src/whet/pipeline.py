@@ -15,11 +15,12 @@ from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
 from whet.ir.symbolic import names
 from whet.plan import Plan
+from whet.precision.cache import Calibration
 from whet.precision.insert import is_quantized
 from whet.precision.names import NAMES, Chosen, choose
 from whet.precision.quantizer import Quantizer
 from whet.precision.weight_only import compress
-from whet.quantizing import Quantization, checked, heed_overflow, quantize, searched
+from whet.quantizing import Quantization, calibration_of, checked, heed_overflow, quantize, searched
 from whet.targets.base import Target
 from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda import device
@@ -31,7 +32,7 @@ from whet.tuning.tuner import standing
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["PRECISIONS", "build", "regenerate"]
+__all__ = ["PRECISIONS", "build", "calibrate", "regenerate"]
 
 Shapes = Mapping[str, Sequence[int]]
 Profile = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
@@ -126,6 +127,24 @@ def build(
                 "weight_group": weight_group if weights is not None else None})
     with standing(hardware):
         return _planned(builder, builder.prepare(graphs), asked, chosen, o, weights, weight_group)
+
+
+def calibrate(model: str | os.PathLike[str] | bytes | onnx.ModelProto, quantization: Quantization, *,
+              target: str = "cpu", precision: str | Iterable[str] = "int8", threads: int | None = None,
+              shapes: Shapes | None = None, timing_cache: str | os.PathLike[str] | TimingCache | None = None,
+              opt_level: int = 3, progress: Progress = lambda what, done, total: None) -> Calibration:
+    """What calibration sees of a model, or with `quantization.share` of a part of the samples: parts that
+    `precision.cache.joined` joins serve a `build` of the same target, precision and shapes. Other arguments and errors
+    as of `build`."""
+    hardware = _target(target, "host", threads, "exact")
+    chosen = choose({precision} if isinstance(precision, str) else set(precision), hardware, False)
+    cache = timing_cache if isinstance(timing_cache, TimingCache) else TimingCache.open(timing_cache or default_path())
+    progress("optimizing the graph", 0, 0)
+    builder = Builder(hardware, cache, opt_level, chosen.compute, chosen.allowed, chosen.note, model_hash(model),
+                      progress=progress, wide=chosen.wide, codes=chosen.codes)
+    with standing(hardware):
+        (prepared,) = builder.prepare([_load(model, shapes, {}, {})])
+        return calibration_of(builder, prepared, quantization)
 
 
 def _planned(builder: Builder, prepared: list[Graph], asked: set[str], chosen: Chosen, o: Quantization,

@@ -66,6 +66,7 @@ class Quantization:
     evaluation:  data (with labels, where the metric needs them) that candidates are judged by.
     metric, max_drop: what may be lost, in the metric's unit (`measure.metrics`).
     every_layer: quantize layers even where that is not faster here.
+    share:       (k, n): calibrate with the k-th of n shares of the samples alone (`Data.share`).
     """
 
     calibration: Any = None
@@ -81,6 +82,7 @@ class Quantization:
     max_drop: float | None = None
     output: str = ""
     every_layer: bool = False
+    share: tuple[int, int] = (0, 1)
 
     @property
     def asked(self) -> bool:
@@ -220,7 +222,8 @@ def data_of(graph: Graph, o: Quantization) -> Data:
     if o.calibration is None or isinstance(o.calibration, Calibration):
         raise InputError("calibration data are needed", why="the cache is of other weights, or not there",
                          do="give them (--calib DATA)")
-    return open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
+    data = open_data(o.calibration, specs(graph), preprocess=o.preprocess, limit=o.samples)
+    return data if o.share == (0, 1) else data.share(*o.share)
 
 
 def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str | os.PathLike[str] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +21,17 @@ from whet.cli.files import check_output, is_onnx, write_bytes
 from whet.cli.progress import build_progress
 from whet.cli.shapes import Shape, load_inputs
 from whet.compare import PEERS, Backend, Reference, compare, devices, installed, measured_limits, open_peer, open_whet
+from whet.compare.contexts import at_once
 from whet.compare.memory import memory_of
 from whet.errors import InputError, ModelError, UnsupportedError
-from whet.measure import Measurement
+from whet.measure import Measurement, stats
 from whet.measure.device import gpus, usable_cores, with_gpus
-from whet.measure.record import Memory, Model, encode
+from whet.measure.record import Load, Memory, Model, encode
 from whet.plan import Plan
 from whet.report import rows
 
 MIB = 1 << 20
+STDOUT = Path("-")
 INT_RANGE = 2  # random integers are 0 or 1: legal indices of anything with two rows
 
 
@@ -48,20 +51,22 @@ class Options:
     build: Mapping[str, Any] = field(default_factory=dict)  # keywords of whet.build
     memory: bool = True
     devices: str = ""  # of a plan for GPUs: numbers with commas, or `all`
+    contexts: int = 1  # of whet that run at once on one device
 
 
 def run(options: Options) -> int:
     """Measure and print; 0 if all outputs are right, 1 if some are not."""
     model = options.path if is_onnx(options.path) else options.model
     names = _backends(options, model)
-    if options.json is not None:
+    piped = options.json == STDOUT
+    if options.json is not None and not piped:
         check_output(options.json, "the output")
     with ExitStack() as stack:
         progress = stack.enter_context(build_progress())
         plan, path, seconds = stack.enter_context(_plan(options, progress))
         if model is not None and model is not options.path:
             _check_same(plan, options.path, model)
-        feeds = _feeds(plan, options)
+        feeds = input_arrays(plan, options)
         progress("loading", 0, 0)
         on_gpu = plan.manifest.target.device is not None
         places = _places(options, on_gpu)
@@ -82,6 +87,10 @@ def run(options: Options) -> int:
         progress("timing, in turns", 0, 0)
         records = compare(contestants, feeds, _identity(plan, model), threads=threads, seconds=options.seconds,
                           reference=reference, limits=limits, memory=memory)
+        if options.contexts > 1:
+            progress(f"{options.contexts} contexts at once", 0, 0)
+            contestants[0].close()
+            records = _at_once(records, plan, feeds, places, options, notes)
         if options.devices and "whet" in names:
             progress(f"throughput of {len(places)} GPUs", 0, 0)
             contestants[0].close()
@@ -97,10 +106,27 @@ def run(options: Options) -> int:
     if reference is None:
         notes.append("Outputs were not checked: that needs the ONNX model (--model), and ONNX Runtime "
                      "(pip install 'whet[onnxruntime]') that runs it.")
-    _print(records, hosted, notes)
-    if options.json is not None:
+    _print(records, hosted, notes, piped)
+    if options.json is not None and not piped:
         write_bytes(options.json, encode(records))
+    elif piped:
+        sys.stdout.write(encode(records).decode())
     return 1 if any(r.error and r.error.limit and not r.error.value <= r.error.limit for r in records) else 0
+
+
+def _at_once(records: Sequence[Measurement], plan: Plan, feeds: Mapping[str, np.ndarray], places: Sequence[int],
+             options: Options, notes: list[str]) -> list[Measurement]:
+    """whet's record again, with several contexts at work at once: the service times of as many servers on a device."""
+    alone = records[0]
+    assert alone.latency is not None
+    samples, rate = at_once(plan, feeds, options.contexts, seconds=options.seconds, threads=options.threads,
+                            device=places[0] if places else None, require_key=options.require_key)
+    first = next(iter(feeds.values()), np.zeros(()))
+    batch = first.shape[0] if first.ndim else 1
+    notes.append(f"{options.contexts} contexts at once: {batch * rate:,.0f} samples a second, a call alone takes "
+                 f"{rows.seconds(alone.latency.p50.value)}.")
+    return [msgspec.structs.replace(alone, latency=stats.latency(samples), throughput=batch * rate,
+                                    load=Load(concurrency=options.contexts), limit=None, comparisons=())]
 
 
 def _places(options: Options, on_gpu: bool) -> list[int]:
@@ -130,6 +156,11 @@ def _side_by_side(records: Sequence[Measurement], plan: Plan, feeds: Mapping[str
 
 
 def _backends(options: Options, model: Path | None) -> list[str]:
+    if options.contexts > 1:
+        if options.devices or any(name != "whet" for name in options.backends):
+            raise InputError("several contexts are timed of whet alone, on one device",
+                             do="leave --backends and --devices out")
+        return ["whet"]
     known = ("whet", *PEERS)
     for name in options.backends:
         if name not in known:
@@ -182,7 +213,7 @@ def _identity(plan: Plan, model: Path | None) -> Model:
     return Model(name=model.stem if model else known.get("name") or "model", sha256=known.get("sha256", ""))
 
 
-def _feeds(plan: Plan, options: Options) -> dict[str, np.ndarray]:
+def input_arrays(plan: Plan, options: Options) -> dict[str, np.ndarray]:
     """The arrays of --inputs, else random ones of --shapes and the profile's optimum."""
     if options.inputs is not None:
         return load_inputs(options.inputs)
@@ -264,10 +295,11 @@ def _memory(options: Options, contestants: Sequence[Backend], plan: Path, model:
     return found
 
 
-def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str]) -> None:
-    out = Console(highlight=False)
+def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequence[str], piped: bool) -> None:
+    """For people, on stderr where the records go to stdout."""
+    out = Console(highlight=False, stderr=piped)
     first = records[0]
-    out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {first.threads} threads; {escape(first.device.name)}",
+    out.print(f"{escape(first.model.name)}, {rows.shapes(first)}; {rows.threads(first)}; {escape(first.device.name)}",
               soft_wrap=True)
     table = Table("", "median", "95 % interval", "p90", "p99", "per second", "memory", "of limit", "error",
                   box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -278,7 +310,7 @@ def _print(records: Sequence[Measurement], hosted: Sequence[str], notes: Sequenc
         table.add_row(row.label, row.median, row.median_interval, rows.seconds(r.latency.p90.value), row.p99,
                       row.throughput.removesuffix("/s"), memory, f"{r.limit.fraction:.0%}" if r.limit else "-",
                       row.error or "-", style="bold" if row.ours else "")
-    wide = Console(highlight=False, width=None if out.is_terminal else 120)
+    wide = Console(highlight=False, width=None if out.is_terminal else 120, stderr=piped)
     wide.print(table)
     for r in records:
         for c in r.comparisons:

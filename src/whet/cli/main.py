@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import debug, inspect, lint, options, quantize, surgeon
+from whet.cli import compare, debug, history, inspect, lint, options, plan_fleet, quantize, record, roi, surgeon
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -139,7 +139,8 @@ def bench(
                                                                  "Default: random ones.")] = None,
     threads: options.Threads = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long the slowest backend is timed.")] = 5.0,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the measurement records into this file; - is "
+                                                           "stdout.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, in a process per backend.")] = True,
     bf16: options.Bf16 = False,
     tf32: options.Tf32 = False,
@@ -152,6 +153,8 @@ def bench(
     devices: Annotated[str, typer.Option("--devices", help="Of a plan for GPUs: those to use, `0,1` or `all`. States "
                                                            "what they do together, each with a copy of the plan.",
                                          show_default=False)] = "",
+    contexts: Annotated[int, typer.Option("--contexts", min=1, max=256, help="Time so many contexts of whet at once on "
+                                          "one device: what `whet plan-fleet` packs devices by.")] = 1,
 ) -> None:
     """Compare whet with other runtimes on this machine: same model, same inputs, same threads.
 
@@ -172,7 +175,7 @@ def bench(
                 "opt_level": opt_level, "target": target}
     raise typer.Exit(race.run(race.Options(
         path, model, named, parse_shapes(shapes or ()), inputs, threads, seconds, json,
-        require_key, building, memory, devices)))
+        require_key, building, memory, devices, contexts)))
 
 
 @app.command()
@@ -228,6 +231,11 @@ def doctor(json: options.AsJson = False) -> None:
 app.command("inspect")(inspect.command)
 app.command("lint")(lint.command)
 app.command("quantize")(quantize.command)
+app.command("compare")(compare.command)
+app.command("plan-fleet")(plan_fleet.command)
+app.command("record")(record.command)
+app.command("history")(history.command)
+app.command("roi")(roi.command)
 app.add_typer(surgeon.app, name="surgeon")
 app.add_typer(debug.app, name="debug")
 

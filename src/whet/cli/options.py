@@ -75,4 +75,7 @@ Dump = Annotated[Path | None, Option("--dump", help="Write the graph after each 
 Inputs = Annotated[Path, Option("--inputs", help="An .npz file with one array per input.", show_default=False)]
 RequireKey = Annotated[Path | None, Option(
     "--require-key", help="An Ed25519 public key (a file): refuse plans that its private half has not signed.")]
+StorePlace = Annotated[str, Option(
+    "--store", metavar="PLACE", help="The measurement store: a file, or postgresql://user@host/database. Default: "
+    "$WHET_STORE, else a file of yours.")]
 AsJson = Annotated[bool, Option("--json", help="As JSON.")]

@@ -27,6 +27,7 @@ class Backend:
 
     `load_seconds` is what loading took; whet's alone has a plan, and `flops` of one call as its plan counts them.
     `gpus` are the numbers of those that it runs on; inputs come from the host's memory, and outputs go there.
+    `call` runs other inputs of the same shapes; `size_bytes` are those of what is deployed: plan, model, weights.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Backend:
     plan: PlanId | None = None
     flops: int = 0
     gpus: tuple[int, ...] = ()
+    call: Callable[[Arrays], Outputs] | None = None
+    size_bytes: int | None = None
 
     @property
     def key(self) -> str:
@@ -77,14 +80,17 @@ def open_whet(plan: Plan, feeds: Arrays, *, threads: int | None = None, require_
     flops = sum(layer.get("flops", 0) for layer in info.get("layers", ()))
     return Backend("whet", info.get("precision", {}).get("compute", "fp32"), whet.__version__,
                    run, engine.close, seconds, build_seconds,
-                   PlanId(hash=plan.hash, bytes=plan.nbytes), flops, () if device is None else (device,))
+                   PlanId(hash=plan.hash, bytes=plan.nbytes), flops, () if device is None else (device,),
+                   None if context is not None else lambda arrays: engine(dict(arrays)), plan.nbytes)
 
 
-def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None) -> Backend:
+def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32", threads: int | None = None,
+              target: str = "cpu") -> Backend:
     """Load an ONNX model in `onnxruntime` or `openvino`, bound to `feeds`.
 
     precision: `fp32`, or `bf16` (OpenVINO's hint); `int8` for a model with Q/DQ of its own, whose other parts OpenVINO
-    runs in bf16. threads: None leaves the backend's own default, all cores.
+    runs in bf16. threads: None leaves the backend's own default, all cores. target: other than `cpu`, ONNX Runtime
+    runs on the first GPU, if its installation has the CUDA provider.
 
     MissingExtraError if it is not installed; InputError if it is not one of these or lacks the precision;
     ModelError if it refuses the model, with its own words.
@@ -95,7 +101,12 @@ def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32",
         raise MissingExtraError.for_package(name, name, f"the {name} backend")
     start = time.perf_counter()
     try:
-        backend = PEERS[name](model, dict(feeds), precision, threads)
+        if target == "cpu":
+            backend = PEERS[name](model, dict(feeds), precision, threads)
+        elif name == "onnxruntime":
+            backend = _onnxruntime(model, dict(feeds), precision, threads, "CUDAExecutionProvider")
+        else:
+            raise InputError(f"{name} does not run on the target {target} here", do="leave it out with --backends")
         seconds = time.perf_counter() - start
         backend.run()
     except (InputError, MissingExtraError):
@@ -110,17 +121,26 @@ def open_peer(name: str, model: Path, feeds: Arrays, *, precision: str = "fp32",
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # OpenVINO's, for what is not quantized
 
 
-def _onnxruntime(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
+def _onnxruntime(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None,
+                 provider: str = "CPUExecutionProvider") -> Backend:
     import onnxruntime as ort
 
+    if provider not in ort.get_available_providers():
+        there = ", ".join(ort.get_available_providers())
+        raise InputError(f"this onnxruntime has no {provider}", why=f"it has {there}",
+                         do="install onnxruntime-gpu, or leave onnxruntime out with --backends")
     if precision == "bf16":
         raise InputError(f"onnxruntime has no {precision} on the CPU", do="compare with its fp32")
     options = ort.SessionOptions()  # all else as its default: that is what its users run
     if threads is not None and threads != _cores():
         options.intra_op_num_threads = threads
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(model), options, providers=[provider])
+    if session.get_providers()[:1] != [provider]:  # it goes on without a provider that fails to load
+        raise InputError(f"onnxruntime does not load its {provider}", do="see its warnings: CUDA libraries must fit")
     names = [o.name for o in session.get_outputs()]
-    return Backend("onnxruntime", precision, ort.__version__, lambda: dict(zip(names, session.run(None, feeds))))
+    return Backend("onnxruntime", precision, ort.__version__, lambda: dict(zip(names, session.run(None, feeds))),
+                   gpus=() if provider == "CPUExecutionProvider" else (0,),
+                   call=lambda arrays: dict(zip(names, session.run(None, dict(arrays)))))
 
 
 def _openvino(model: Path, feeds: dict[str, np.ndarray], precision: str, threads: int | None) -> Backend:
@@ -135,11 +155,11 @@ def _openvino(model: Path, feeds: dict[str, np.ndarray], precision: str, threads
     names = [o.get_any_name() for o in compiled.outputs]
     request = compiled.create_infer_request()
 
-    def run() -> Outputs:
-        found = request.infer(feeds, share_inputs=True)
+    def call(arrays: Arrays) -> Outputs:
+        found = request.infer(arrays, share_inputs=True)
         return {n: found[i] for i, n in enumerate(names)}
 
-    return Backend("openvino", precision, ov.__version__.split("-")[0], run)
+    return Backend("openvino", precision, ov.__version__.split("-")[0], lambda: call(feeds), call=call)
 
 
 def _cores() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,19 @@ _BODIES = {
                  "d = c.compile_model(m, 'CPU', "
                  "{'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': '{hint}'})\n"
                  "r = d.create_infer_request()\nfor _ in range(3): r.infer(x)"),
+    "torch": ("import numpy, torch\nfrom whet.compare.torch_backend import open_torch",
+              "b = open_torch(path, x, sys.argv[4].split('|'), precision='{precision}', threads=threads or None)\n"
+              "for _ in range(3): b.run()"),
+    "torch-compile": ("import numpy, torch\nfrom whet.compare.torch_backend import open_torch",
+                      "b = open_torch(path, x, sys.argv[4].split('|'), precision='{precision}', "
+                      "threads=threads or None, compiled=True)\nfor _ in range(3): b.run()"),
 }
 
 
-def memory_of(backend: str, precision: str, path: Path, feeds: Mapping[str, np.ndarray], threads: int | None) -> Memory:
-    """Peak resident memory of a process that loads `path` (a plan for whet, else ONNX) and runs it three times.
+def memory_of(backend: str, precision: str, path: Path | str, feeds: Mapping[str, np.ndarray], threads: int | None,
+              outputs: Sequence[str] = ()) -> Memory:
+    """Peak resident memory of a process that loads `path` (a plan for whet, for PyTorch what `open_torch` takes, else
+    ONNX) and runs it three times. `outputs`: the model's, for PyTorch.
 
     UnsupportedError outside Linux; InternalError if that process fails.
     """
@@ -42,5 +50,5 @@ def memory_of(backend: str, precision: str, path: Path, feeds: Mapping[str, np.n
     with tempfile.TemporaryDirectory(prefix="whet-") as folder:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, **dict(feeds))  # type: ignore[arg-type]
-        body = _FEEDS + body.replace("{hint}", HINTS[precision])
-        return peak_memory(imports, body, [str(path), str(inputs), str(threads or 0)])
+        body = _FEEDS + body.replace("{hint}", HINTS.get(precision, "f32")).replace("{precision}", precision)
+        return peak_memory(imports, body, [str(path), str(inputs), str(threads or 0), "|".join(outputs)])

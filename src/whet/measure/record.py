@@ -1,8 +1,9 @@
 """The measurement record: one schema for every number that whet reports.
 
-`measurement-2.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
+`measurement-3.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
 the types here. Times are in seconds, memory in bytes, throughput in samples per second. Version 2 added the interval
-and the judgement of an accuracy; records of version 1 are read as they are.
+and the judgement of an accuracy, version 3 figures that other tools state (`source`, `figures`), open-loop load, and
+threads and cores that are not known; records of older versions are read as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from msgspec import Meta, Struct
 
 from whet.errors import InputError
 
-SCHEMA = 2
+SCHEMA = 3
 SCHEMA_FILE = f"measurement-{SCHEMA}.schema.json"
 
 Share = Annotated[float, Meta(ge=0)]
@@ -71,7 +72,7 @@ class Device(_Record, frozen=True, kw_only=True):
     fingerprint: str
     name: str
     arch: str
-    cores: Annotated[int, Meta(ge=1, description="that the process may use")]
+    cores: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="that the process may use; null: not known")]
     features: tuple[str, ...] = ()
     caches: tuple[Cache, ...] = ()
     memory_bytes: Annotated[int, Meta(ge=0)] = 0
@@ -80,10 +81,11 @@ class Device(_Record, frozen=True, kw_only=True):
 
 
 class Load(_Record, frozen=True, kw_only=True):
-    """How requests came. `closed-loop`: the next one when the last is done."""
+    """How requests came. `closed-loop`: the next when the last is done; `open-loop`: at `rate`, whatever is done."""
 
-    pattern: Literal["closed-loop"] = "closed-loop"
+    pattern: Literal["closed-loop", "open-loop", "unknown"] = "closed-loop"
     concurrency: Annotated[int, Meta(ge=1)] = 1
+    rate: Annotated[Positive | None, Meta(description="requests a second that were asked for")] = None
     alternating: Annotated[tuple[str, ...], Meta(description="backends that took turns in one process")] = ()
 
 
@@ -175,6 +177,30 @@ class Comparison(_Record, frozen=True, kw_only=True):
     rounds: Annotated[int, Meta(ge=1)]
 
 
+class Source(_Record, frozen=True, kw_only=True):
+    """The other tool that measured; nothing of it is whet's own.
+
+    `benchmark` is what the tool calls the thing it measured, `parameters` what it was called with, `measured` when that
+    was, where the record's date is another: asv's is that of the commit.
+    """
+
+    tool: str
+    version: str = ""
+    benchmark: str = ""
+    parameters: dict[str, str] = {}
+    measured: Annotated[str, Meta(description="ISO 8601, UTC")] = ""
+
+
+class Figure(_Record, frozen=True, kw_only=True):
+    """A figure as a tool states it, with the interval that it gives, at `confidence`. Units: `s`, `bytes`, `1/s`..."""
+
+    value: float
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    confidence: Annotated[float, Meta(gt=0, lt=1)] | None = None
+
+
 class Measurement(_Record, frozen=True, kw_only=True):
     """One backend, one model, one set of shapes, one precision."""
 
@@ -183,7 +209,7 @@ class Measurement(_Record, frozen=True, kw_only=True):
     model: Model
     backend: str
     precision: str
-    threads: Annotated[int, Meta(ge=1)]
+    threads: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="null: not known")]
     shapes: dict[str, tuple[int, ...]]
     device: Device
     versions: dict[str, str]
@@ -199,6 +225,8 @@ class Measurement(_Record, frozen=True, kw_only=True):
     build_seconds: Annotated[Share | None, Meta(description="from nothing")] = None
     cached_build_seconds: Annotated[Share | None, Meta(description="with a complete timing cache")] = None
     load_seconds: Share | None = None
+    source: Annotated[Source | None, Meta(description="null: whet measured")] = None
+    figures: Annotated[dict[str, Figure], Meta(description="what the fields above have no place for, by name")] = {}
 
 
 def now() -> str:
@@ -251,5 +279,5 @@ def generate_schema() -> dict[str, Any]:
     return json.loads(json.dumps(whole))  # tuples become lists, as in the file
 
 
-if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-2.schema.json
+if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-3.schema.json
     print(json.dumps(generate_schema(), indent=1))

@@ -24,15 +24,21 @@ class Interval:
     high: float
 
 
-def quantile(samples: ArrayLike, q: float, confidence: float = 0.95) -> Quantile:
+def quantile(samples: ArrayLike, q: float, confidence: float = 0.95, *, effective: int | None = None) -> Quantile:
     """The q-quantile (linear between order statistics) and its distribution-free confidence interval.
 
     The interval's ends are order statistics: the number of samples below the true quantile is binomial
     (n, q), see David and Nagaraja, "Order Statistics", 7.1. An end that no sample bounds is None.
+
+    effective: how many independent samples these are worth, where neighbours resemble each other; the ranks are those
+    of so many samples, spread over all.
     """
     x = np.sort(_checked(samples))
     n = len(x)
-    low, high = _binomial_ranks(n, q, (1 - confidence) / 2)
+    worth = n if effective is None else max(1, min(n, effective))
+    low, high = _binomial_ranks(worth, q, (1 - confidence) / 2)
+    if worth < n:
+        low, high = low * n // worth, n + 1 if high > worth else -(-high * n // worth)
     value = float(np.quantile(x, q))  # of few samples, interpolation may leave the interval: widen it then
     return Quantile(value=value, low=min(value, float(x[low - 1])) if low >= 1 else None,
                     high=max(value, float(x[high - 1])) if high <= n else None)

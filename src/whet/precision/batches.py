@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,26 @@ class Data:
     def warnings(self) -> list[str]:
         """What callers should know of the data, and put into the manifest."""
         return [ONE_SAMPLE] if self.samples == 1 else []
+
+    def share(self, k: int, of: int) -> Data:
+        """The k-th (from 0) of so many shares of the samples, one behind the other, cut between batches: calibrations
+        of all shares merge to that of the whole. InputError
+        where the number of samples is not known, and for a share without any."""
+        count = self.source.count
+        if count is None:
+            raise InputError("samples of an unknown number cannot be shared out", where=self.source.where,
+                             do="give them as a file, a folder or arrays")
+        chosen = np.arange(count) if self._chosen is None else self._chosen
+        size = max(self.size, 1)
+        batches = -(-len(chosen) // size)
+        cut = [batches * i // of * size for i in (k, k + 1)]
+        out = copy.copy(self)
+        out._kept, out._complete, out._limit, out._digest = [], False, None, ""
+        out._chosen = chosen[cut[0]:cut[1]]
+        if not len(out._chosen):
+            raise InputError(f"{of} shares of {len(chosen)} samples", where=self.source.where,
+                             why=f"batches of {size} are not divided", do="share out among fewer")
+        return out
 
     def digest(self) -> str:
         """SHA-256 over the data and the choice of samples; "" for an iterator that was not walked yet."""

@@ -6,10 +6,11 @@ of zlib), so that any method can be applied later. A person may fix a tensor's r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import msgspec
 from whet.errors import CacheError, InputError
 from whet.plan.writer import atomic
 from whet.precision import cache_file
+from whet.precision.batches import ONE_SAMPLE
 from whet.precision.histogram import Observer
 from whet.precision.methods import METHODS, Range, choose, parse_method
 
@@ -147,6 +149,25 @@ class Calibration:
         if expect is not None:
             out.check(expect, str(path))
         return out
+
+
+def joined(parts: Sequence[Calibration], data: str = "") -> Calibration:
+    """The calibration over the samples of all parts, in this order: histograms, extremes and counts are those of one
+    calibration over all of them; sums differ by the order of rounding. `data`: the digest of the whole.
+
+    InputError without a part; CacheError where the parts are of different models, graphs or preprocessing.
+    """
+    if not parts:
+        raise InputError("there is no calibration to join", do="calibrate at least one share")
+    first = parts[0]
+    for p in parts[1:]:
+        p.check(Expect(first.model, first.graph, first.preprocessing, "", tuple(first.tensors)), "one of the parts")
+    tensors = {n: Tensor(t.layer, functools.reduce(Observer.merge, [p.tensors[n].seen for p in parts]))
+               for n, t in first.tensors.items()}
+    samples = sum(p.samples for p in parts)
+    return Calibration(tensors, samples, sum(p.batches for p in parts), first.model, first.graph, first.preprocessing,
+                       data, [ONE_SAMPLE] if samples == 1 else [], sum(p.seconds for p in parts),
+                       sum(p.watching for p in parts), max(p.peak_bytes for p in parts))
 
 
 def _short(key: str) -> str:

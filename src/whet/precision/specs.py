@@ -11,6 +11,8 @@ import numpy as np
 from whet.errors import InputError
 from whet.ir.graph import Graph
 from whet.ir.symbolic import Dim, evaluate, names
+from whet.plan import Plan, dims
+from whet.plan.manifest import np_dtype
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,22 @@ class InputSpec:
 def specs(graph: Graph) -> list[InputSpec]:
     """The inputs of a graph, with the ranges of its optimization profile."""
     return [InputSpec(v.name, v.dtype.np, tuple(_extent(d, graph.dims) for d in v.shape)) for v in graph.inputs]
+
+
+def of_plan(plan: Plan) -> list[InputSpec]:
+    """The inputs of a plan, with the ranges of its first profile. InputError for inputs of strings."""
+    ranges = plan.manifest.dims
+    out = []
+    for t in plan.manifest.inputs:
+        if t.dtype in ("string", "object"):
+            raise InputError(f"the input {t.name!r} is of {t.dtype}s", why="data are arrays of numbers",
+                             do="run the plans yourself, and give outcomes by sample")
+        extents = []
+        for d in t.shape:
+            least, best, most = (dims.evaluate(d, {n: r[i] for n, r in ranges.items()}) for i in range(3))
+            extents.append(Extent(min(least, most), best, max(least, most), "" if isinstance(d, int) else dims.show(d)))
+        out.append(InputSpec(t.name, np_dtype(t.dtype), tuple(extents)))
+    return out
 
 
 def fixed(shapes: Mapping[str, Sequence[int]], dtype: Any = np.float32) -> list[InputSpec]:

@@ -22,7 +22,7 @@ def html(records: Sequence[Measurement], title: str) -> str:
     ]
     if records:
         first = records[0]
-        parts.append(f'<p class="soft">{escape(first.device.name)}, {first.threads} threads, '
+        parts.append(f'<p class="soft">{escape(first.device.name)}, {rows.threads(first)}, '
                      f"{escape(first.date[:16].replace('T', ' '))} UTC</p>")
     if found:
         items = "".join(f"<li>{escape(f)}</li>" for f in found)
@@ -87,7 +87,7 @@ def _how(records: Sequence[Measurement]) -> str:
     first = records[0]
     device = first.device
     facts = [
-        ("machine", f"{device.name}, {device.arch}, {device.cores} cores, {rows.size(device.memory_bytes)} memory"),
+        ("machine", f"{device.name}, {device.arch}, {rows.cores(device)}, {rows.size(device.memory_bytes)} memory"),
         ("features", " ".join(device.features)), ("system", device.kernel), ("fingerprint", device.fingerprint),
         ("versions", ", ".join(f"{k} {v}" for k, v in {k: v for r in records for k, v in r.versions.items()}.items())),
         ("model", ", ".join(dict.fromkeys(f"{r.model.name}, SHA-256 {r.model.sha256[:16]}" for r in records))),

@@ -13,7 +13,7 @@ def markdown(records: Sequence[Measurement], title: str) -> str:
     out = [f"# {title}", ""]
     if records:
         r = records[0]
-        out += [f"{r.device.name}, {r.threads} threads, {r.date[:16].replace('T', ' ')} UTC", ""]
+        out += [f"{r.device.name}, {rows.threads(r)}, {r.date[:16].replace('T', ' ')} UTC", ""]
     out += [f"- {f}" for f in rows.findings(records)]
     for group in rows.groups(records):
         out += ["", f"## {group.title}", "", *_table(group)]
@@ -22,7 +22,7 @@ def markdown(records: Sequence[Measurement], title: str) -> str:
         versions = {k: v for r in records for k, v in r.versions.items()}
         out += ["", "## How this was measured", "",
                 "All backends took turns in one process on the same inputs. Brackets and `to`: 95 % intervals.", "",
-                f"- machine: {device.name}, {device.arch}, {device.cores} cores, "
+                f"- machine: {device.name}, {device.arch}, {rows.cores(device)}, "
                 f"{rows.size(device.memory_bytes)} memory, {device.kernel}, fingerprint {device.fingerprint}",
                 f"- versions: {', '.join(f'{k} {v}' for k, v in versions.items())}"]
         out += [f"- model {name}: SHA-256 {sha}" for name, sha in dict.fromkeys(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from whet.measure.record import Accuracy, Measurement, Quantile
+from whet.measure.record import Accuracy, Device, Measurement, Quantile
 from whet.measure.stats import wilson
 
 NAMES = {"whet": "whet", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
@@ -55,6 +55,16 @@ def groups(records: Iterable[Measurement]) -> list[Group]:
 def shapes(record: Measurement) -> str:
     """`image 1x1x8x8`."""
     return ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in record.shapes.items())
+
+
+def threads(record: Measurement) -> str:
+    """`2 threads`."""
+    return f"{record.threads} threads" if record.threads is not None else "threads not known"
+
+
+def cores(device: Device) -> str:
+    """`2 cores`."""
+    return f"{device.cores} cores" if device.cores is not None else "cores not known"
 
 
 def row(record: Measurement) -> Row:

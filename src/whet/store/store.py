@@ -1,0 +1,149 @@
+"""The store as the rest of whet sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from whet.errors import MissingExtraError
+from whet.measure.record import Measurement
+from whet.measure.series import Setting
+from whet.store.filters import Filters
+from whet.store.places import is_url, named
+
+if TYPE_CHECKING:
+    from whet.store.database import Database
+
+CHUNK = 2_000  # records in one transaction where there are more
+TIMEOUT = 30.0  # seconds to wait for others who write
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many records were new, and how many were there already."""
+
+    new: int = 0
+    known: int = 0
+
+    def __add__(self, other: Added) -> Added:
+        return Added(self.new + other.new, self.known + other.known)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric of one setting: how many points it has, the dates of the first and last, and the last value."""
+
+    id: int
+    setting: Setting
+    device_name: str
+    metric: str
+    unit: str
+    count: int
+    first: datetime
+    last: datetime
+    value: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value at a date, with its interval where the record has one; the plan's hash and the backend's version."""
+
+    at: datetime
+    value: float
+    low: float | None
+    high: float | None
+    record: int
+    plan: str
+    version: str
+
+
+class Store:
+    """Measurement records, kept.
+
+    place:   a file, or a URL (`postgresql://user@host/database`). None: `$WHET_STORE`, else the user's own file.
+    create:  make a store where there is none; False is for reading: a file that is not there is an error, and one that
+             may not be written is opened all the same.
+    timeout: seconds to wait for others who write.
+
+    Safe for several threads and processes at once. Raises StoreError and its kinds, InputError for a URL that is none,
+    MissingExtraError without SQLAlchemy, Alembic or, for PostgreSQL, psycopg.
+    """
+
+    def __init__(self, place: str | os.PathLike[str] | None = None, *, create: bool = True,
+                 timeout: float = TIMEOUT) -> None:
+        try:
+            import alembic  # noqa: F401
+            import sqlalchemy  # noqa: F401
+        except ImportError as e:
+            raise MissingExtraError.for_package("SQLAlchemy with Alembic", "store", "the measurement store") from e
+        from whet.store import postgres, sqlite
+
+        text = named(place)
+        self._database: Database = (postgres.open_url(text, timeout) if is_url(text) and not text.startswith("sqlite:")
+                                    else sqlite.open_file(text, create, timeout))
+        self._database.migrate()
+
+    @property
+    def place(self) -> str:
+        """The file or URL, without a password."""
+        return self._database.place
+
+    def add(self, records: Iterable[Measurement], *, progress: Callable[[int], None] = lambda done: None) -> Added:
+        """Keep records; one that is there already is left as it is. `progress` is told how many are done.
+
+        Up to 2,000 records are there together or not at all. InputError if a record breaks the schema, and nothing is
+        added then of those 2,000; StoreBusyError, StoreWriteError if the store does not take them.
+        """
+        from whet.store import writing
+
+        found, chunk, done = Added(), [], 0
+        for record in records:
+            chunk.append(record)
+            if len(chunk) == CHUNK:
+                found, done, chunk = found + writing.add(self._database, chunk), done + len(chunk), []
+                progress(done)
+        return found + writing.add(self._database, chunk) if chunk else found
+
+    def series(self, filters: Filters | None = None) -> list[Series]:
+        """The series that are asked for, by model, backend, precision, shapes, metric."""
+        from whet.store import queries
+
+        return queries.series(self._database, filters or Filters())
+
+    def history(self, series: int | Sequence[int], filters: Filters | None = None, *,
+                last: int | None = None) -> list[Point]:
+        """The points of a series (or of several, together) from the oldest to the newest; the `last` ones.
+
+        Of the filters, the dates count.
+        """
+        from whet.store import queries
+
+        return queries.history(self._database, [series] if isinstance(series, int) else list(series),
+                               filters or Filters(), last)
+
+    def records(self, filters: Filters | None = None, *, series: Sequence[int] = ()) -> Iterator[Measurement]:
+        """Whole records, from the oldest to the newest: those that the filters let through, or those of series."""
+        from whet.store import queries
+
+        return queries.records(self._database, filters or Filters(), list(series))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+def digest(body: bytes) -> str:
+    """What tells one record from another: SHA-256 of it as JSON in the schema's own order."""
+    return hashlib.sha256(body).hexdigest()
