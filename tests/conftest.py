@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("whet", deadline=None)  # no test fails for taking long
+settings.load_profile("whet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

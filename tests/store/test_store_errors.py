@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import whet
 from benchmarks.postgres_server import USERS
 from record_samples import measurement
 from whet.errors import (
@@ -139,6 +140,12 @@ def _as_a_guest(work: Callable[[], str], answer: Any) -> None:
         answer.put(repr(e))
 
 
+def _closed_to_others() -> bool:
+    """True where the guest could not read this package: an environment in a folder of root's own."""
+    return os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in Path(whet.__file__).parents)
+
+
+@pytest.mark.skipif(_closed_to_others(), reason="another user cannot read this installation")
 @pytest.mark.parametrize(("create", "expected"), [(False, "['throughput']"), (True, "StoreWriteError")])
 def test_a_read_only_file_can_be_read(create: bool, expected: str) -> None:
     def work() -> str:
