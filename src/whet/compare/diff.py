@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,7 +17,7 @@ from msgspec import Meta, Struct
 
 from whet.compare.backends import Backend, open_whet
 from whet.errors import InputError, WhetError
-from whet.measure import alternate, centred_error, relative_l2, stats, this_device
+from whet.measure import alternate, centred_error, contract, relative_l2, stats, this_device
 from whet.measure.record import now
 from whet.plan import Plan
 
@@ -264,19 +262,14 @@ def encode(found: PlanDiff) -> bytes:
                                indent=1) + b"\n"
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema, as packaged."""
-    return json.loads(resources.files("whet.compare").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.compare", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(PlanDiff)
-    definitions = made.pop("$defs")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet plan diff {SCHEMA}", **made,
-             "$defs": definitions}
-    return json.loads(json.dumps(whole))  # tuples become lists, as in the file
+    return contract.generated(f"whet plan diff {SCHEMA}", PlanDiff)
 
 
 if __name__ == "__main__":  # python -m whet.compare.diff > src/whet/compare/plan-diff-1.schema.json

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-from functools import cache
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from whet.measure import contract
 from whet.measure.record import Measurement
 
 SCHEMA = 1
@@ -158,19 +157,14 @@ class Result(_Part, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema, as packaged."""
-    return json.loads(resources.files("whet.compare").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.compare", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(Result)
-    definitions = made.pop("$defs")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet comparison {SCHEMA}", **made,
-             "$defs": definitions}
-    return json.loads(json.dumps(whole))
+    return contract.generated(f"whet comparison {SCHEMA}", Result)
 
 
 if __name__ == "__main__":  # python -m whet.compare.result > src/whet/compare/compare-1.schema.json

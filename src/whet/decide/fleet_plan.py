@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -13,6 +11,7 @@ from msgspec import Struct
 
 from whet.decide.fleet import Fleet, Packing, Progress, neighbours
 from whet.decide.simulation import Simulated
+from whet.measure import contract
 from whet.measure.record import now
 
 SCHEMA = 1
@@ -169,19 +168,14 @@ def encode(plan: FleetPlan) -> bytes:
     return msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a plan, as packaged."""
-    return json.loads(resources.files("whet.decide").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.decide", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(FleetPlan)
-    definitions = made.pop("$defs")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet fleet {SCHEMA}",
-             **made, "$defs": definitions}
-    return json.loads(json.dumps(whole))
+    return contract.generated(f"whet fleet {SCHEMA}", FleetPlan)
 
 
 if __name__ == "__main__":  # python -m whet.decide.fleet_plan > src/whet/decide/fleet-1.schema.json

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from functools import cache
-from importlib import resources
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from whet.decide.words import Say
+from whet.measure import contract
 
 SCHEMA = 1
 SCHEMA_FILE = f"roi-{SCHEMA}.schema.json"
@@ -255,19 +254,14 @@ class Result(_Row, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a result, as packaged."""
-    return json.loads(resources.files("whet.decide").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.decide", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(Result)
-    definitions = made.pop("$defs")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet roi {SCHEMA}", **made,
-             "$defs": definitions}
-    return json.loads(json.dumps(whole))
+    return contract.generated(f"whet roi {SCHEMA}", Result)
 
 
 if __name__ == "__main__":  # python -m whet.decide.result > src/whet/decide/roi-1.schema.json

@@ -7,8 +7,6 @@ values' own (""); positive is worse for the candidate, b.
 from __future__ import annotations
 
 import json
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from whet.errors import InputError
+from whet.measure import contract
 
 SCHEMA = 1
 SCHEMA_FILE = f"trial-{SCHEMA}.schema.json"
@@ -179,18 +178,14 @@ def read_trial(path: Path) -> Trial:
                          do="give the JSON that `whet compare --ab --json` wrote") from e
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of trials and designs, as packaged."""
-    return json.loads(resources.files("whet.decide").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.decide", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    either, definitions = msgspec.json.schema_components((Trial, Design), ref_template="#/$defs/{name}")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet trial {SCHEMA}",
-             "anyOf": list(either), "$defs": definitions}
-    return json.loads(json.dumps(whole))  # tuples become lists, as in the file
+    return contract.generated(f"whet trial {SCHEMA}", Trial, Design)
 
 
 if __name__ == "__main__":  # python -m whet.decide.trial_record > src/whet/decide/trial-1.schema.json

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from whet.errors import InputError
+from whet.measure import contract
 
 SCHEMA = 3
 SCHEMA_FILE = f"measurement-{SCHEMA}.schema.json"
@@ -264,19 +263,14 @@ def read(path: Path) -> list[Measurement]:
     return decode(data, str(path))
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of one record, as packaged."""
-    return json.loads(resources.files("whet.measure").joinpath(SCHEMA_FILE).read_text("utf-8"))
+    return contract.packaged("whet.measure", SCHEMA_FILE)
 
 
 def generate_schema() -> dict[str, Any]:
     """The JSON Schema that the types say; what is packaged must equal it."""
-    made = msgspec.json.schema(Measurement)
-    definitions = made.pop("$defs")
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"whet measurement {SCHEMA}",
-             **made, "$defs": definitions}
-    return json.loads(json.dumps(whole))  # tuples become lists, as in the file
+    return contract.generated(f"whet measurement {SCHEMA}", Measurement)
 
 
 if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-3.schema.json

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from html import escape
 from importlib import resources
 from typing import Any
 
 from whet.errors import InputError
+from whet.measure import contract
 from whet.measure.series import Setting
 from whet.report import rows
 from whet.report.history_chart import chart, sparkline
@@ -128,10 +127,9 @@ def document(lines: Sequence[Line], store: str) -> dict[str, Any]:
         for line in lines]}
 
 
-@cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of `document`, as packaged."""
-    return json.loads(resources.files("whet.report").joinpath("history-1.schema.json").read_text("utf-8"))
+    return contract.packaged("whet.report", "history-1.schema.json")
 
 
 def markdown(lines: Sequence[Line], store: str, lang: str = "en") -> str:
