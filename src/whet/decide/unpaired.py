@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from whet.errors import InputError
+from whet.measure.paired import loss_where
 from whet.measure.stats import Interval, wilson
 
 
@@ -95,14 +96,7 @@ def lower_bound(groups: Groups, confidence: float) -> float:
 
 
 def _end(groups: Groups, z: float) -> float:
-    low, high = -1.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if score(groups, middle) > z:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return loss_where(lambda loss: score(groups, loss), z)
 
 
 def farrington_manning(groups: Groups, margin: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ interval for the difference of two independent shares would be many times too wi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -120,11 +121,16 @@ def lower_bound(pairs: Pairs, confidence: float = CONFIDENCE) -> float:
 
 
 def _score_end(pairs: Pairs, z: float) -> float:
-    """The loss at which Tango's statistic equals z. The statistic falls with the loss, so that bisection finds it."""
+    """The loss at which Tango's statistic equals z."""
+    return loss_where(lambda loss: score(pairs, loss), z)
+
+
+def loss_where(statistic: Callable[[float], float], z: float) -> float:
+    """The loss, a share of [-1, 1], where a statistic that falls with it equals z: by bisection."""
     low, high = -1.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if score(pairs, middle) > z:
+        if statistic(middle) > z:
             low = middle
         else:
             high = middle

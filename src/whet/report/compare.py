@@ -23,8 +23,9 @@ from whet.report.compare_tables import (
     summary,
     tidy,
 )
-from whet.report.compare_words import LANGUAGES, label
+from whet.report.compare_words import label
 from whet.report.files import write_files
+from whet.report.words import LANGUAGES
 
 if TYPE_CHECKING:
     from whet.compare.result import Result, Row

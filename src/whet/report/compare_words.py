@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-LANGUAGES = ("en", "zh")
-
 _ZH = {
     "Comparison of {model}": "{model} 的对比",
     "Deploy {key}": "建议部署:{key}",

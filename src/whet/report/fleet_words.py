@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whet.errors import InputError
+from whet.report import words
 
 if TYPE_CHECKING:
     from whet.decide.fleet_plan import Note
-
-LANGUAGES = ("en", "zh")
 
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("A fleet for {rate:,.6g} requests a second with P99 at most {objective}", "每秒 {rate:,.6g} 个请求、P99 不超过 {objective} 的服务器规模"),
@@ -63,11 +61,8 @@ WORDS: dict[str, tuple[str, str]] = {
 
 
 def word(name: str, lang: str = "en", **values: object) -> str:
-    """A text in a language of `LANGUAGES`. InputError if there is no such language."""
-    if lang not in LANGUAGES:
-        raise InputError(f"no texts in {lang!r}", why=f"there are {', '.join(LANGUAGES)}", do="choose one of them")
-    text = WORDS[name][LANGUAGES.index(lang)]
-    return text.format(**values) if values else text
+    """A text in a language of `words.LANGUAGES`. InputError if there is no such language."""
+    return words.text(WORDS, name, lang, values)
 
 
 def sentence(note: Note, lang: str = "en") -> str:

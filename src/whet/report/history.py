@@ -15,9 +15,9 @@ from whet.measure import contract
 from whet.measure.series import Setting
 from whet.report import rows
 from whet.report.history_chart import chart, sparkline
+from whet.report.words import LANGUAGES
 
 SCHEMA = 1
-LANGUAGES = ("en", "zh")
 SHOWN = 500  # rows of a series on a page; JSON and CSV have them all
 COLUMNS = ("series", "model", "sha256", "backend", "precision", "threads", "shapes", "batch", "device", "device_name",
            "load", "source", "metric", "unit", "date", "value", "low", "high", "plan", "version", "record")

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from whet.errors import InputError
-
-LANGUAGES = ("en", "zh")
+from whet.report import words
 
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("What changed from {a} to {b}", "从 {a} 到 {b} 的变化"),
@@ -36,8 +34,5 @@ WORDS: dict[str, tuple[str, str]] = {
 
 
 def word(name: str, lang: str = "en", **values: object) -> str:
-    """A text in a language of `LANGUAGES`. InputError if there is no such language."""
-    if lang not in LANGUAGES:
-        raise InputError(f"no texts in {lang!r}", why=f"there are {', '.join(LANGUAGES)}", do="choose one of them")
-    text = WORDS[name][LANGUAGES.index(lang)]
-    return text.format(**values) if values else text
+    """A text in a language of `words.LANGUAGES`. InputError if there is no such language."""
+    return words.text(WORDS, name, lang, values)
