@@ -324,14 +324,14 @@ class Context:
         with self._lock:
             if self._arena is None:
                 return
-            self._current = None
-            self._arena.close()
+            arena, bindings = self._arena, self._bindings
+            # First nothing leads there any more: Ctrl-C may raise between any two of these lines.
+            self._arena, self._current, self._bindings = None, None, {}
+            arena.close()
             self._scratch.close()
-            for kept in self._bindings.values():
+            for kept in bindings.values():
                 for b in kept.values():
                     b.close()
-            self._bindings.clear()
-            self._arena = None
 
     def __enter__(self) -> Context:
         return self

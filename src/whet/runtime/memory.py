@@ -25,6 +25,7 @@ class Memory:
         self.size = size
         self.bytes: np.ndarray = np.frombuffer(mapping, np.uint8, size, skip)
         self.address: int = self.bytes.ctypes.data
+        self._held = False
 
     @classmethod
     def anonymous(cls, size: int, *, huge: bool = False) -> Memory:
@@ -72,8 +73,16 @@ class Memory:
                             do="put the plan on a file system that is not mounted noexec")
         return memory
 
+    def hold(self) -> None:
+        """Keep it mapped until `close`, even where the object goes or the interpreter ends: native threads use it."""
+        self._held = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._map))
+
     def close(self) -> None:
         """Give the memory back. Nothing may use it any more."""
         del self.bytes
+        if self._held:
+            self._held = False
+            ctypes.pythonapi.Py_DecRef(ctypes.py_object(self._map))
         with contextlib.suppress(BufferError):  # somebody holds a view: the memory goes with the last of them
             self._map.close()

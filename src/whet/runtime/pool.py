@@ -41,8 +41,14 @@ class Pool:
         libc = ctypes.CDLL(None)
         imports = np.array([ctypes.cast(getattr(libc, n), pointer).value for n in abi.IMPORTS], np.int64)
         flags = abi.FLAG_AMX if runtime["flags"] & layout.FLAG_AMX else 0
+        # Before the workers start: Ctrl-C may raise as soon as `create` returns, and their memory must outlive them.
+        # At exit all stays as it is: a daemon thread may still be within a run.
+        used = self._state, self._scratch, self.code, self.weights
+        for m in used:
+            m.hold()
+        self.close = weakref.finalize(self, _end, self._destroy, *used)
+        self.close.atexit = False
         failed = create(self.address, imports.ctypes.data, workers, flags, self._scratch.address, self.scratch_bytes)
-        self.close = weakref.finalize(self, _end, self._destroy, self._state, self._scratch, self.code, self.weights)
         if failed:
             self.close()
             if failed == 1 and flags:
@@ -60,10 +66,16 @@ class Pool:
 
 
 def _end(destroy: Callable[[int], int], state: Memory, *others: Memory) -> None:
-    destroy(state.address)
-    state.close()
-    for m in others:
-        m.close()
+    """End the workers and give the memory back; called once. KeyboardInterrupt may come before `destroy` or after it:
+    where the workers have not ended, their memory stays mapped."""
+    started = state.bytes[: abi.POOL_BYTES].view(np.int64)[abi.POOL_STARTED // 8 :]
+    try:
+        destroy(state.address)
+    finally:
+        if not started[0]:
+            del started
+            for m in (state, *others):
+                m.close()
 
 
 def _after_fork() -> None:
