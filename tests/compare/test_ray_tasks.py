@@ -69,6 +69,20 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert "whet[ray]" in e.value.do
 
 
+def test_a_token_is_shown_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not ray_cluster._has_token()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("x")
+    assert ray_cluster._has_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+    assert not ray_cluster._has_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    assert ray_cluster._has_token()
+
+
 def test_nobody_at_the_address_is_told_at_once() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'whet[ray]'")
     with socket.socket() as s:

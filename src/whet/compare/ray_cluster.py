@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from whet import __version__
@@ -248,6 +249,8 @@ def joined(address: str, *, gpu: bool = False, progress: Progress = lambda what,
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError.for_package("ray", "ray", "a sweep on a cluster")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere that nobody asked for
+    if address != "local" and "RAY_AUTH_MODE" not in os.environ and _has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"  # `ray start` does so by itself, `ray.init` does not
     import ray
 
     ours = not ray.is_initialized()
@@ -266,6 +269,13 @@ def joined(address: str, *, gpu: bool = False, progress: Progress = lambda what,
             ray.shutdown()
 
 
+def _has_token() -> bool:
+    """Whether there is a token to show to clusters that ask for one. Ray reads RAY_AUTH_MODE as it is imported; a
+    cluster without tokens takes no notice. https://docs.ray.io/en/latest/ray-security/token-auth.html"""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(named or Path.home() / ".ray" / "auth_token").is_file()
+
+
 def _connect(address: str, found: re.Match[str]) -> None:
     import ray
 
@@ -276,7 +286,8 @@ def _connect(address: str, found: re.Match[str]) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
     except Exception as e:  # Ray raises many kinds
         raise ServerError("no Ray cluster answers", where=address, why=_short(e),
-                          do="start one (ray start --head), check the address, or give --ray local") from e
+                          do="start one (ray start --head), check the address, or give --ray local; a cluster that "
+                          "asks for a token wants the head's, in ~/.ray/auth_token or RAY_AUTH_TOKEN") from e
 
 
 def _on(node: str) -> Any:
