@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -172,15 +173,32 @@ def test_data_without_labels_are_refused_before_timing(tmp_path: Path) -> None:
         compare_model(comparing.options(tmp_path, evaluation=str(tmp_path / "calib.npz"), metric="top1"))
 
 
-def test_the_grid_has_what_backends_have_and_says_what_they_lack() -> None:
+def test_the_grid_has_what_backends_have_and_says_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     pairs, out = kinds(("whet", "onnxruntime", "openvino", "torch", "tensorrt"), ("fp32", "bf16", "int8"), target="cpu",
                        quantized=False, calibrated=True)
     assert len(pairs) == 3 + 2 + 2 + 2
     assert {x.kind for x in out} == {"onnxruntime bf16", "openvino int8", "torch int8", "tensorrt fp32",
                                      "tensorrt bf16", "tensorrt int8"}
+    assert "whet[nncf]" in next(x.why for x in out if x.kind == "openvino int8")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    for calibrated, want in ((True, [("openvino", "int8")]), (False, [])):
+        assert kinds(("openvino",), ("int8",), target="cpu", quantized=False, calibrated=calibrated)[0] == want
     assert len(cells(pairs, (1, 8), (1, 2))) == 4 * len(pairs)
     with pytest.raises(InputError, match="at most"):
         cells(pairs, range(1, 100), (1,))
+
+
+def test_openvino_int8_is_what_its_own_quantizer_makes(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="NNCF is not installed: pip install 'whet[nncf]'")
+    comparing.model(tmp_path)
+    found = compare_model(comparing.options(tmp_path, backends=("onnxruntime", "openvino"), precisions=("fp32", "int8"),
+                                            calibration=str(tmp_path / "calib.npz"), calibration_samples=20))
+    (row,) = (r for r in found.rows if (r.backend, r.precision) == ("openvino", "int8"))
+    assert row.failure is None, row
+    assert row.detail.startswith("NNCF")
+    assert 1e-4 < row.record.error.value < 0.1
+    assert row.size_bytes < next(r.size_bytes for r in found.rows if (r.backend, r.precision) == ("openvino", "fp32"))
 
 
 def test_a_quantized_model_runs_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,12 @@ MOST = 500  # cells of one comparison
 
 # What each has, by target; whet says itself what a target lacks.
 _HAS = {
-    "cpu": {"whet": ("fp32", "bf16", "int8"), "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16"),
+    "cpu": {"whet": ("fp32", "bf16", "int8"), "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8"),
             "torch": ("fp32", "bf16"), "torch-compile": ("fp32", "bf16")},
     "cuda": {"whet": PRECISIONS, "onnxruntime": ("fp32",), "torch": ("fp32", "bf16", "fp16"),
              "torch-compile": ("fp32", "bf16", "fp16"), "tensorrt": ("fp32", "tf32", "bf16", "fp16")},
 }
 _WHY = {
-    ("openvino", "int8"): "its quantizer is a package of its own (NNCF): give a model with Q/DQ instead",
     ("torch", "int8"): "a quantized module is another module: name it with --torch",
     ("torch-compile", "int8"): "a quantized module is another module: name it with --torch",
 }
@@ -80,7 +80,9 @@ def kinds(backends: Sequence[str], precisions: Sequence[str], *, target: str, qu
                 why = ""
             elif precision not in has[backend]:
                 why = _WHY.get((backend, precision), f"it has no {precision} on the target {target}")
-            elif backend == "whet" and precision in ("int8", "fp8") and not calibrated:
+            elif backend == "openvino" and precision == "int8" and importlib.util.find_spec("nncf") is None:
+                why = "its quantizer is a package of its own: pip install 'whet[nncf]', or give a model with Q/DQ"
+            elif backend in ("whet", "openvino") and precision in ("int8", "fp8") and not calibrated:
                 why = "it is calibrated with data: give them with --calib"
             if why:
                 out.append(LeftOut(f"{backend} {precision}", why))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from whet import pipeline
-from whet.compare import ort_int8
+from whet.compare import ort_int8, ov_int8
 from whet.compare.backends import Arrays, Backend, open_peer, open_whet
 from whet.compare.grid import Cell
 from whet.compare.inputs import Signature, specs
 from whet.compare.torch_backend import open_torch
 from whet.errors import InputError
+from whet.precision.batches import Data
 from whet.precision.data import Preprocess, open_data
 from whet.quantizing import Quantization
 from whet.tuning.cache import TimingCache
@@ -108,17 +109,18 @@ def _whet(shop: Workshop, cell: Cell, feeds: Arrays, progress: Progress) -> Open
 def _peer(shop: Workshop, cell: Cell, feeds: Arrays, progress: Progress) -> Opened:
     """ONNX Runtime or OpenVINO."""
     model, detail, seconds = shop.model, "", None
-    if cell.backend == "onnxruntime" and cell.precision == "int8" and not shop.signature.quantized:
-        if "ort" not in shop.made:
+    if cell.precision == "int8" and not shop.signature.quantized:
+        if cell.backend == "onnxruntime" and "ort" not in shop.made:
             progress("ONNX Runtime's quantizer", 0, 0)
-            data = None
-            if shop.calibration is not None:
-                shapes = {n: tuple(a.shape) for n, a in feeds.items()}
-                data = open_data(shop.calibration, specs(shop.signature, shapes), preprocess=shop.preprocess,
-                                 limit=shop.calibration_samples)
             path = shop.folder / "onnxruntime-int8.onnx"
-            shop.made["ort"] = path, *ort_int8.quantize(shop.model, path, data)
-        model, detail, seconds = shop.made["ort"]
+            shop.made["ort"] = path, *ort_int8.quantize(shop.model, path, _data(shop, feeds))
+        if cell.backend == "openvino" and "ov" not in shop.made:
+            progress("OpenVINO's quantizer, NNCF", 0, 0)
+            path, data = shop.folder / "openvino-int8.xml", _data(shop, feeds)
+            if data is None:
+                raise InputError("OpenVINO's quantizer calibrates with data", do="give them with --calib")
+            shop.made["ov"] = path, *ov_int8.quantize(shop.model, path, data)
+        model, detail, seconds = shop.made["ort" if cell.backend == "onnxruntime" else "ov"]
     progress(f"loading {cell.kind}", 0, 0)
     backend = open_peer(cell.backend, model, feeds, precision=cell.precision, threads=cell.threads, target=shop.target)
     backend.build_seconds = seconds
@@ -126,8 +128,18 @@ def _peer(shop: Workshop, cell: Cell, feeds: Arrays, progress: Progress) -> Open
     return Opened(backend, model, detail)
 
 
+def _data(shop: Workshop, feeds: Arrays) -> Data | None:
+    if shop.calibration is None:
+        return None
+    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+    return open_data(shop.calibration, specs(shop.signature, shapes), preprocess=shop.preprocess,
+                     limit=shop.calibration_samples)
+
+
 def _size(model: Path) -> int:
-    """Bytes of an ONNX model with the files that its weights lie in."""
+    """Bytes of a model with the files that its weights lie in."""
+    if model.suffix == ".xml":  # OpenVINO's
+        return model.stat().st_size + model.with_suffix(".bin").stat().st_size
     import onnx
 
     proto = onnx.load(model, load_external_data=False)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from whet.measure.record import Accuracy, Device, Measurement, Quantile
 from whet.measure.stats import wilson
 
-NAMES = {"whet": "whet", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
+NAMES = {"whet": "whet", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch",
+         "torch-compile": "PyTorch compiled", "tensorrt": "TensorRT"}
 
 
 @dataclass(frozen=True)
