@@ -118,7 +118,7 @@ def test_the_answer_names_weights_constraints_and_how_sure_it_is() -> None:
     assert "Deploy whet int8, batch 1, 2 threads" in page
     assert "Weights: p99 2, loss 1." in page
     assert "Constraints: p99&lt;8ms." in page
-    assert "First in 100% of the draws of the measurements" in page
+    assert "How sure: first in 100% of the draws of the measurements" in page
     nothing = report.html(several(constraints=[parse_constraint("p99<1us")]))
     assert "Nothing meets the constraints" in nothing
 

@@ -23,7 +23,7 @@ from whet.report.compare_tables import (
     summary,
     tidy,
 )
-from whet.report.compare_words import label
+from whet.report.compare_words import label, said
 from whet.report.files import write_files
 from whet.report.words import LANGUAGES
 
@@ -44,7 +44,8 @@ main { max-width: 980px }
 .wide td.figure small:has(a) { white-space: normal } .wide td:first-child { min-width: 150px }
 @media print { .wide { width: auto; margin: 0; transform: none } .wide table { font-size: 8px }
  .wide td small { font-size: 6px } .wide td, .wide th { padding-right: 4px } }
-.warn { color: var(--warn) }
+.warn { color: var(--warn) } .table:not(.wide) th.figure { white-space: normal }
+th { vertical-align: bottom } td:first-child { min-width: 130px } td:last-child:not(.figure) { min-width: 170px }
 """
 
 
@@ -78,8 +79,8 @@ def html(c: Result, lang: str = "en") -> str:
     for table in (ranking(c, lang), differences(c, lang), builds(c, lang), failures(c, lang)):
         if table.rows:
             parts += [f"<h2>{escape(table.title)}</h2>", _table(table, "table", c.recommendation.chosen)]
-    for name, lines in ((label("Left out", lang), [f"{x.kind}: {x.why}" for x in c.left_out]),
-                        (label("Notes", lang), list(c.notes))):
+    for name, lines in ((label("Left out", lang), _left_out(c, lang)),
+                        (label("Notes", lang), [said(n, lang) for n in c.notes])):
         if lines:
             listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
             parts.append(f'<h2>{escape(name)}</h2><ul class="findings">{listed}</ul>')
@@ -135,8 +136,7 @@ def _stability(c: Result, lang: str) -> str:
         return ""
     first = label("first in {a} of the draws of the measurements", lang, a=f"{best.first:.0%}")
     second = label("in {b} when the weights vary too", lang, b=f"{best.first_weights:.0%}")
-    text = f"{first}{',' if lang == 'zh' else ', '}{second}"
-    return f"{text[0].upper()}{text[1:]}{'。' if lang == 'zh' else '.'}"
+    return label("How sure: {a}, {b}.", lang, a=first, b=second)
 
 
 def _asked(c: Result, lang: str) -> list[str]:
@@ -145,7 +145,7 @@ def _asked(c: Result, lang: str) -> list[str]:
     unit = f" {label(r.loss_unit, lang)}" if r.loss_unit not in ("", "error") else ""
     out = [label("Weights: {w}.", lang, w=", ".join(f"{n} {w:g}" for n, w in r.weights.items() if w))]
     if r.weights.get("loss"):
-        out.append(label("A loss of {x} counts as much as a factor of e in the others.", lang,
+        out.append(label("A loss of {x} counts as much as another figure that is worse by a factor of 2.7.", lang,
                          x=f"{r.loss_scale:g}{unit}"))
     stated = ", ".join(x.text for x in r.constraints) or label("none", lang)
     return [*out, label("Constraints: {c}.", lang, c=stated)]
@@ -214,7 +214,7 @@ def _bars(c: Result, lang: str) -> list[str]:
                             None if l.p50.high is None else l.p50.high * scale)
                  for n, r, l in zip(names, group, latencies)]
         width = min(330, max(charts.LABEL, 8 * max(map(len, names))))
-        title = f"{label('median latency', lang)}: {where}"
+        title = f"{label('Median latency', lang)}: {where}"
         out.append(_figure(title, label("in {unit}, shorter is better; whiskers: 95 % interval", lang, unit=unit),
                            charts.bars(found, title, unit, label_width=width)))
         rates = [charts.Bar(n, batch / l.p50.value, f"{rows.significant(batch / l.p50.value)}/s", r.backend == "whet",
@@ -226,7 +226,7 @@ def _bars(c: Result, lang: str) -> list[str]:
                            charts.bars(rates, title, "1/s", label_width=width)))
     if c.differences:
         by_key = {r.key: r for r in c.rows}
-        bars = [charts.Bar(short(c, by_key[d.key]), d.ratio, f"{rows.significant(d.ratio)}x {label(d.verdict, lang)}",
+        bars = [charts.Bar(short(c, by_key[d.key]), d.ratio, f"{rows.significant(d.ratio)}x, {label(d.verdict, lang)}",
                            by_key[d.key].backend == "whet", d.low, d.high) for d in c.differences]
         title = label("Speed against {b}", lang, b=kind(c.baseline))
         width = min(330, max(charts.LABEL, 8 * max(len(b.label) for b in bars)))
@@ -239,11 +239,15 @@ def _figure(caption: str, note: str, svg: str) -> str:
     return f"<figure><figcaption>{escape(caption)} <span>{escape(note)}</span></figcaption>{svg}</figure>"
 
 
+def _left_out(c: Result, lang: str) -> list[str]:
+    return [f"{kind(x.kind)}{':' if lang == 'zh' else ': '}{said(x.why, lang)}" for x in c.left_out]
+
+
 def _table(table: Table, style: str, chosen: str | None) -> str:
-    head = "".join(f'<th{"" if i < table.left else " class=figure"}>{escape(n)}</th>' for i, n in enumerate(table.head))
+    head = "".join(f'<th{"" if table.words(i) else " class=figure"}>{escape(n)}</th>' for i, n in enumerate(table.head))
     body = "".join(
         f'<tr{" class=chosen" if key == chosen else ""}>'
-        + "".join(_td(cell, i >= table.left) for i, cell in enumerate(cells)) + "</tr>" for key, cells in table.rows)
+        + "".join(_td(cell, not table.words(i)) for i, cell in enumerate(cells)) + "</tr>" for key, cells in table.rows)
     return f'<div class="{style}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -283,7 +287,7 @@ def markdown(c: Result, lang: str = "en") -> str:
         out += ["", f"## {table.title}", "", f"| {' | '.join(map(_plain, table.head))} |",
                 "|" + "---|" * table.left + "---:|" * (len(table.head) - table.left)]
         out += [f"| {' | '.join(_marked(cell) for cell in cells)} |" for _, cells in table.rows]
-    for name, lines in (("Left out", [f"{x.kind}: {x.why}" for x in c.left_out]), ("Notes", list(c.notes))):
+    for name, lines in (("Left out", _left_out(c, lang)), ("Notes", [said(n, lang) for n in c.notes])):
         if lines:
             out += ["", f"## {label(name, lang)}", "", *(f"- {_plain(line)}" for line in lines)]
     out += ["", f"## {label('How this was measured', lang)}", "", _plain(label("how", lang, gate=f"{c.gate:.1%}"))]

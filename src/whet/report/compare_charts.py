@@ -37,7 +37,7 @@ class Dot:
 def scatter(dots: Sequence[Dot], title: str, x_axis: str, y_axis: str, scale: float = 1.0,
             y_scale: float = 1.0) -> str:
     """Options with whiskers; seconds on a logarithmic axis, in units of 1 / scale. The front is a line. Labels lie
-    beside the chosen one and the front, numbers of a list below where they would lie on each other."""
+    beside their dots where there is room, the chosen one's and the front's first."""
     left, right = _range([v * scale for d in dots for v in (d.x, d.x_low, d.x_high) if v])
     ys = [v * y_scale for d in dots for v in (d.y, d.y_high) if v is not None and math.isfinite(v)]
     bottom, top = min(0.0, *ys), max(ys)
@@ -76,12 +76,12 @@ def scatter(dots: Sequence[Dot], title: str, x_axis: str, y_axis: str, scale: fl
     for d in sorted(dots, key=lambda d: (not d.chosen, d not in front, d.x)):
         out.append(_dot(d, x(d.x), y(d.y), [x(v) if v else None for v in (d.x_low, d.x_high)],
                         y(d.y_high) if d.y_high is not None and math.isfinite(d.y_high) else None, most,
-                        taken, d.chosen or d in front or d.ours))
+                        taken))
     return "".join(out) + "</svg>"
 
 
 def _dot(d: Dot, cx: float, cy: float, ends: Sequence[float | None], up: float | None, most: float | None,
-         taken: list[tuple[float, float, float, float]], named: bool) -> str:
+         taken: list[tuple[float, float, float, float]]) -> str:
     r = 5.0 if most is None or not d.area else 4 + 11 * math.sqrt(d.area / most)
     kind = " ours" if d.ours else ""
     kind += " chosen" if d.chosen else ""
@@ -91,7 +91,7 @@ def _dot(d: Dot, cx: float, cy: float, ends: Sequence[float | None], up: float |
     if up is not None:
         out.append(f'<path class="whisker" d="M{cx:.1f} {cy:.1f}V{up:.1f}"/>')
     out.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{r:.1f}"/>')
-    if named and (at := _place(cx, cy, r, d.label, taken)) is not None:
+    if (at := _place(cx, cy, r, d.label, taken)) is not None:
         tx, ty, anchor = at
         out.append(f'<text class="name{" chosen" if d.chosen else ""}" x="{tx:.1f}" y="{ty:.1f}" '
                    f'text-anchor="{anchor}">{escape(d.label)}</text>')

@@ -33,12 +33,17 @@ Rows = list[tuple[str, tuple[Cell, ...]]]
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows by option; the first `left` columns are words."""
+    """Headings and rows by option; the first `left` columns are words, and the last, if `remark`."""
 
     title: str
     head: tuple[str, ...]
     rows: Rows = field(default_factory=list)
     left: int = 1
+    remark: bool = False
+
+    def words(self, column: int) -> bool:
+        """Whether a column is of words, not of figures."""
+        return column < self.left or (self.remark and column == len(self.head) - 1)
 
 
 def short(c: Result, row: Row) -> str:
@@ -155,7 +160,7 @@ def ranking(c: Result, lang: str = "en") -> Table:
     body: Rows = [(x.key, (Cell(short(c, by_key[x.key])), Cell(str(x.rank or "")), number(x.score, "{:.3f}"),
                      number(x.first, "{:.0%}"), number(x.first_weights, "{:.0%}"), number(x.mean_rank, "{:.1f}"),
                      Cell(label(x.state, lang)), Cell(label(x.why, lang)))) for x in c.recommendation.ranking]
-    return Table(label("Ranking", lang), tuple(label(n, lang) for n in names), body)
+    return Table(label("Ranking", lang), tuple(label(n, lang) for n in names), body, remark=True)
 
 
 def differences(c: Result, lang: str = "en") -> Table:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 _ZH = {
     "Comparison of {model}": "{model} 的对比",
     "Deploy {key}": "建议部署:{key}",
@@ -13,7 +15,8 @@ _ZH = {
     "in {b} when the weights vary too": "权重也变化时为 {b}",
     "Weights: {w}.": "权重:{w}。", "Constraints: {c}.": "约束:{c}。", "no constraints": "无约束",
     "none": "无",
-    "A loss of {x} counts as much as a factor of e in the others.": "损失 {x} 与其他指标相差 e 倍同等计分。",
+    "A loss of {x} counts as much as another figure that is worse by a factor of 2.7.": "损失 {x} 与其他指标变差 2.7 倍同等计分。",
+    "How sure: {a}, {b}.": "把握程度:{a},{b}。",
     "option": "方案", "median": "中位延迟", "P99": "P99 延迟", "throughput": "吞吐量", "accuracy": "准确率", "loss": "损失",
     "output error": "输出误差", "memory": "内存峰值", "size": "大小", "build": "构建时间", "load": "加载时间", "cost": "成本",
     "against {b}": "相对 {b}", "verdict": "结论", "rank": "名次",
@@ -24,7 +27,7 @@ _ZH = {
     "P99 against loss": "P99 与损失", "P99 against error of outputs": "P99 与输出误差", "P99 against memory": "P99 与内存",
     "lower left is better; a larger dot needs more memory; the line joins what nothing else beats in both": "越靠左下越好;圆点越大内存越多;连线上的方案没有被其他方案同时在两方面超过",
     "lower left is better; the line joins what nothing else beats in both": "越靠左下越好;连线上的方案没有被其他方案同时在两方面超过",
-    "median latency": "中位延迟", "P99 latency": "P99 延迟", "Latency": "延迟", "Throughput": "吞吐量",
+    "Median latency": "中位延迟", "P99 latency": "P99 延迟", "Latency": "延迟", "Throughput": "吞吐量",
     "in {unit}, shorter is better; whiskers: 95 % interval": "单位 {unit},越短越好;须线为 95 % 区间",
     "samples a second, longer is better; whiskers: 95 % interval": "每秒样本数,越长越好;须线为 95 % 区间",
     "Speed against {b}": "相对 {b} 的速度",
@@ -58,6 +61,33 @@ _ZH = {
 _EN = {
     "how": "For each build, all backends that run here took turns in one process on the same inputs, after uncounted calls of their own. A ratio is that of a round's medians, of which the median is taken over rounds and the geometric mean over builds; its interval is bootstrapped over builds, then rounds. p-values are Holm's over all differences; differences of less than {gate} do not count. Accuracy is judged in pairs on the same samples (Tango's score bound, widened by the number of candidates). Ranked is what nothing else dominates, by a weighted product; stability is the share of draws of the measurements (and of the weights, Dirichlet) in which an option is first.",
 }
+
+
+# Reasons and notes that come as sentences: what they are in English, and in Chinese.
+_SENTENCES = [(re.compile(a), b) for a, b in (
+    (r"it has no (\w+) on the target ([\w:]+)", r"在目标 \2 上没有 \1"),
+    (r"it does not run on the target ([\w:]+)", r"不能在目标 \1 上运行"),
+    (r"it is calibrated with data: give them with --calib", "需要校准数据:用 --calib 给出"),
+    (r"a quantized module is another module: name it with --torch", "量化后的模块是另一个模块:用 --torch 指定"),
+    (r"the model is quantized, and PyTorch's module is not", "模型已量化,而 PyTorch 模块没有"),
+    (r"its quantizer is a package of its own: pip install 'whet\[nncf\]', or give a model with Q/DQ",
+     "其量化器是单独的软件包:pip install 'whet[nncf]',或给出带 Q/DQ 的模型"),
+    (r"whet's builds read one timing cache and are the same plan: they vary as loading and the machine do\. "
+     r"--fresh-builds tunes each anew\.",
+     "whet 的各次构建读取同一计时缓存,得到同一个计划:差别只来自加载与机器。--fresh-builds 让每次构建重新调优。"),
+    (r"(\d+) builds: how builds differ is not known from fewer than three\.", r"构建 \1 次:少于三次无法得知各次构建的差别。"),
+    (r"Cost is that of a machine that does nothing else and is never idle: whet roi sizes fleets\.",
+     "成本按机器专用且从不空闲计算:机群规模用 whet roi。"),
+)]
+
+
+def said(sentence: str, lang: str = "en") -> str:
+    """A reason or a note in a language; one that has no translation stays as it is."""
+    if lang == "zh":
+        for known, other in _SENTENCES:
+            if (found := known.fullmatch(sentence)) is not None:
+                return found.expand(other)
+    return sentence
 
 
 def label(text: str, lang: str = "en", **values: object) -> str:
