@@ -22,7 +22,7 @@ from whet.errors import InputError
 from whet.measure.record import Accuracy, Judged, OutputError
 from whet.report import compare as report
 from whet.report.compare_tables import procurement
-from whet.report.compare_words import _EN, _ZH
+from whet.report.compare_words import _EN, _ZH, said
 
 EVIL = "<script>alert(1)</script> | `x` [a](http://b) =1+1"
 CITED = Citation(option="L4 | <b>", column="price", value="0.71 USD/h", source="a list", date="2020-01-31",
@@ -130,6 +130,9 @@ def test_every_text_has_its_chinese_and_its_values() -> None:
     page = report.html(several(), "zh")
     assert "建议部署" in page
     assert "本机实测" in page
+    assert "建议部署:whet int8,批 1,2 线程" in page
+    assert said("it has no bf16 on the target cpu", "zh") == "在目标 cpu 上没有 bf16"
+    assert said("what nobody translated", "zh") == "what nobody translated"
 
 
 def test_writing_is_whole(tmp_path: Path) -> None:

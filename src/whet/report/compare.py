@@ -114,7 +114,7 @@ def _answer(c: Result, lang: str) -> str:
              (label("median", lang), rows.seconds(record.latency.p50.value)),
              (label("throughput", lang), f"{rows.significant(record.throughput or 0)}/s")]
     if record.accuracy is not None:
-        tiles.append((label("accuracy", lang), rows.row(record).accuracy))
+        tiles.append((label("accuracy", lang), said(rows.row(record).accuracy, lang)))
     if record.memory is not None:
         tiles.append((label("memory", lang), rows.size(max(0, record.memory.peak_bytes - record.memory.idle_bytes))))
     shown = "".join(f"<div><span>{escape(n)}</span><b>{escape(v)}</b></div>" for n, v in tiles)
@@ -126,7 +126,8 @@ def _headline(c: Result, lang: str) -> str:
     """What to deploy; where it is first in less than half of the draws, that nothing clearly is."""
     best = next(x for x in c.recommendation.ranking if x.rank == 1)
     clear = best.first is None or best.first >= 0.5
-    return label("Deploy {key}" if clear else "No clear winner; first by its estimates: {key}", lang, key=best.key)
+    return label("Deploy {key}" if clear else "No clear winner; first by its estimates: {key}", lang,
+                 key=said(best.key, lang))
 
 
 def _stability(c: Result, lang: str) -> str:
@@ -265,7 +266,7 @@ def _how(c: Result, lang: str) -> str:
                          f"{label('fingerprint', lang)} {d.fingerprint}" for d in devices.values())
     versions = {k: v for r in c.rows if r.record is not None for k, v in r.record.versions.items()}
     facts = [("machine", machines), ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
-             ("model", f"{c.model}, SHA-256 {c.sha256[:16]}"), ("inputs", c.inputs), ("target", c.target)]
+             ("model", f"{c.model}, SHA-256 {c.sha256[:16]}"), ("inputs", said(c.inputs, lang)), ("target", c.target)]
     listed = "".join(f"<dt>{escape(label(k, lang))}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
     return (f"<h2>{escape(label('How this was measured', lang))}</h2>"
             f"<p>{escape(label('how', lang, gate=f'{c.gate:.1%}'))}</p><dl>{listed}</dl>")

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from whet.report import rows
-from whet.report.compare_words import label
+from whet.report.compare_words import label, said
 
 if TYPE_CHECKING:
     from whet.compare.result import Difference, Result, Row
@@ -121,8 +121,8 @@ def procurement(c: Result, lang: str = "en") -> Table:
         load = rows.seconds(r.record.load_seconds) if r.record.load_seconds is not None else ""
         found = dict(zip(names, [*figures(r, r.record), build_time(r), load]))
         found["output error"] = found["output error"] or (REFERENCE if f"{r.backend} {r.precision}" == compared else "")
-        found = {n: label(v, lang) if v in (REFERENCE, NO_BUILD) else v for n, v in found.items()}
-        cells = [Cell(short(c, r), r.detail)]
+        found = {n: label(v, lang) if v in (REFERENCE, NO_BUILD) else said(v, lang) for n, v in found.items()}
+        cells = [Cell(said(short(c, r), lang), said(r.detail, lang))]
         for name in (*names, *extra):
             cells.append(_cell(c, (r.key, f"{r.backend} {r.precision}", r.backend), name, found.get(name, ""),
                                origin(r, lang), lang))

@@ -63,8 +63,16 @@ _EN = {
 }
 
 
-# Reasons and notes that come as sentences: what they are in English, and in Chinese.
+# Keys, reasons and notes that come as they are said in English, and what they are in Chinese.
 _SENTENCES = [(re.compile(a), b) for a, b in (
+    (r"(.+), batch (\d+), (\d+) threads", r"\1,批 \2,\3 线程"),
+    (r"(.+), batch (\d+)", r"\1,批 \2"),
+    (r"([\d.]+%) of ([\d,]+)", r"\1(\2 个样本)"),
+    (r"the inputs that were given", "给定的输入"),
+    (r"the first samples of the evaluation", "评估数据的前几个样本"),
+    (r"the first samples of the calibration", "校准数据的前几个样本"),
+    (r"seeded random values", "固定种子的随机值"),
+    (r"(\d+) of (\d+) layers in (\w+)", r"\3 层:\2 层中的 \1 层"),
     (r"it has no (\w+) on the target ([\w:]+)", r"在目标 \2 上没有 \1"),
     (r"it does not run on the target ([\w:]+)", r"不能在目标 \1 上运行"),
     (r"it is calibrated with data: give them with --calib", "需要校准数据:用 --calib 给出"),
@@ -82,7 +90,7 @@ _SENTENCES = [(re.compile(a), b) for a, b in (
 
 
 def said(sentence: str, lang: str = "en") -> str:
-    """A reason or a note in a language; one that has no translation stays as it is."""
+    """A key, a reason or a note in a language; what has no translation stays as it is."""
     if lang == "zh":
         for known, other in _SENTENCES:
             if (found := known.fullmatch(sentence)) is not None:
