@@ -33,14 +33,17 @@ def light_input(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     return {data: random_images(np.random.default_rng(seed), 1)}
 
 
-def refill(name: str, seed: int = 0) -> ModelProto:
+def refill(name: str, seed: int = 0, hidden: int | None = None) -> ModelProto:
     """The light model `name` with seeded random weights in initializers instead of `ConstantOfShape`.
 
     Nodes are run in order on a random image; each constant is drawn when its first reader is reached.
     Convolutions and Gemm get weights so that their output has a standard deviation of one; batch-norm
     statistics are those of the batch; scales lie in [0.5, 1.5], shifts around one before a rectifier.
+
+    hidden: the most outputs of a Gemm before the last (nine tenths of a model's weights may be theirs).
     """
     model = onnx.load(light_path(name))
+    last = [node.output[0] for node in model.graph.node if node.op_type == "Gemm"][-1:]
     rng = np.random.default_rng(seed)
     values = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     weights = {k for k, v in values.items() if v.dtype == np.float32}
@@ -65,6 +68,11 @@ def refill(name: str, seed: int = 0) -> ModelProto:
         kept.append(node)
         if node.op_type in ("Unsqueeze", "Reshape") and node.input[0] in weights:
             source[node.output[0]] = node.input[0]
+        if node.op_type == "Gemm" and hidden is not None:
+            outputs = len(values[node.input[2]])
+            outputs = outputs if node.output[0] in last else min(outputs, hidden)
+            values[node.input[1]] = np.zeros((outputs, values[node.input[0]].shape[1]), np.float32)
+            values[node.input[2]] = np.zeros(outputs, np.float32)
         inputs = [values.get(i, np.empty(0)) for i in node.input]
         if node.op_type in ("Conv", "Gemm"):
             draw(node.input[1], rng.standard_normal(inputs[1].shape) / np.sqrt(inputs[1][0].size))
@@ -88,12 +96,11 @@ def refill(name: str, seed: int = 0) -> ModelProto:
 
     initializers = [i for i in model.graph.initializer if i.name not in drawn and not i.name.endswith("__SHAPE")]
     initializers += [numpy_helper.from_array(array, key) for key, array in drawn.items()]
-    present = {i.name for i in initializers}
+    present = {i.name for i in initializers} - drawn.keys()
     inputs_kept = [i for i in model.graph.input if i.name in present or not any(
         i.name == j.name for j in model.graph.initializer)]
-    declared = {i.name for i in inputs_kept}
     inputs_kept += [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape)  # IR version 3 wants them as inputs
-                    for k, v in drawn.items() if k not in declared]
+                    for k, v in drawn.items()]
     graph = helper.make_graph(kept, model.graph.name, inputs_kept, list(model.graph.output), initializers)
     refilled = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(refilled)

@@ -1,4 +1,5 @@
-"""Tests in several processes (pytest-xdist): those that ask for the whole machine are left to a run without `-n`."""
+"""Tests in several processes (pytest-xdist): those that ask for the whole machine are left to a run without `-n`, and
+the files that take longest start first, so that no process ends with one of them while the others have nothing left."""
 
 from __future__ import annotations
 
@@ -9,16 +10,50 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when NumPy is first imported: threads of several processes only wait
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile("whet", deadline=None)  # no test fails for taking long
 settings.load_profile("whet")
 
+LONGEST = ("conformance/test_onnx_backend.py", "test_light_models.py", "fuzz/test_fuzz.py", "cli/test_commands.py",
+           "compare/test_remote.py", "compare/test_servers.py", "precision/test_trained_models.py",
+           "precision/test_build_int8.py", "tools/test_debug_cli.py", "test_build.py", "decide/test_simulation.py",
+           "models/test_sklearn.py", "store/test_store_commands.py", "runtime/test_states.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist would start with the files that have the most tests
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m` with one marker alone: files that do not name it are not imported."""
+    marker = config.option.markexpr
+    if marker in ("alone", "models") and collection_path.name.startswith("test_"):
+        return f"mark.{marker}" not in collection_path.read_text("utf-8") or None
+    return None
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if "PYTEST_XDIST_WORKER" in os.environ:
         skip = pytest.mark.skip(reason="compares times, or asks how much memory is free: pytest -m alone, without -n")
         for item in items:
             if item.get_closest_marker("alone"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _brief_limits() -> Iterator[None]:
+    """What the machine can do at most is measured for a moment: `compare/test_limits.py` shows that it is right."""
+    from whet.compare import limits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from whet.targets.base import Kernel
 from whet.targets.cpu import limits
 from whet.targets.cpu.target import CpuTarget
 
+SECONDS = 0.2  # of measuring, for each kind
 TILES = 64  # of arithmetic, per thread: some milliseconds
 STREAM_BYTES = 128 << 20  # of each of the two buffers that are copied: more than caches hold
 
@@ -34,12 +35,13 @@ class Limits:
         return {"bf16": self.bf16, "int8": self.int8}.get(precision, self.fp32)
 
 
-def measured_limits(threads: int, seconds: float = 0.2) -> Limits:
-    """Rates on `threads` threads: the best of several short runs of bare loops, `seconds` of each kind.
+def measured_limits(threads: int, seconds: float | None = None) -> Limits:
+    """Rates on `threads` threads: the best of several short runs of bare loops, `seconds` (SECONDS) of each kind.
 
     `bf16` is the better of AMX tiles and AVX-512 dot products, `int8` of AMX tiles and VNNI; where the CPU has neither,
     fp32's rate stands for it.
     """
+    seconds = SECONDS if seconds is None else seconds
     target = CpuTarget.of_host(threads)
     isa = target.isa
     fp32 = _arithmetic(target, *limits.fma_peak(isa), seconds)
