@@ -200,7 +200,7 @@ def _check(service: Service, arrivals: Arrivals, batching: Batching, p99: float,
     if alone > p99:
         raise UnreachableError(
             f"no fleet keeps P99 under {p99 * 1e3:.4g} ms", where=service.origin,
-            why=f"{'a' if service.spread == 'deterministic' else 'one in a hundred'} request alone takes "
+            why=f"{'a request' if service.spread == 'deterministic' else 'one request in a hundred'} alone takes "
                 f"{alone * 1e3:.4g} ms on an idle server", do="make the plan faster, or relax the objective")
     capacity = service.capacity(batching.max_size)
     if arrivals.rate / capacity >= MOST_SERVERS:
