@@ -14,7 +14,7 @@ from whet.lowering.storage import Launch
 from whet.targets.base import Candidate, Implementation, Target
 from whet.targets.cpu.target import CpuTarget
 from whet.targets.cuda.target import CudaTarget
-from whet.tuning import cuda
+from whet.tuning import compiled, cuda
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, ident, key_of, winner
 from whet.tuning.pool import Child, WorkerDied
@@ -23,6 +23,7 @@ from whet.tuning.pool import Child, WorkerDied
 CANDIDATES = {0: 0, 1: 3, 2: 6, 3: 10, 4: 24, 5: 1000}
 COMPILE_TIMEOUT = 60.0
 RUN_TIMEOUT = 20.0
+FEW = 1 << 20  # characters of IR that are compiled (0.8 s) before children would have started and done it
 PLAYOFF, CLOSE = 4, 1.3  # how many of the best are timed again, and how close to the best they must be
 GIVE_UP = 2.0  # a candidate whose first run takes this many times the best is not measured further
 
@@ -240,18 +241,33 @@ def _time(c: Candidate, region: Region, target: CpuTarget, made: _Made,
 
 
 def compile_all(made: Sequence[Implementation], target: Target, have: dict[str, bytes]) -> dict[str, bytes]:
-    """Objects of all kernels, by symbol: those that `have` lacks are compiled, in processes when many."""
+    """Objects of all kernels, by symbol: those that `have` lacks, and that this process has not compiled before, are
+    compiled, in processes when that takes longer than to start these."""
     codes = {s.kernel.symbol: s.kernel.code for m in made for s in m.steps}
     missing = {k: c for k, c in codes.items() if k not in have}
     out = {k: have[k] for k in codes if k in have}
     if isinstance(target, CudaTarget):
         return {**out, **cuda.compile_all(missing, target)}
-    if len(missing) < 8 or target.threads == 1:
-        out.update({k: target.assemble(c) for k, c in missing.items()})
-        return out
+    assert isinstance(target, CpuTarget)
+    for symbol in list(missing):
+        if (found := compiled.find(target.isa, missing[symbol])) is not None:
+            out[symbol] = found
+            del missing[symbol]
+    if target.threads == 1 or sum(map(len, missing.values())) < FEW:
+        new = {k: target.assemble(c) for k, c in missing.items()}
+    else:
+        new = _compile_apart(missing, target)
+    for symbol, found in new.items():
+        compiled.keep(target.isa, missing[symbol], found)
+    return {**out, **new}
+
+
+def _compile_apart(codes: Mapping[str, str], target: CpuTarget) -> dict[str, bytes]:
+    """Objects by symbol, from a process for each of the target's threads."""
+    out: dict[str, bytes] = {}
     children = [Child() for _ in range(target.threads)]
     try:
-        queue = sorted(missing.items(), key=lambda kc: -len(kc[1]))  # the longest first
+        queue = sorted(codes.items(), key=lambda kc: -len(kc[1]))  # the longest first
         busy: dict[int, str] = {}
         while queue or busy:
             for i, child in enumerate(children):
