@@ -296,6 +296,8 @@ class Graph:
     def prune(self) -> int:
         """Drop the nodes whose outputs nobody reads, and the data-dependent sizes that nothing needs; returns how
         many nodes."""
+        if not self.sizes:
+            return self._prune_unread()
         there = {id(v) for v in self.inputs} | {id(o) for n in self.nodes for o in n.outputs}
         gone = {n for n, s in self.sizes.items() if not s.value.is_const and id(s.value) not in there}
         self.sizes = {n: s for n, s in self.sizes.items() if n not in gone}
@@ -307,16 +309,27 @@ class Graph:
             if any(id(o) in live for o in n.outputs):
                 kept.append(n)
                 live.update([id(v) for v in n.inputs if v is not None])
-                if self.sizes:  # only of these is anybody interested in names
-                    used = self._names_used(n)
-                    told = [self.sizes[name].value for name in used & self.sizes.keys()]
-                    live.update([id(v) for v in told if v.producer is not n])
-                    wanted |= used
+                used = self._names_used(n)
+                told = [self.sizes[name].value for name in used & self.sizes.keys()]
+                live.update([id(v) for v in told if v.producer is not n])
+                wanted |= used
         dropped = len(self.nodes) - len(kept)
         self.nodes = kept[::-1]
         for name in self.sizes.keys() - wanted:
             del self.sizes[name]
             self.dims.pop(name, None)
+        return dropped
+
+    def _prune_unread(self) -> int:
+        """`prune` where no dimension depends on data, so that nobody is interested in names."""
+        live = {id(v) for v in self.outputs}
+        kept: list[Node] = []
+        for n in reversed(self.nodes):
+            if any(id(o) in live for o in n.outputs):
+                kept.append(n)
+                live.update([id(v) for v in n.inputs if v is not None])
+        dropped = len(self.nodes) - len(kept)
+        self.nodes = kept[::-1]
         return dropped
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -53,71 +54,119 @@ def link(objects: Iterable[bytes]) -> Linked:
     return Linked(bytes(out), symbols)
 
 
+class _Section(NamedTuple):
+    name: str
+    kind: str
+    flags: int
+    align: int
+    size: int
+    data: bytes  # of the sections that are loaded
+
+
+class _Symbol(NamedTuple):
+    name: str
+    bind: str
+    kind: str
+    section: Any  # its number, or SHN_UNDEF and the like
+    value: int
+
+
+class _Relocations(NamedTuple):
+    section: int
+    addends: bool
+    entries: tuple[tuple[int, int, int, int], ...]  # offset, type, symbol, addend
+
+
+class _Elf(NamedTuple):
+    kind: str
+    machine: str
+    sections: tuple[_Section, ...]
+    symbols: tuple[_Symbol, ...]
+    relocated: tuple[_Relocations, ...]
+
+
+@lru_cache(256)  # every plan has the driver, and plans that are built one after another have kernels in common
+def _read(raw: bytes) -> _Elf:
+    """What linking needs of an ELF file."""
+    elf = ELFFile(io.BytesIO(raw))
+    sections: list[_Section] = []
+    symbols: list[_Symbol] | None = None
+    relocated: list[_Relocations] = []
+    for s in elf.iter_sections():
+        loaded = s["sh_flags"] & _ALLOC and s["sh_type"] != "SHT_NOBITS"
+        sections.append(_Section(s.name, s["sh_type"], s["sh_flags"], s["sh_addralign"], s["sh_size"],
+                                 s.data() if loaded else b""))
+        if isinstance(s, SymbolTableSection) and symbols is None:
+            symbols = [_Symbol(t.name, t["st_info"]["bind"], t["st_info"]["type"], t["st_shndx"], t["st_value"])
+                       for t in s.iter_symbols()]
+        if isinstance(s, RelocationSection):
+            addends = s.is_RELA()
+            entries = [(r["r_offset"], r["r_info_type"], r["r_info_sym"], r["r_addend"] if addends else 0)
+                       for r in s.iter_relocations()]
+            relocated.append(_Relocations(s["sh_info"], addends, tuple(entries)))
+    return _Elf(elf["e_type"], elf["e_machine"], tuple(sections), tuple(symbols or ()), tuple(relocated))
+
+
 class _Object:
     """One ELF object: its kept sections and where they lie in the blob."""
 
     def __init__(self, raw: bytes, number: int) -> None:
         try:
-            self.elf = ELFFile(io.BytesIO(raw))
-            self.sections = list(self.elf.iter_sections())
+            self.elf = _read(raw)
         except (ELFError, struct.error, ValueError) as e:
             raise InternalError(f"object {number} is not ELF", why=str(e)) from e
-        self.machine: str = self.elf["e_machine"]
-        if self.elf["e_type"] != "ET_REL" or self.machine not in _FILL:
+        self.machine = self.elf.machine
+        if self.elf.kind != "ET_REL" or self.machine not in _FILL:
             raise InternalError(f"object {number} is not a relocatable object of a known machine",
-                                why=f"{self.elf['e_type']}, {self.machine}")
-        tables = [s for s in self.sections if isinstance(s, SymbolTableSection)]
-        self.table: list[Any] = list(tables[0].iter_symbols()) if tables else []
+                                why=f"{self.elf.kind}, {self.machine}")
         self.base: dict[int, int] = {}
-        names = [s.name for s in self.table if s["st_info"]["bind"] == "STB_GLOBAL"]
+        names = [s.name for s in self.elf.symbols if s.bind == "STB_GLOBAL"]
         self.name = ", ".join(names[:3]) or f"object {number}"
 
     def place(self, out: bytearray) -> None:
         """Append the sections that are loaded; unwind tables are not needed (kernels do not throw)."""
-        for i, s in enumerate(self.sections):
-            if not s["sh_flags"] & _ALLOC or s.name.startswith(".eh_frame") or s["sh_size"] == 0:
+        for i, s in enumerate(self.elf.sections):
+            if not s.flags & _ALLOC or s.name.startswith(".eh_frame") or s.size == 0:
                 continue
-            if s["sh_flags"] & _WRITE or s["sh_type"] == "SHT_NOBITS":
+            if s.flags & _WRITE or s.kind == "SHT_NOBITS":
                 self._fail(f"the section {s.name} is writable")
-            align = max(_LINE, s["sh_addralign"])
+            align = max(_LINE, s.align)
             if align > _MAX_ALIGN:
                 self._fail(f"the section {s.name} wants an alignment of {align}")
             _pad(out, align, _FILL[self.machine])
             self.base[i] = len(out)
-            out += s.data()
+            out += s.data
 
     def relocate(self, out: bytearray) -> None:
         """Resolve every relocation of the placed sections."""
         apply = _x86_64 if self.machine == "EM_X86_64" else _aarch64
-        for s in self.sections:
-            if not isinstance(s, RelocationSection) or s["sh_info"] not in self.base:
+        for s in self.elf.relocated:
+            if s.section not in self.base:
                 continue
-            if not s.is_RELA():
+            if not s.addends:
                 self._fail("relocations without addends")
-            base, size = self.base[s["sh_info"]], self.sections[s["sh_info"]]["sh_size"]
-            for r in s.iter_relocations():
-                if r["r_offset"] + 4 > size:
+            base, size = self.base[s.section], self.elf.sections[s.section].size
+            for offset, kind, index, addend in s.entries:
+                if offset + 4 > size:
                     self._fail("a relocation outside its section")
-                at = base + r["r_offset"]
-                target = self._address(self.table[r["r_info_sym"]]) + r["r_addend"]
-                if not apply(out, r["r_info_type"], at, target):
-                    self._fail(f"relocation type {r['r_info_type']} against "
-                               f"{self.table[r['r_info_sym']].name or 'a section'} is not PC-relative")
+                at = base + offset
+                target = self._address(self.elf.symbols[index]) + addend
+                if not apply(out, kind, at, target):
+                    self._fail(f"relocation type {kind} against "
+                               f"{self.elf.symbols[index].name or 'a section'} is not PC-relative")
 
     def exports(self) -> Iterable[tuple[str, int]]:
         """Global functions and their offsets in the blob."""
-        for s in self.table:
-            info = s["st_info"]
-            if info["bind"] == "STB_GLOBAL" and info["type"] == "STT_FUNC" and s["st_shndx"] in self.base:
+        for s in self.elf.symbols:
+            if s.bind == "STB_GLOBAL" and s.kind == "STT_FUNC" and s.section in self.base:
                 yield s.name, self._address(s)
 
-    def _address(self, symbol: Any) -> int:
-        index = symbol["st_shndx"]
-        if index == "SHN_UNDEF":
+    def _address(self, symbol: _Symbol) -> int:
+        if symbol.section == "SHN_UNDEF":
             self._fail(f"the symbol {symbol.name} is not defined (a call into a library?)")
-        if index not in self.base:
+        if symbol.section not in self.base:
             self._fail(f"the symbol {symbol.name} lies in a section that is not linked")
-        return self.base[index] + symbol["st_value"]
+        return self.base[symbol.section] + symbol.value
 
     def _fail(self, why: str) -> None:
         raise InternalError("generated code cannot be linked into a plan", where=self.name, why=why)
