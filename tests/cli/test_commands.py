@@ -154,7 +154,8 @@ sys.meta_path.insert(0, Absent())
 import importlib.util
 importlib.util.find_spec = lambda name, package=None: None
 from whet.cli import demo, main
-demo.SECONDS, demo.OPT_LEVEL = 0.05, 0
+from whet.compare import limits
+demo.SECONDS, demo.OPT_LEVEL, limits.SECONDS = 0.05, 0, 0.01
 sys.argv = ["whet", "demo", "--output", sys.argv[1]]
 main.main()
 """
