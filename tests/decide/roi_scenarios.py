@@ -15,7 +15,7 @@ WORKED: dict[str, Any] = {
     "labour": {"cost": 5000}, "before": "PyTorch", "after": "optimized", "options": [
         {"name": "PyTorch", "device": "T4", "throughput": 45, "p99_ms": 320, "instances": 8, "price_per_hour": 0.40},
         {"name": "optimized", "device": "T4", "throughput": 180, "p99_ms": 90, "instances": 2, "price_per_hour": 0.40}]}
-QUICK = 20_000  # requests of each simulated fleet
+QUICK = 10_000  # requests of each simulated fleet
 
 
 def worked(**changes: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def worked(**changes: Any) -> dict[str, Any]:
 
 def decide(data: dict[str, Any], requests: int | None = QUICK, **settings: Any) -> Result:
     """The result of a scenario."""
-    return evaluate(build(data), Settings(requests=requests, **{"draws": 2000} | settings))
+    return evaluate(build(data), Settings(requests=requests, **{"draws": 1000} | settings))
 
 
 __all__ = ["QUICK", "WORKED", "batch_record", "decide", "worked"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whet.decide import money, returns
@@ -13,13 +13,16 @@ from whet.decide.scenario import Spread
 amounts = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 2))
 rows = st.lists(amounts, min_size=2, max_size=40).map(np.array)
 rates = st.floats(0, 2)
+some = settings(max_examples=50)
 
 
+@some
 @given(rows)
 def test_without_a_discount_the_present_value_is_the_sum(flows: np.ndarray) -> None:
     assert money.npv(flows, 0.0) == pytest.approx(flows.sum(), abs=1e-4)
 
 
+@some
 @given(rows, rates, st.floats(1e-3, 1e3))
 def test_currency_is_a_unit(flows: np.ndarray, rate: float, unit: float) -> None:
     assert money.npv(flows * unit, rate) == pytest.approx(unit * money.npv(flows, rate), rel=1e-9, abs=1e-6 * unit)
@@ -28,6 +31,7 @@ def test_currency_is_a_unit(flows: np.ndarray, rate: float, unit: float) -> None
                                equal_nan=True)
 
 
+@some
 @given(rows, rates, st.integers(0, 39), st.floats(0.01, 1e5))
 def test_more_money_is_worth_more(flows: np.ndarray, rate: float, month: int, more: float) -> None:
     richer = flows.copy()
@@ -35,6 +39,7 @@ def test_more_money_is_worth_more(flows: np.ndarray, rate: float, month: int, mo
     assert money.npv(richer, rate) >= money.npv(flows, rate)
 
 
+@some
 @given(rows)
 def test_payback_is_where_the_sum_of_the_flows_is_nought(flows: np.ndarray) -> None:
     months = float(money.payback(flows))
@@ -49,6 +54,7 @@ def test_payback_is_where_the_sum_of_the_flows_is_nought(flows: np.ndarray) -> N
         assert (total[int(np.ceil(months - 1e-9)):] >= -1e-6).all()
 
 
+@some
 @given(st.floats(1, 1e6), st.floats(1, 1e5), st.integers(1, 240))
 def test_a_constant_saving_pays_back_after_investment_over_saving(cost: float, saving: float, months: int) -> None:
     found = float(money.payback(np.array([-cost, *[saving] * months])))

@@ -78,7 +78,7 @@ def test_a_wrong_fleet_turns_the_verdict() -> None:
 def test_a_tighter_objective_needs_more_machines() -> None:
     assert (decide(worked(objective={"p99_ms": 325})).option("PyTorch").devices or 0) == 9
     tight = decide(worked(objective={"p99_ms": 120}, options=[
-        {**WORKED["options"][0], "p99_ms": 110}, WORKED["options"][1]]))
+        {**WORKED["options"][0], "p99_ms": 110}, WORKED["options"][1]]), requests=20_000)
     assert (tight.option("PyTorch").devices or 0) == 10
 
 

@@ -156,9 +156,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     theory = MMc(6.0, 1.0, 10).response_quantile(0.99)
     length = enough_requests(Service.exponential(1.0), Arrivals.poisson(6.0), 0.6)
     runs = [simulate(Service.exponential(1.0), Arrivals.poisson(6.0), servers=10, requests=length, seed=seed).p99
-            for seed in range(40)]
-    assert sum(i.low <= theory <= i.high for i in runs) >= 35  # of 95 %, fewer than 35 of 40 come once in 70
-    assert len({i.value for i in runs}) == 40
+            for seed in range(20)]
+    assert sum(i.low <= theory <= i.high for i in runs) >= 16  # of 95 %, fewer than 16 of 20 come once in 400
+    assert len({i.value for i in runs}) == 20
 
 
 def test_a_seed_gives_the_same_run() -> None:

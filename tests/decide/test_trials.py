@@ -324,8 +324,8 @@ def _odd(rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.filterwarnings("error")
 def test_odd_values_give_a_trial_or_a_sentence_and_never_certainty_from_nothing() -> None:
     rng = np.random.default_rng(10)
-    judged = 0
-    for _ in range(250):
+    judged, schema = 0, jsonschema.Draft202012Validator(trial_record.schema())
+    for _ in range(120):
         x, y = (outcomes(l, _odd(rng)) for l in "ab")
         pair = bool(rng.random() < 0.5)
         try:
@@ -340,10 +340,10 @@ def test_odd_values_give_a_trial_or_a_sentence_and_never_certainty_from_nothing(
         except InputError:
             continue
         judged += 1
-        jsonschema.validate(json.loads(trial_record.encode(found)), trial_record.schema())
+        schema.validate(json.loads(trial_record.encode(found)))
         assert report.html(found).endswith("</html>\n")
         assert min(found.a.n, found.b.n) > 1 or found.state == "undecided" or found.margin == 99
-    assert judged > 50
+    assert judged > 25
 
 
 def test_values_that_do_not_vary_bound_nothing() -> None:
