@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import resource
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -159,14 +163,40 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def called(arguments: tuple[object, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line, in this process, which is for it alone."""
+    from whet.cli import main
+
+    os.chdir(cwd)
+    os.environ["WHET_CACHE"] = str(cwd / "cache")
+    sys.argv = ["whet", *map(str, arguments)]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", closefd=False) for fd in (1, 2))
+        code: Any = 0
+        try:
+            main.main()
+        except SystemExit as e:
+            code = e.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(sys.argv, code, out.read().decode(), err.read().decode())
+
+
 @pytest.fixture(scope="module")
 def refusals(folder: Path) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Every case's outcome, several at once: most of their time is the interpreter's start."""
-    from concurrent.futures import ThreadPoolExecutor
-
+    """Every case's outcome, each of a process forked from one that has imported the command line."""
     before = contents(folder)
-    with ThreadPoolExecutor(4) as pool:
-        done = dict(zip(CASES, pool.map(lambda case: whet(*case[0], cwd=folder), CASES.values())))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["whet.cli.main", "whet.builder", "onnx"])
+    with processes.Pool(2, maxtasksperchild=1) as pool:
+        done = dict(zip(CASES, pool.starmap(called, [(case[0], folder) for case in CASES.values()], chunksize=1)))
     assert contents(folder) == before, "something was written or changed"
     return done
 
