@@ -16,10 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # read when NumPy is first imported: th
 settings.register_profile("whet", deadline=None)  # no test fails for taking long
 settings.load_profile("whet")
 
-LONGEST = ("conformance/test_onnx_backend.py", "test_light_models.py", "fuzz/test_fuzz.py", "cli/test_commands.py",
-           "compare/test_remote.py", "compare/test_servers.py", "precision/test_trained_models.py",
-           "precision/test_build_int8.py", "tools/test_debug_cli.py", "test_build.py", "decide/test_simulation.py",
-           "models/test_sklearn.py", "store/test_store_commands.py", "runtime/test_states.py")
+LONGEST = ("conformance/test_onnx_backend.py", "test_light_models.py", "targets/cuda/test_conv_depthwise_cuda.py",
+           "fuzz/test_fuzz.py", "precision/test_trained_models.py", "frontends/test_sampling_operators.py",
+           "cli/test_commands.py", "compare/test_remote.py", "compare/test_servers.py", "test_build.py",
+           "test_bad_input.py", "tools/test_debug.py", "targets/cpu/test_grouped_products.py",
+           "targets/cpu/test_amx_int8.py", "models/test_sklearn.py", "precision/test_build_int8.py",
+           "tools/test_debug_cli.py", "decide/test_simulation.py", "store/test_store_commands.py")
 
 
 @pytest.hookimpl(trylast=True)
