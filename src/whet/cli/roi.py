@@ -103,7 +103,8 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(path: Path | None, before: Path | None, after: Path | None, changes: dict[str, Any], price: float | None,
             instance: str) -> Source:
-    from whet.decide import scenario, scenario_file
+    from whet import data_file
+    from whet.decide import scenario
 
     if price is not None and instance:
         raise InputError("--price and --instance exclude each other", do="give one of them")
@@ -113,7 +114,7 @@ def _source(path: Path | None, before: Path | None, after: Path | None, changes:
         if before is not None or after is not None:
             raise InputError("a scenario has its options in it", why="--before and --after stand for a scenario",
                              do="leave them out")
-        document = scenario_file.load(path)
+        document = data_file.load(path)
         options = document.data.get("options") if isinstance(document.data, dict) else None
         for o in options if isinstance(options, list) and machine else ():
             if isinstance(o, dict):
