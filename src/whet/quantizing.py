@@ -84,6 +84,13 @@ class Quantization:
     every_layer: bool = False
     share: tuple[int, int] = (0, 1)
 
+    def written(self) -> dict[str, Any]:
+        """By the names of `whet.yaml`; data may be objects."""
+        images = None if self.preprocess is None else self.preprocess.key()
+        return {"calib": self.calibration, "calib_cache": self.cache, "calib_method": self.method,
+                "calib_samples": self.samples, "preprocess": images, "activations": self.activations,
+                "prepare": self.prepare, "eval": self.evaluation, "metric": self.metric, "max_drop": self.max_drop}
+
     @property
     def asked(self) -> bool:
         """True if there is anything to calibrate with."""
@@ -139,6 +146,7 @@ def checked(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
     plan = builder.plan([g.copy() for g in graphs])
     run = Evaluation(open_data(o.evaluation, specs(graphs[0]), preprocess=o.preprocess, labels=o.labels), o.output)
     broken = _broken(run.outputs(plan))
+    builder.ran("check", samples=int(broken.size))
     if not broken.any():
         return plan
     broken &= ~_broken(run.outputs(builder.plan([g.copy() for g in graphs], "fp32", opt_level=0)))
@@ -183,6 +191,7 @@ def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Re
         seen_largest = largest(seen)
         for name in scaled:
             done.append({"step": name, "changed": [len(SCALING[name](g, seen_largest)) for g in graphs][0]})  # noqa: RUF015 (all of them)
+            builder.ran(name, changed=done[-1]["changed"])
         again = None if o.cache is None else Path(o.cache).with_suffix(f".{'-'.join(scaled)}.json")
         seen = calibration_of(builder, graphs[0], o, again, "+".join(("", *scaled)))
     codes: dict[str, np.ndarray] = {}
@@ -193,10 +202,12 @@ def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Re
                                data_of(graphs[0], o),
                                progress=lambda n, of: builder.progress("rounding weights", n, of))
         done.append({"step": "round", "changed": len(codes)})
+        builder.ran("round", changed=len(codes))
     moved: dict[str, np.ndarray] = {}
     if "bias" in o.prepare:
         moved = shifts(graphs[0], means(seen), codes, code_type(builder, graphs[0], o))
         done.append({"step": "bias", "changed": len(moved)})
+        builder.ran("bias", changed=len(moved))
     if done:
         builder.told["prepared"] = done
     return Ready(graphs, seen, codes, moved)
@@ -236,11 +247,16 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
     key = graph_key(graph) + after
     expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(taps(graph)))
     given, axes = tapped(graph, shortcuts=builder.target.name == "cuda")
+
+    def told(seen: Calibration) -> Calibration:
+        builder.ran("calibrate", method=o.method, samples=seen.samples, batches=seen.batches)
+        return seen
+
     if isinstance(o.calibration, Calibration) and not after:
         o.calibration.check(expect)
-        return o.calibration
+        return told(o.calibration)
     if cache is not None and Path(cache).exists():
-        return Calibration.load(cache, expect)
+        return told(Calibration.load(cache, expect))
     data = data_of(graph, o)
     builder.progress("building the plan that calibration runs", 0, 0)
     engine = load(builder.here().plan([given], "fp32", opt_level=0))
@@ -248,7 +264,7 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
                      progress=lambda done, total: builder.progress("calibrating", done, total or 0))
     if cache is not None:
         seen.save(cache)
-    return seen
+    return told(seen)
 
 
 def graph_key(graph: Graph) -> str:
@@ -323,6 +339,8 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
                           "smooth), calibrate with more samples or by another method (--calib-method)")
         e.result = said
         raise e
+    builder.ran("search", candidates=len(found.points), metric=said.metric, max_drop=float(o.max_drop),
+                chosen=best.label)
     extra: dict[str, Any] = {"verdict": msgspec.to_builtins(said.judgement), "metric": said.metric,
                              "max_drop": o.max_drop, "chosen": best.label}
     if seen is not None:
