@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "store": {"measure"},
+    "lock": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
     "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision", "tuning"},

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import compare, debug, history, inspect, lint, options, plan_fleet, quantize, record, roi, surgeon
+from whet.cli import compare, debug, history, inspect, lint, lock, options, plan_fleet, quantize, record, roi, surgeon
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -236,6 +236,7 @@ app.command("plan-fleet")(plan_fleet.command)
 app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
+app.command("lock")(lock.command)
 app.add_typer(surgeon.app, name="surgeon")
 app.add_typer(debug.app, name="debug")
 
