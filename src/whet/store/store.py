@@ -173,6 +173,18 @@ class Store:
 
         return views.marks(self._database, series, filters or Filters(), last)
 
+    def results(self, kind: str = "", model: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Kept], int]:
+        """One page of what `keep` kept, of a kind and a model, the newest first, and how many there are."""
+        from whet.store import views
+
+        return views.results(self._database, kind, model, offset, limit)
+
+    def result(self, number: int) -> Kept | None:
+        """The result of that number, None where there is none."""
+        from whet.store import views
+
+        return views.result(self._database, number)
+
     def size(self) -> tuple[int, int]:
         """How many settings and records there are."""
         from whet.store import views

@@ -5,9 +5,11 @@ Nothing here counts or reads the points of series that are not shown.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -16,6 +18,7 @@ from whet.store import tables
 from whet.store.database import Database
 from whet.store.filters import Filters
 from whet.store.queries import _dates, _setting
+from whet.store.results import Kept
 from whet.store.tables import point, record, setting
 
 
@@ -94,3 +97,26 @@ def size(database: Database) -> tuple[int, int]:
     with database.reading() as connection:
         return (connection.execute(sa.select(sa.func.count()).select_from(setting)).scalar_one(),
                 connection.execute(sa.select(sa.func.count()).select_from(record)).scalar_one())
+
+
+def results(database: Database, kind: str, model: str, offset: int, limit: int) -> tuple[list[Kept], int]:
+    """One page of the results that are kept, the newest first, and how many there are."""
+    of = tables.result.c
+    mine = [*([of.kind == kind] if kind else []), *([of.model == model] if model else [])]
+    query = (sa.select(of.kind, of.model, of.at, of.body, of.id).where(*mine).order_by(of.at.desc(), of.id.desc())
+             .offset(offset).limit(limit))
+    with database.reading() as connection:
+        total = connection.execute(sa.select(sa.func.count()).select_from(tables.result).where(*mine)).scalar_one()
+        return [_kept(row) for row in connection.execute(query)], total
+
+
+def result(database: Database, number: int) -> Kept | None:
+    """The result of that number in the store, None where there is none."""
+    of = tables.result.c
+    with database.reading() as connection:
+        row = connection.execute(sa.select(of.kind, of.model, of.at, of.body, of.id).where(of.id == number)).first()
+        return _kept(row) if row is not None else None
+
+
+def _kept(row: sa.Row[Any]) -> Kept:
+    return Kept(row.kind, row.model, row.at, json.loads(row.body), row.id)
