@@ -36,6 +36,8 @@ ARROWS: dict[str, set[str]] = {
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "store": {"measure"},
+    "config": {"command", "data_file", "measure"},
+    "doc": {"command", "config", "data_file", "measure", "plan", "report"},
     "lock": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
