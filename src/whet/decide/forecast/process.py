@@ -8,8 +8,14 @@ variance: the sum of k further normal gains, after n, is
     k mean + s sqrt(k + k^2 / n) t[n - 1]              (same book, 3.2: predictive, of a sum)
 
 so that P(k gains cover R) = T[n-1]((k mean - R) / (s sqrt(k + k^2 / n))). Sums of log-normal gains have no closed form
-and are drawn, seeded. Old evidence may be discounted: the i-th step back counts 2^(-i / half_life), its
-likelihood raised to that power (West and Harrison, "Bayesian Forecasting and Dynamic Models", 2nd ed., 6.3 and 14.2: discounting).
+and are drawn, seeded. Old evidence may be discounted: the i-th step back counts 2^(-i / half_life), its likelihood
+raised to that power (West and Harrison, "Bayesian Forecasting and Dynamic Models", 2nd ed., 6.3). And log-normal gains
+may decline: the easy ones are taken first, the i-th is worth i^-decline of the first (the power law of learning curves;
+Wright, "Factors affecting the cost of airplanes", 1936).
+
+Where levels are measured, the level that the process starts from is uncertain, and wanders between steps: the least
+that a random walk of standard deviation w by a time reaches until then is distributed as |N(0, w^2)| below its start
+(reflection principle; Feller, "An Introduction to Probability Theory", vol. 2, 6.2).
 
 The unit of gains and of what remains is the caller's (points, or natural logarithms of a ratio: see `scale`), and so is
 that of time (days, or records).
@@ -41,7 +47,8 @@ class Gains:
 
     kind:   `normal`: of the gain; `lognormal`: of its natural logarithm.
     mean, spread: location and scale (of the logarithm, if log-normal). worth: how many observed gains the mean is
-    worth; degrees: of freedom of the spread. Without discount and prior knowledge n and n - 1.
+    worth; degrees: of freedom of the spread. Without discount and prior knowledge n and n - 1. decline: see above;
+    location is that of the next gain, the one after `seen`.
     """
 
     kind: Kind
@@ -49,11 +56,17 @@ class Gains:
     spread: float
     worth: float
     degrees: float
+    decline: float = 0.0
+    seen: int = 0
 
     @property
     def typical(self) -> float:
         """The mean gain; of log-normal ones their median, since the mean of a log-t does not exist."""
         return self.mean if self.kind == "normal" else math.exp(self.mean)
+
+    def shrunk(self, steps: int) -> np.ndarray:
+        """What each of the next gains is worth, against the next: [steps], ones if gains do not decline."""
+        return ((self.seen + np.arange(1, steps + 1)) / (self.seen + 1)) ** -self.decline
 
     def within(self, remaining: float, steps: int) -> float:
         """P(`steps` further gains together are at least `remaining`); normal gains alone have this closed form."""
@@ -67,16 +80,18 @@ class Gains:
         return student_cdf(distance / scale, self.degrees)
 
     def sums(self, steps: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-        """Sums of the first 1..steps further gains, [draws, steps], of as many possible worlds."""
+        """Sums of the first 1..steps further gains, [draws, steps], of as many possible worlds; of one seed, the first
+        of them are the same however many steps are asked for."""
         rng = np.random.default_rng(seed)
         sigma = self.spread * np.sqrt(self.degrees / rng.chisquare(self.degrees, draws))
         mu = self.mean + sigma * rng.standard_normal(draws) / math.sqrt(self.worth)
-        x = rng.standard_normal((draws, steps))
-        x *= sigma[:, None]
-        x += mu[:, None]
+        x = rng.standard_normal((steps, draws))
+        x *= sigma
+        x += mu
         if self.kind == "lognormal":
             np.exp(np.clip(x, -700, 300, out=x), out=x)
-        return np.cumsum(x, axis=1, out=x)
+            x *= self.shrunk(steps)[:, None]
+        return np.cumsum(x, axis=0, out=x).T
 
 
 @dataclass(frozen=True)
@@ -113,20 +128,23 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Process:
-    """Gains, and arrivals where times are known. `uncertainty`: the standard error of what remains, in its unit."""
+    """Gains, and arrivals where times are known. uncertainty: the standard error of what remains, in its unit; wander:
+    the standard deviation of the level's own walk after one unit of time."""
 
     gains: Gains
     arrivals: Arrivals | None = None
     uncertainty: float = 0.0
+    wander: float = 0.0
     draws: int = DRAWS
     seed: int = 0
 
     def expected(self, remaining: float) -> float:
-        """Effective optimizations that remain: what remains divided by the typical gain; infinite if that is not
-        positive."""
+        """Effective optimizations that remain if each brings the typical gain: what remains divided by it, or where
+        gains decline, the place on the line through their sums. Infinite beyond 1,000."""
         if remaining <= 0:
             return 0.0
-        return remaining / self.gains.typical if self.gains.typical > 0 else math.inf
+        sums = np.concatenate([[0.0], np.cumsum(self.gains.typical * self.gains.shrunk(MOST_STEPS))])
+        return float(np.interp(remaining, sums, np.arange(len(sums)))) if remaining <= sums[-1] else math.inf
 
     def within(self, remaining: float, steps: int) -> float:
         """P(at most `steps` further effective optimizations suffice). InputError for a negative number."""
@@ -142,18 +160,19 @@ class Process:
         if self.arrivals is None:
             raise InputError("when a milestone is reached cannot be said", why="the gains have no dates",
                              do="give a history with dates, or ask by number of optimizations")
-        if time <= 0:
-            return float(self.reached(remaining, 0)[-1])
-        most = self._most(time)
-        return float(self.arrivals.counts(time, most) @ self.reached(remaining, most))
+        most = self._most(max(0.0, time))
+        return float(self.arrivals.counts(time, most) @ self.reached(remaining, most, max(0.0, time)))
 
-    def reached(self, remaining: float, most: int) -> np.ndarray:
-        """P(covered within k further optimizations) for k = 0..most, never falling with k."""
-        if self.gains.kind == "normal" and self.uncertainty == 0:
+    def reached(self, remaining: float, most: int, time: float | None = None) -> np.ndarray:
+        """P(covered within k further optimizations) for k = 0..most, never falling with k; within `time` at the same
+        time, in which the level wanders."""
+        error = math.hypot(self.uncertainty, self.wander * math.sqrt(time or 0.0))
+        if self.gains.kind == "normal" and error == 0:
             found = np.array([self.gains.within(remaining, k) for k in range(most + 1)])
         else:
             sums = self._sums(most)
-            wanted = remaining + self._errors
+            errors = error * self._errors
+            wanted = remaining - (np.abs(errors) if time and self.wander else errors)
             found = np.concatenate([[float((wanted <= 0).mean())], (sums >= wanted[:, None]).mean(axis=0)])
         return np.maximum.accumulate(found)
 
@@ -175,7 +194,8 @@ class Process:
         counts = self.arrivals.draw(at, self.draws, self.seed + 1)
         most = max(1, int(min(counts.max(), MOST_STEPS)))
         sums = np.concatenate([np.zeros((self.draws, 1)), self._sums(most)], axis=1)
-        values = np.take_along_axis(sums, np.minimum(counts, most), axis=1) - self._errors[:, None]
+        errors = np.hypot(self.uncertainty, self.wander * np.sqrt(at))
+        values = np.take_along_axis(sums, np.minimum(counts, most), axis=1) + errors * self._errors[:, None]
         return np.quantile(values, levels, axis=0)
 
     def _most(self, time: float) -> int:
@@ -202,7 +222,7 @@ class Process:
     @cached_property
     def _errors(self) -> np.ndarray:
         rng = np.random.default_rng(self.seed + 2)
-        return self.uncertainty * rng.standard_normal(self.draws)
+        return rng.standard_normal(self.draws)
 
 
 @dataclass(frozen=True)
@@ -222,11 +242,12 @@ NOTHING = Prior()
 
 
 def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | None = None,
-              prior: Prior = NOTHING) -> Gains:
+              decline: float = 0.0, prior: Prior = NOTHING) -> Gains:
     """The posterior of gains that were seen, in order, the newest last.
 
-    half_life: in steps; None: all count alike. InputError for what is not finite, for gains of zero or less, and where
-    there are too few to tell how much they vary (two, without a prior).
+    half_life: in steps; None: all count alike. decline: of log-normal gains, by their number. InputError for what is
+    not finite, for gains of zero or less, and where there are too few to tell how much they vary (two, without a
+    prior).
     """
     x = np.asarray(gains, dtype=float).reshape(-1)
     if not np.isfinite(x).all():
@@ -234,7 +255,8 @@ def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | Non
     if (x <= 0).any():
         raise InputError(f"a gain of {x[x <= 0][0]:g}", why="an effective optimization brings something",
                          do="leave out what brought nothing or did harm")
-    x = np.log(x) if kind == "lognormal" else x
+    if kind == "lognormal":
+        x = np.log(x) + decline * np.log(np.arange(1, len(x) + 1) / (len(x) + 1))
     w = _weights(len(x), half_life)
     total = float(w.sum())
     mean = float(w @ x) / total if total else 0.0
@@ -246,7 +268,8 @@ def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | Non
     centre = (prior.worth * prior.mean + total * mean) / worth
     squares = (max(prior.degrees, 0.0) * prior.spread ** 2 + float(w @ (x - mean) ** 2)
                + prior.worth * total / worth * (prior.mean - mean) ** 2)
-    return Gains(kind, centre, math.sqrt(squares / degrees), worth, degrees)
+    return Gains(kind, centre, math.sqrt(squares / degrees), worth, degrees, decline if kind == "lognormal" else 0.0,
+                 len(x))
 
 
 def fit_arrivals(times: ArrayLike, start: float, end: float, *, half_life: float | None = None,

@@ -7,8 +7,8 @@ floor F (the least cost that the hardware allows) progress from a base towards a
     g(now) = ln((base - F) / (now - F)) / ln((base - F) / (target - F)),
 
 which without a floor is ln(base / now) / ln(base / target). A gain is a difference of ln(cost - F): whatever gains
-come, the floor is never passed, and the nearer it is the less a gain of the same size brings. On the `linear` scale gains are
-differences in the metric's own unit, and g = (base - now) / (base - target).
+come, the floor is never passed, and the nearer it is the less a gain of the same size brings. On the `linear` scale
+gains are differences in the metric's own unit, and g = (base - now) / (base - target).
 """
 
 from __future__ import annotations

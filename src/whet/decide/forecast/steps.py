@@ -13,19 +13,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whet.decide.forecast.scale import Scale
-from whet.decide.history import Segment, segments
+from whet.decide.history import segments
 from whet.errors import InputError
 
 How = Literal["changes", "each"]
+JUDGED_BY = 0.5 * math.pi / 5  # variance of a median of five normal values: pi / (2 n), in that of one
+WANDER = 0.15  # of a level, in standard deviations of the noise: fitted by back-tests (docs/forecast.md)
 
 
 @dataclass(frozen=True)
 class Steps:
     """Effective optimizations so far, oldest first.
 
-    times: [n] when each came, in the unit of the history's times; gains: [n] on the scale, all positive.
-    start, end: when the history begins and ends. base, now: its first and last level, in the metric's unit.
-    uncertainty: standard error of the last level, on the scale. back: changes for the worse.
+    times: [n] when each came, in the unit of the history's times; gains: [n] on the scale, all positive. start, end:
+    when the history begins and ends. base, now: its first and last level, in the metric's unit. uncertainty: standard
+    error, on the scale, of the last level as it will be judged: by the median of five measurements. wander: the
+    standard deviation by which the level moves from one measurement to the next, on the scale. back: changes for the
+    worse. count: values.
     """
 
     times: tuple[float, ...]
@@ -35,6 +39,7 @@ class Steps:
     base: float
     now: float
     uncertainty: float = 0.0
+    wander: float = 0.0
     back: int = 0
     how: How = "changes"
     count: int = 0
@@ -69,7 +74,8 @@ def _each(times: Sequence[float], places: Sequence[float], scale: Scale) -> Step
 
 
 def _changes(times: Sequence[float], values: Sequence[float], places: Sequence[float], scale: Scale) -> Steps:
-    found = segments([float(v) for v in values], scale="linear" if scale.name == "linear" else "auto")
+    relative = scale.name == "log" and min(values) > 0
+    found = segments([float(v) for v in values], scale="log" if relative else "linear")
     levels = [scale.place(s.level, "the level") for s in found]
     at, gains, back = [], [], 0
     for before, after, segment in zip(levels, levels[1:], found[1:]):
@@ -79,14 +85,13 @@ def _changes(times: Sequence[float], values: Sequence[float], places: Sequence[f
         else:
             back += 1
     last = found[-1]
+    spread = last.spread * (last.level if relative else 1.0) * _slope(scale, last.level)
     return Steps(tuple(at), tuple(gains), float(times[0]), float(times[-1]), scale.value(levels[0]),
-                 scale.value(levels[-1]), _error(last, scale), back, "changes", len(places))
+                 scale.value(levels[-1]), spread * math.sqrt(JUDGED_BY + 1 / last.count), spread * WANDER, back,
+                 "changes", len(places))
 
 
-def _error(last: Segment, scale: Scale) -> float:
-    """The standard error of a segment's level, on the scale: from its 95 % interval, by the scale's slope."""
-    half = (last.high - last.low) / (2 * 1.96)
-    if half == 0 or not math.isfinite(half):
-        return 0.0
-    small = 1e-3 * half
-    return abs(scale.place(last.level + small) - scale.place(last.level)) / small * half
+def _slope(scale: Scale, value: float) -> float:
+    """How far a place moves with the value, at a value."""
+    small = 1e-6 * abs(value) or 1e-9
+    return abs(scale.place(value + small) - scale.place(value)) / small
