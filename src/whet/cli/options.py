@@ -23,7 +23,7 @@ Fp32Layer = Annotated[list[str] | None, Option(
     "--fp32-layer", metavar="NAME", help="A layer that stays in fp32: its products and results. May be repeated.")]
 Isa = Annotated[str, Option("--isa", help="host, or less than this CPU has: avx512_vnni, avx512, avx2_vnni, avx2.")]
 Config = Annotated[Path | None, Option(
-    "--config", metavar="FILE", help="A file of builds by name, as whet.yaml: name one of them instead of a model (needless "
+    "--config", metavar="FILE", help="A file of builds by name (whet.yaml): name one instead of a model (needless "
     "where there is but one). Options that are given beside it win.")]
 Calib = Annotated[str | None, Option(
     "--calib", metavar="DATA", help="Samples to calibrate INT8 or FP8 with: .npz, .npy, a folder of images or arrays, "
