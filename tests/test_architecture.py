@@ -43,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
     "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision", "tuning"},
     "decide": {"measure", "data_file"},
+    "board": {"store", "decide", "report", "measure", "data_file"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).
 FREE = {"cli", "__init__"}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from whet.cli import (
+    board,
     build,
     compare,
     debug,
@@ -180,6 +181,7 @@ app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
 app.command("lock")(lock.command)
+app.command("board")(board.command)
 app.add_typer(surgeon.app, name="surgeon")
 app.add_typer(debug.app, name="debug")
 

@@ -1,0 +1,194 @@
+"""Results that are kept, as rows of lists and as pages: gates, forecasts, comparisons, failures, returns.
+
+A body was written by some version of some command: what is known of it is shown as what it is, and all of it as an
+outline, so that nothing depends on a field that another version has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from markupsafe import Markup
+
+from whet.board import charts, returns
+from whet.board.history import share
+from whet.board.view import Asked
+from whet.board.words import text
+from whet.decide.result import Result
+from whet.report import roi as roi_report
+from whet.report import rows
+from whet.report.roi_words import label
+from whet.store.results import Kept
+
+TITLES = {"gate": "gates", "forecast": "forecasts", "comparison": "comparisons", "failure": "failures",
+          "roi": "returns"}
+COMMANDS = {"gate": "whet gate new.json --store STORE", "forecast": "whet forecast --store STORE",
+            "comparison": "whet compare model.onnx --keep --store STORE",
+            "failure": "whet build model.onnx -o model.plan --store STORE",
+            "roi": "whet roi scenario.yaml --keep --store STORE"}
+GOOD = {"held", "passed", "pass", "ok", "pays", "recommended", "ready", "yes", "reached"}
+BAD = {"not held", "failed", "fail", "regressed", "regression", "does not pay", "not ready", "no", "error",
+       "nothing meets the constraints"}
+DEEPEST, MOST = 6, 40  # levels and items of an outline
+
+
+@dataclass(frozen=True)
+class Row:
+    """A result in a list: what it says in a few words, and whether that is good news (`good`, `bad`, `open`)."""
+
+    kind: str
+    model: str
+    at: str
+    state: str
+    mood: str
+    says: str
+    url: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a result's page: a heading, and a drawing, sentences or a table."""
+
+    title: str
+    chart: Markup | str = ""
+    says: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    body: tuple[tuple[str, ...], ...] = ()
+    code: str = ""
+
+
+def row(found: Kept, asked: Asked) -> Row:
+    """A result in a list."""
+    state, says = _SUMMARIES.get(found.kind, _anything)(found.body, asked.lang)
+    mood = "good" if state in GOOD else "bad" if state in BAD or found.kind == "failure" else "open"
+    return Row(found.kind, found.model, f"{found.at:%Y-%m-%d %H:%M}", label(state, asked.lang), mood, says,
+               asked.url(f"/result/{found.id}"), found.id)
+
+
+def parts(found: Kept, asked: Asked) -> list[Part]:
+    """What is known of a result, in the order in which people want it."""
+    try:
+        return _PARTS[found.kind](found.body, asked.lang) if found.kind in _PARTS else []
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):  # of another version: the outline has it all
+        return []
+
+
+def outline(value: object, lang: str, depth: int = 0) -> object:
+    """A body for the outline: dictionaries and lists bounded in depth and length, everything else as text."""
+    if isinstance(value, Mapping):
+        if depth == DEEPEST:
+            return "{…}"
+        items = [(str(k), outline(v, lang, depth + 1)) for k, v in list(value.items())[:MOST]]
+        more = len(value) - len(items)
+        return {"pairs": items, "more": text("cut off", lang, n=more) if more > 0 else ""}
+    if isinstance(value, list | tuple):
+        if all(isinstance(v, int | float | str) for v in value):
+            shown = ", ".join(_short(v) for v in value[:MOST])
+            return shown + (f"; {text('cut off', lang, n=len(value) - MOST)}" if len(value) > MOST else "")
+        if depth == DEEPEST:
+            return "[…]"
+        more = len(value) - MOST
+        return {"items": [outline(v, lang, depth + 1) for v in value[:MOST]],
+                "more": text("cut off", lang, n=more) if more > 0 else ""}
+    return _short(value)
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:2000]
+
+
+def _anything(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    """Of a result of a kind that is not known better: its state, and its message."""
+    state = next((str(body[k]) for k in ("state", "verdict", "status") if isinstance(body.get(k), str)), "")
+    says = next((body[k] for k in ("message", "summary", "title", "what") if isinstance(body.get(k), str)), "")
+    return state, str(says)[:400]
+
+
+def _roi(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    found = _result(body)
+    if found is None:
+        return _anything(body, lang)
+    says = [f"{name} {value}" for name, value, _ in roi_report.tiles(found, lang)[:2]]
+    return found.verdict, ": ".join(p for p in (found.title, ", ".join(says)) if p)
+
+
+def _result(body: Mapping[str, Any]) -> Result | None:
+    try:
+        return msgspec.convert(body, Result, strict=False)
+    except msgspec.ValidationError:
+        return None
+
+
+def _roi_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+    r = _result(body)
+    if r is None:
+        return []
+    head, cells = roi_report.options_table(r, lang)
+    out = [Part("", says=(roi_report.load_line(r, lang), *(s.text(lang) for s in r.reasons)))]
+    facts = roi_report.tiles(r, lang)
+    if facts:
+        out.append(Part(text("result", lang), head=("", "", ""), body=tuple(facts)))
+        out.append(Part(f"{label('Cash flow', lang)}, {r.currency}", returns.cash(r, lang)))
+    out.append(Part(label("Options", lang), head=tuple(head), body=tuple(map(tuple, cells))))
+    if r.returned is not None and r.returned.tornado:
+        out.append(Part(label("What sways it", lang), returns.tornado(r, lang)))
+    if r.findings:
+        out.append(Part(label("Warnings", lang), says=tuple(f.say.text(lang) for f in r.findings)))
+    return out
+
+
+def _comparison(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    said = body.get("recommendation") or {}
+    chosen = said.get("chosen") or ""
+    return str(said.get("state", "")), ", ".join(p for p in (chosen, f"{len(body.get('rows', ()))} cells") if p)
+
+
+def _comparison_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+    timed = [(r, r["record"]["latency"]["p50"]) for r in body["rows"]
+             if r.get("record") and r["record"].get("latency")]
+    chosen = (body.get("recommendation") or {}).get("chosen")
+    items = [charts.Bar(r["key"], p50["value"], rows.seconds(p50["value"]), "current" if r["key"] == chosen else "")
+             for r, p50 in sorted(timed, key=lambda x: float(x[1]["value"]))]
+    out = [Part("latency.p50", charts.bars(items, "latency.p50"))] if items else []
+    differences = tuple((d["key"], d["baseline"], f"{d['ratio']:.3g}x", f"{d['low']:.3g} – {d['high']:.3g}",
+                         str(d["verdict"])) for d in body.get("differences", ()))
+    if differences:
+        out.append(Part(text("comparisons", lang), head=("", "baseline", "ratio", text("interval", lang), ""),
+                        body=differences))
+    return out
+
+
+def _failure(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    kind = next((str(body[k]) for k in ("code", "type") if body.get(k)), "")
+    node = f" ({body['node']})" if body.get("node") else ""
+    return kind, str(next((body[k] for k in ("what", "message") if body.get(k)), ""))[:400] + node
+
+
+def _failure_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+    stack = body.get("stack") or ()
+    facts = tuple((k, str(body[k])) for k in ("type", "code", "what", "where", "why", "do", "node", "command")
+                  if body.get(k))
+    out = [Part("", head=("", ""), body=facts)] if facts else []
+    if stack:
+        lines: Sequence[object] = [stack] if isinstance(stack, str) else stack
+        out.append(Part("stack", code="\n".join(str(line) for line in lines)))
+    return out
+
+
+def percent(value: float) -> str:
+    """A probability as people say it: `83 %`, `> 99 %`, `< 1 %`."""
+    return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else share(value)[1:]
+
+
+_SUMMARIES: dict[str, Callable[[Mapping[str, Any], str], tuple[str, str]]] = {
+    "roi": _roi, "comparison": _comparison, "failure": _failure}
+_PARTS: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+    "roi": _roi_parts, "comparison": _comparison_parts, "failure": _failure_parts}
