@@ -22,7 +22,10 @@ from whet.decide.history.scale import Scaled, ScaleName, scaled
 from whet.decide.student import student, student_cdf
 from whet.errors import InputError
 
+CONFIDENCE = 0.99  # that a change must have
+PENALTY = 3.0  # of a segment, in variances times log n: more than 2 (Yao 1988), and every change is tested after
 SHORTEST = 3  # points of a segment: with less, a new level and a pair of outliers look alike
+MOST_DEGREES = 200  # of freedom: beyond, Student's t is the normal distribution to three digits
 CUT = 3.0  # standard deviations at which outliers are cut
 MAD = 1.0 / NormalDist().inv_cdf(0.75)  # makes the median absolute deviation a standard deviation of normal values
 
@@ -53,7 +56,7 @@ class Segment:
 
 
 def segments(values: ArrayLike | Sequence[float | None], *, scale: ScaleName = "auto",
-             confidence: float = 0.99) -> list[Segment]:
+             confidence: float = CONFIDENCE) -> list[Segment]:
     """The segments of a series, oldest first; deterministic, and linear in time for most series.
 
     values: [n] in any unit, in order of time; None and NaN are missing. scale: `auto` takes logarithms where all
@@ -63,8 +66,7 @@ def segments(values: ArrayLike | Sequence[float | None], *, scale: ScaleName = "
     if not 0 < confidence < 1:
         raise InputError(f"a confidence of {confidence:g}", do="give one between 0 and 1, as 0.99")
     series = scaled(values, scale)
-    starts = _starts(series.y, confidence)
-    return _described(series, starts)
+    return described(series, starts(series.y, confidence))
 
 
 def noise(y: np.ndarray) -> float:
@@ -80,29 +82,30 @@ def noise(y: np.ndarray) -> float:
 
 def cut(y: np.ndarray, sigma: float) -> np.ndarray:
     """y with what lies further than CUT sigma from the median of its neighbours (five values) drawn to there."""
-    n = len(y)
-    if n < SHORTEST:
+    if len(y) < SHORTEST:
         return y
-    half = 2
-    padded = np.concatenate([np.full(half, np.nan), y, np.full(half, np.nan)])
-    middle = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    # At the ends the median is of fewer: infinities on both sides leave it to the rest.
+    ends = np.array([-np.inf, np.inf])
+    windows = (np.lib.stride_tricks.sliding_window_view(np.concatenate([side, y, side]), 5)
+               for side in (ends, ends[::-1]))
+    middle = sum(np.median(w, axis=1) for w in windows) / 2
     return np.clip(y, middle - CUT * sigma, middle + CUT * sigma)
 
 
-def _starts(y: np.ndarray, confidence: float) -> list[int]:
+def starts(y: np.ndarray, confidence: float = CONFIDENCE) -> list[int]:
     """Indices at which segments begin, 0 first."""
     sigma = noise(y)
     if len(y) < 2 * SHORTEST or sigma == 0:
         return [0]
     clean = cut(y, sigma)
-    starts = _pelt(clean, 3.0 * sigma**2 * math.log(len(y)))
-    bounds = [*starts, len(y)]
-    while len(bounds) > 2:
-        p = [_p(clean, *bounds[i - 1:i + 2]) for i in range(1, len(bounds) - 1)]
+    bounds = [*_pelt(clean, PENALTY * sigma**2 * math.log(len(y))), len(y)]
+    p = [_p(clean, *bounds[i - 1:i + 2]) for i in range(1, len(bounds) - 1)]
+    while p and max(p) > 1 - confidence:
         worst = int(np.argmax(p))
-        if p[worst] <= 1 - confidence:
-            break
-        del bounds[worst + 1]
+        del bounds[worst + 1], p[worst]
+        for i in (worst, worst + 1):  # the neighbours of what is gone
+            if 1 <= i < len(bounds) - 1:
+                p[i - 1] = _p(clean, *bounds[i - 1:i + 2])
     return bounds[:-1]
 
 
@@ -124,10 +127,10 @@ def _pelt(y: np.ndarray, penalty: float) -> list[int]:
         least = int(cost.argmin())
         best[stop], before[stop] = cost[least] + penalty, candidates[least]
         candidates = candidates[cost <= best[stop]]
-    starts = [int(before[n])]
-    while starts[-1]:
-        starts.append(int(before[starts[-1]]))
-    return starts[::-1]
+    found = [int(before[n])]
+    while found[-1]:
+        found.append(int(before[found[-1]]))
+    return found[::-1]
 
 
 def _difference(y: np.ndarray, start: int, at: int, stop: int) -> tuple[float, float, int]:
@@ -140,7 +143,7 @@ def _difference(y: np.ndarray, start: int, at: int, stop: int) -> tuple[float, f
     r = float(residuals[1:] @ residuals[:-1]) / float(residuals @ residuals) if variance > 0 else 0.0
     inflation = (1 + min(max(r, 0.0), 0.9)) / (1 - min(max(r, 0.0), 0.9))
     error = math.sqrt(variance * inflation * (1 / len(left) + 1 / len(right)))
-    return float(right.mean() - left.mean()), error, max(1, degrees)
+    return float(right.mean() - left.mean()), error, max(1, min(degrees, MOST_DEGREES))
 
 
 def _p(y: np.ndarray, start: int, at: int, stop: int) -> float:
@@ -151,14 +154,15 @@ def _p(y: np.ndarray, start: int, at: int, stop: int) -> float:
     return min(1.0, 2 * (1 - student_cdf(abs(difference) / error, degrees)) * (stop - start))
 
 
-def _described(series: Scaled, starts: Sequence[int]) -> list[Segment]:
+def described(series: Scaled, begins: Sequence[int]) -> list[Segment]:
+    """The segments that begin at indices of `series.y`."""
     y, log = series.y, series.log
     clean = cut(y, noise(y))
     out = []
-    bounds = [*starts, len(y)]
+    bounds = [*begins, len(y)]
     for i, (start, stop) in enumerate(pairwise(bounds)):
         level, error, spread = location(y[start:stop])
-        half = error * student(0.975, stop - start - 1) if stop - start > 1 else 0.0
+        half = error * student(0.975, min(stop - start - 1, MOST_DEGREES)) if stop - start > 1 else 0.0
         change = None
         if i:
             difference, wrong, degrees = _difference(clean, bounds[i - 1], start, stop)
