@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from whet.decide.history import Level, Segment, fit, segments
 from whet.errors import InputError
 from whet.measure.series import Setting
 from whet.store import Filters, Store
-from whet.store.views import Latest, Mark
+from whet.store.views import Latest, Marks
 
 MOST_POINTS = 100_000  # of a line, the newest
 MOST_STRETCHES = 2_000  # that change points are looked for among; of longer lines, medians of equal stretches
 GLANCE = 60  # points of a model in the list
 FIRST = ("latency.p50", "throughput", "latency.mean", "latency.p99")  # the metric that a model is known by
+_ALIKE = attrgetter(*(f.name for f in fields(Setting) if f.name != "sha256"))  # what is equal within a line
 RANGES = {"30d": 30, "90d": 90, "1y": 365, "all": None}  # days before the newest point
 
 
@@ -43,21 +45,21 @@ class Line:
 
 def setting_key(setting: Setting) -> str:
     """Twelve hexadecimal digits: of all of a setting but the model's hash."""
-    return hashlib.sha256(json.dumps(asdict(replace(setting, sha256=""))).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_ALIKE(setting)).encode()).hexdigest()[:12]
 
 
 def lines(found: Sequence[Latest]) -> list[Line]:
     """Series as lines, the one that was measured last first."""
-    alike: dict[tuple[str, str, str, str], list[Latest]] = {}
+    alike: dict[tuple[object, str, str], list[Latest]] = {}
     for s in found:
-        alike.setdefault((s.setting.model, setting_key(s.setting), s.metric, s.unit), []).append(s)
+        alike.setdefault((_ALIKE(s.setting), s.metric, s.unit), []).append(s)
     out = []
     for group in alike.values():
         last = max(group, key=lambda s: (s.at, s.id))
         setting = last.setting if len(group) == 1 else replace(last.setting, sha256="")
         out.append(Line(tuple(sorted(s.id for s in group)), setting, last.device_name, last.metric, last.unit, last.at,
                         last.value))
-    return sorted(out, key=lambda l: (-l.at.timestamp(), l.metric, l.key))
+    return sorted(out, key=lambda l: (-l.at.timestamp(), l.metric, l.ids))
 
 
 def chosen(found: Sequence[Line], metric: str, key: str) -> Line:
@@ -101,31 +103,40 @@ def within(store: Store, line: Line, span: str) -> Filters:
 class Story:
     """A line over a range: its points, where its level changed, and where it stands.
 
-    `stretch`: how many points in a row one value of the search for changes is the median of (1: it is the point).
+    `log`: all values are positive, so that changes are relative. `stretch`: how many points in a row one value of the
+    search for changes is the median of (1: it is the point).
     """
 
-    marks: tuple[Mark, ...]
+    marks: Marks
     cut: bool  # there are older points in the range that were not read
     segments: tuple[Segment, ...]  # indices are those of `marks`
     level: Level | None
+    log: bool
     stretch: int
 
-    @property
-    def values(self) -> np.ndarray:
-        return np.array([m.value for m in self.marks])
+    def when(self, index: int) -> datetime:
+        """The date of a point."""
+        return date(self.marks.at[index])
 
 
-def story(marks: Sequence[Mark], cut: bool = False) -> Story:
-    """What `whet.decide.history` says of points. No points, no story: nothing is found in them."""
-    values = np.array([m.value for m in marks], dtype=np.float64)
+def date(seconds: float) -> datetime:
+    """Seconds since 1970 as a date, UTC."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(seconds))
+
+
+def story(marks: Marks) -> Story:
+    """What `whet.decide.history` says of points, the newest `MOST_POINTS`. No points, no story."""
+    cut = len(marks) > MOST_POINTS
+    marks = Marks(*(column[-MOST_POINTS:] for column in (marks.at, marks.value, marks.low, marks.high)))
+    values = marks.value
     if not len(values):
-        return Story((), cut, (), None, 1)
+        return Story(marks, cut, (), None, True, 1)
     stretch = -(-len(values) // MOST_STRETCHES)
     if stretch == 1:
         found = segments(values)
         level = _level(values[found[-1].start:])
     else:
-        # Stretches end with the newest point; the oldest may be shorter.
+        # Stretches end with the newest point; the oldest points that fill none are left out of the search.
         first = len(values) % stretch
         middles = np.median(values[first:].reshape(-1, stretch), axis=1)
         found = [replace(s, start=s.start * stretch + first if s.start else 0, stop=s.stop * stretch + first,
@@ -133,7 +144,7 @@ def story(marks: Sequence[Mark], cut: bool = False) -> Story:
                          change=replace(s.change, at=s.change.at * stretch + first) if s.change else None)
                  for s in segments(middles)]
         level = _level(values[found[-1].start:][-MOST_STRETCHES:])
-    return Story(tuple(marks), cut, tuple(found), level, stretch)
+    return Story(marks, cut, tuple(found), level, bool((values > 0).all()), stretch)
 
 
 def _level(values: np.ndarray) -> Level | None:
@@ -168,7 +179,7 @@ def glances(store: Store, part: str, offset: int, limit: int) -> tuple[list[Glan
             continue
         line = chosen(lines(by_name[k.name]), "", "")
         marks = store.marks(line.ids, last=GLANCE)
-        found = segments([m.value for m in marks])[-1]
-        out.append(Glance(k.name, k.settings, k.newest, line, tuple(m.value for m in marks), found,
-                          marks[found.change.at].at if found.change else None))
+        found = segments(marks.value)[-1]
+        out.append(Glance(k.name, k.settings, k.newest, line, tuple(marks.value.tolist()), found,
+                          date(marks.at[found.change.at]) if found.change else None))
     return out, total

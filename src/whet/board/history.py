@@ -54,9 +54,8 @@ def better(metric: str, change: float) -> str:
 
 def tiles(line: Line, told: Story, lang: str) -> list[Tile]:
     """What is looked for first: the newest value, the level now, the last change, the next value."""
-    newest, level = told.marks[-1], told.level
-    unit = line.unit
-    out = [Tile(text("newest", lang), report.amount(newest.value, unit), f"{newest.at:{MINUTE}}")]
+    level, unit, log = told.level, line.unit, told.log
+    out = [Tile(text("newest", lang), report.amount(float(told.marks.value[-1]), unit), f"{told.when(-1):{MINUTE}}")]
     changed = [s for s in told.segments if s.change]
     last = told.segments[-1]
     if level is None:
@@ -64,9 +63,8 @@ def tiles(line: Line, told: Story, lang: str) -> list[Tile]:
     else:
         note = text("95", lang, low=report.amount(level.low, unit), high=report.amount(level.high, unit))
         out.append(Tile(text("now", lang), report.amount(level.value, unit), note))
-    log = is_log(told)
     if changed and last.change:
-        since = text("since", lang, date=f"{told.marks[last.start].at:%Y-%m-%d}", n=f"{last.count:,}")
+        since = text("since", lang, date=f"{told.when(last.start):%Y-%m-%d}", n=f"{last.count:,}")
         out.append(Tile(text("last change", lang), effect(last.change.effect, log, unit), since,
                         better(line.metric, last.change.effect)))
     else:
@@ -80,14 +78,9 @@ def tiles(line: Line, told: Story, lang: str) -> list[Tile]:
     return out
 
 
-def is_log(told: Story) -> bool:
-    """Whether changes are relative: all values are positive."""
-    return bool((told.values > 0).all())
-
-
 def scale(told: Story, unit: str) -> tuple[float, str]:
     """The factor and the name of the unit that values are drawn in."""
-    top = float(np.abs(told.values).max())
+    top = float(np.abs(told.marks.value).max())
     if unit == "s":
         return rows.unit(top)
     if unit == "bytes":
@@ -96,31 +89,34 @@ def scale(told: Story, unit: str) -> tuple[float, str]:
     return 1.0, unit
 
 
-def chart(line: Line, told: Story, lang: str) -> tuple[Markup, list[str]]:
-    """The chart with the data of its cursor, and what must be said of it."""
-    at = np.array([m.at.timestamp() for m in told.marks])
+@dataclass(frozen=True)
+class Drawn:
+    """A chart with the data of its cursor, the unit of its axis, what is what in it, and what must be said of it."""
+
+    svg: Markup
+    unit: str
+    legend: list[tuple[str, str]]
+    notes: list[str]
+
+
+def chart(line: Line, told: Story, lang: str) -> Drawn:
+    """The chart of a line with its levels, its changes and the values to come."""
+    at, values = told.marks.at, told.marks.value
     factor, unit = scale(told, line.unit)
-    kept = thin.m4(at, told.values, COLUMNS)
-    ys = [told.values[kept] * factor]
+    kept = thin.m4(at, values, COLUMNS)
+    ys = [values[kept] * factor]
     dotted = len(kept) <= DOTTED
-    spans = [(at[i], m.low * factor, m.high * factor) for i in kept if dotted for m in (told.marks[i],)
-             if m.low is not None and m.high is not None]
-    ahead = _ahead(told, at, factor)
-    if ahead:
-        ys.append(np.array([v for _, low, high in ahead for v in (low, high)]))
-    middle = float(np.median(told.values)) * factor
-    reach = 4 * max(float(np.ptp(np.concatenate(ys))), abs(middle) * 0.05)  # an interval may be far wider than all else
-    spans = [(x, max(low, middle - reach), min(high, middle + reach)) for x, low, high in spans]
-    if spans and len(spans) <= DOTTED:
-        ys.append(np.array([v for _, low, high in spans for v in (low, high)]))
+    spans = _spans(told, kept, factor) if dotted else []
+    ahead = _ahead(told, factor)
+    ys += [np.array(row[1:]) for row in (*spans, *ahead)]
     right = ahead[-1][0] if ahead else at[-1]
     around = charts.frame([at[0], right], np.concatenate(ys))
     plot = charts.Plot(around, summary(line, told, lang))
     plot.y_axis(lambda v: f"{v:.6g}")
     plot.x_axis(charts.dates(around.left, around.right))
-    _levels(plot, told, at, factor)
+    _levels(plot, told, factor)
     plot.spans(spans, "span")
-    points = [(float(at[i]), float(told.values[i]) * factor) for i in kept]
+    points = list(zip(at[kept].tolist(), (values[kept] * factor).tolist()))
     plot.curve(points, "line" if dotted else "line dense")
     if dotted:
         plot.dots(points, "dots")
@@ -134,24 +130,38 @@ def chart(line: Line, told: Story, lang: str) -> tuple[Markup, list[str]]:
         place = around.x(at[s.start])
         fits = s in labelled and place - far > 9  # labels side by side, in percent of the width
         far = place if fits else far
-        plot.upright(at[s.start], effect(s.change.effect, is_log(told), line.unit) if fits else "",
+        plot.upright(at[s.start], effect(s.change.effect, told.log, line.unit) if fits else "",
                      f"change {better(line.metric, s.change.effect)}")
     told_of = kept if len(kept) <= TOLD else kept[np.linspace(0, len(kept) - 1, TOLD).astype(int)]
-    said = [(around.x(at[i]), around.y(told.values[i] * factor),
-             f"{told.marks[i].at:{MINUTE}}: {report.amount(told.values[i], line.unit)}") for i in told_of]
-    notes = [unit] if unit else []
-    notes.append(text("legend", lang, h=AHEAD) if ahead else text("legend short", lang))
+    said = [(around.x(at[i]), around.y(values[i] * factor),
+             f"{told.when(i):{MINUTE}}: {report.amount(float(values[i]), line.unit)}") for i in told_of]
+    notes = []
     if len(kept) < len(told.marks):
         notes.append(text("thinned", lang, n=f"{len(kept):,}", all=f"{len(told.marks):,}"))
     if told.stretch > 1:
         notes.append(text("stretched", lang, n=told.stretch))
     if told.cut:
         notes.append(text("cut", lang, n=f"{MOST_POINTS:,}"))
-    return plot.svg(cursor=True) + charts.data(said), notes
+    legend = [("dot", text("measured point", lang)),
+              ("level", text("level" if told.stretch == 1 else "level alone", lang))]
+    legend += [("change", text("change point", lang))] if changes else []
+    legend += [("fan", text("ahead", lang, h=AHEAD))] if ahead else []
+    return Drawn(plot.svg(cursor=True) + charts.data(said), unit, legend, notes)
 
 
-def _ahead(told: Story, at: np.ndarray, factor: float) -> list[tuple[float, float, float]]:
+def _spans(told: Story, kept: np.ndarray, factor: float) -> list[tuple[float, float, float]]:
+    """The intervals of points, cut where they would make all else small."""
+    value = told.marks.value
+    reach = 4 * max(float(np.ptp(value[kept])), abs(float(np.median(value))) * 0.05)
+    both = kept[~np.isnan(told.marks.low[kept] + told.marks.high[kept])]
+    low = np.maximum(told.marks.low[both], value[both] - reach) * factor
+    high = np.minimum(told.marks.high[both], value[both] + reach) * factor
+    return list(zip(told.marks.at[both].tolist(), low.tolist(), high.tolist()))
+
+
+def _ahead(told: Story, factor: float) -> list[tuple[float, float, float]]:
     """Time, low and high of the values to come, at the pace of the last ones."""
+    at = told.marks.at
     if told.level is None or len(at) < 2:
         return []
     recent = np.diff(at[-21:])
@@ -169,11 +179,11 @@ def _ahead(told: Story, at: np.ndarray, factor: float) -> list[tuple[float, floa
     return out
 
 
-def _levels(plot: charts.Plot, told: Story, at: np.ndarray, factor: float) -> None:
-    log = is_log(told)
+def _levels(plot: charts.Plot, told: Story, factor: float) -> None:
+    at = told.marks.at
     for s in told.segments:
         a, z = float(at[s.start]), float(at[min(s.stop, len(at) - 1)])
-        low, high = ((s.level / (1 + s.spread), s.level * (1 + s.spread)) if log
+        low, high = ((s.level / (1 + s.spread), s.level * (1 + s.spread)) if told.log
                      else (s.level - s.spread, s.level + s.spread))
         if told.stretch == 1:  # medians spread less than points do
             plot.band([(a, low * factor), (z, low * factor)], [(a, high * factor), (z, high * factor)], "spread")
@@ -182,9 +192,9 @@ def _levels(plot: charts.Plot, told: Story, at: np.ndarray, factor: float) -> No
 
 def summary(line: Line, told: Story, lang: str) -> str:
     """The chart in a sentence."""
-    values = told.values
+    values = told.marks.value
     return text("chart", lang, metric=line.metric, model=line.setting.model, n=f"{len(values):,}",
-                first=f"{told.marks[0].at:%Y-%m-%d}", last=f"{told.marks[-1].at:%Y-%m-%d}",
+                first=f"{told.when(0):%Y-%m-%d}", last=f"{told.when(-1):%Y-%m-%d}",
                 low=report.amount(float(values.min()), line.unit), high=report.amount(float(values.max()), line.unit),
                 changes=sum(s.change is not None for s in told.segments),
                 now=report.amount(told.segments[-1].level, line.unit))
@@ -205,12 +215,12 @@ class Row:
 
 def changes(line: Line, told: Story, lang: str) -> list[Row]:
     """All changes, the newest first."""
-    log, out = is_log(told), []
+    log, out = told.log, []
     for before, s in zip(told.segments, told.segments[1:]):
         if s.change is not None:
             c = s.change
             ends = text("span", lang, low=effect(c.low, log, line.unit), high=effect(c.high, log, line.unit))
-            out.append(Row(told.marks[s.start].at, report.amount(before.level, line.unit),
+            out.append(Row(told.when(s.start), report.amount(before.level, line.unit),
                            report.amount(s.level, line.unit), effect(c.effect, log, line.unit), ends,
                            confidence(c.confidence), better(line.metric, c.effect)))
     return out[::-1]
@@ -224,7 +234,7 @@ def confidence(value: float) -> str:
 def noise(line: Line, told: Story) -> str:
     """How far one value lies from its level."""
     spread = told.segments[-1].spread
-    return f"{spread * 100:.2g} %" if is_log(told) else report.amount(spread, line.unit)
+    return f"{spread * 100:.2g} %" if told.log else report.amount(spread, line.unit)
 
 
 def settings(lines: Sequence[Line], shown: Line, lang: str, address: dict[str, str], most: int) -> tuple[Markup, int]:
@@ -240,9 +250,8 @@ def settings(lines: Sequence[Line], shown: Line, lang: str, address: dict[str, s
                        title), len(alike) - len(drawn)
 
 
-def slice_dates(told: Story, page: int, size: int) -> tuple[list[int], datetime, datetime]:
-    """A page of points, the newest first: their indices, and dates around them for a query."""
-    n = len(told.marks)
-    stop = n - page * size
-    taken = list(range(max(0, stop - size), stop))
-    return taken, told.marks[taken[0]].at, told.marks[taken[-1]].at + timedelta(microseconds=1)
+def slice_dates(told: Story, page: int, size: int) -> tuple[int, datetime, datetime]:
+    """A page of points, the newest first: how many they are, and the dates around them for a query."""
+    stop = len(told.marks) - page * size
+    start = max(0, stop - size)
+    return stop - start, told.when(start), told.when(stop - 1) + timedelta(seconds=1)

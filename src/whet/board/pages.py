@@ -21,7 +21,7 @@ from whet.report import roi as roi_report
 from whet.store import Filters, Store
 from whet.store.results import KINDS
 
-MODELS, POINTS, RESULTS, SETTINGS, BESIDE = 20, 50, 20, 12, 6  # of a page
+MODELS, POINTS, RESULTS, SETTINGS, BESIDE = 20, 25, 20, 12, 6  # of a page
 SIZE_LASTS = 60.0  # seconds for which the count of records is taken as it was
 
 
@@ -67,7 +67,7 @@ class Pages:
             raise HTTPException(404, "no model")
         line = chosen(every, asked.get("metric"), asked.get("setting"))
         marks = self._store.marks(line.ids, within(self._store, line, span), last=MOST_POINTS + 1)
-        told = story(marks[-MOST_POINTS:], len(marks) > MOST_POINTS)
+        told = story(marks)
         metrics = list(dict.fromkeys(l.metric for l in sorted(every, key=lambda l: l.metric) if l.key == line.key))
         settings = {l.key: report.setting(l.setting, asked.lang) + f"; {l.device_name}" for l in every}
         values: dict[str, Any] = {
@@ -75,12 +75,11 @@ class Pages:
             "metrics": [(m, asked.here(metric=m, setting=line.key, page="")) for m in metrics],
             "ranges": [(r, asked.here(range=r, page="")) for r in RANGES], "span": span, "settings": settings,
             "kept": [kept.row(k, asked) for k in self._store.results(model=name, limit=BESIDE)[0]]}
-        if told.marks:
+        if len(told.marks):
             page = min(asked.page(), (len(told.marks) - 1) // POINTS)
-            drawn, notes = history.chart(line, told, asked.lang)
             address = {l.key: asked.here(setting=l.key, metric=line.metric, page="") for l in every}
             bars, more = history.settings(every, line, asked.lang, address, SETTINGS)
-            values |= {"chart": drawn, "notes": notes, "tiles": history.tiles(line, told, asked.lang),
+            values |= {"chart": history.chart(line, told, asked.lang), "tiles": history.tiles(line, told, asked.lang),
                        "changes": self._made_by(line.ids, history.changes(line, told, asked.lang)),
                        "noise": history.noise(line, told), "bars": bars, "more": more,
                        "points": self._points(line.ids, told, page, asked.lang, line.unit),
@@ -165,8 +164,8 @@ class Pages:
         return self._size[1]
 
     def _points(self, ids: tuple[int, ...], told: Any, page: int, lang: str, unit: str) -> list[dict[str, str]]:
-        taken, first, last = history.slice_dates(told, page, POINTS)
-        found = self._store.history(ids, Filters(since=first, until=last), last=4 * POINTS)[-len(taken):]
+        count, first, last = history.slice_dates(told, page, POINTS)
+        found = self._store.history(ids, Filters(since=first, until=last), last=count)
         return [{"at": f"{p.at:{history.MINUTE}}", "value": report.amount(p.value, unit), "plan": p.plan[:12],
                  "interval": report.interval(p.low, p.high, unit, lang), "version": p.version[:40]}
                 for p in reversed(found)]
@@ -175,7 +174,7 @@ class Pages:
         """Changes with the plan and version of the first point after each."""
         out = []
         for row in rows[:POINTS]:
-            found = self._store.history(ids, Filters(since=row.at, until=row.at + timedelta(microseconds=1)), last=1)
+            found = self._store.history(ids, Filters(since=row.at, until=row.at + timedelta(seconds=1)), last=1)
             p = found[0] if found else None
             out.append((row, ", ".join(x for x in ((p.version[:40], p.plan[:12]) if p else ()) if x)))
         return out

@@ -19,7 +19,7 @@ from whet.store.results import Kept
 
 if TYPE_CHECKING:
     from whet.store.database import Database
-    from whet.store.views import Known, Latest, Mark
+    from whet.store.views import Known, Latest, Marks
 
 CHUNK = 2_000  # records in one transaction where there are more
 TIMEOUT = 30.0  # seconds to wait for others who write
@@ -167,8 +167,8 @@ class Store:
 
         return views.latest(self._database, models)
 
-    def marks(self, series: Sequence[int], filters: Filters | None = None, *, last: int = 100_000) -> list[Mark]:
-        """As `history`, the newest `last` points, without plan and version: quicker where there are many."""
+    def marks(self, series: Sequence[int], filters: Filters | None = None, *, last: int = 100_000) -> Marks:
+        """As `history`, the newest `last` points, in columns and without plan and version: quicker by far."""
         from whet.store import views
 
         return views.marks(self._database, series, filters or Filters(), last)

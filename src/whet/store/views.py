@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from whet.measure.series import Setting
@@ -45,13 +46,17 @@ class Latest:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A value at a date, with its interval where the record has one."""
+class Marks:
+    """Points in columns, the oldest first: [n] seconds since 1970 (UTC, whole), values, and the ends of the intervals
+    that records state, NaN where they state none."""
 
-    at: datetime
-    value: float
-    low: float | None
-    high: float | None
+    at: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.at)
 
 
 def models(database: Database, part: str, offset: int, limit: int) -> tuple[list[Known], int]:
@@ -83,13 +88,15 @@ def latest(database: Database, names: Sequence[str]) -> list[Latest]:
                        row.value) for row in connection.execute(query) if row.newest is not None]
 
 
-def marks(database: Database, ids: Sequence[int], filters: Filters, last: int) -> list[Mark]:
+def marks(database: Database, ids: Sequence[int], filters: Filters, last: int) -> Marks:
     """The newest `last` points of series, the oldest first, without what their records say besides."""
-    query = (sa.select(point.c.at, point.c.value, point.c.low, point.c.high)
+    query = (sa.select(sa.extract("epoch", point.c.at), point.c.value, point.c.low, point.c.high)
              .where(point.c.series_id.in_(ids), *_dates(filters, point.c.at))
              .order_by(point.c.at.desc(), point.c.record_id.desc()).limit(last))
     with database.reading() as connection:
-        return [Mark(*row) for row in reversed(connection.execute(query).all())]
+        rows = connection.execute(query).all()
+    columns = zip(*reversed(rows)) if rows else ((), (), (), ())
+    return Marks(*(np.array(column, dtype=np.float64) for column in columns))
 
 
 def size(database: Database) -> tuple[int, int]:
