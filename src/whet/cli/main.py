@@ -13,6 +13,7 @@ from whet.cli import (
     build,
     compare,
     debug,
+    doc,
     history,
     inspect,
     lint,
@@ -177,6 +178,7 @@ app.command("lint")(lint.command)
 app.command("quantize")(quantize.command)
 app.command("compare")(compare.command)
 app.command("plan-fleet")(plan_fleet.command)
+app.command("doc")(doc.command)
 app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
