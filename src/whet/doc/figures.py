@@ -89,7 +89,8 @@ def _measured(r: Measurement, lang: str) -> Iterator[tuple[str, str, str, str]]:
     if r.source is not None:
         origin += "; " + text("by tool", lang, tool=visible(f"{r.source.tool} {r.source.version}".strip()))
     s = setting(r)
-    label = ", ".join(p for p in (rows.label(r), s.shapes, text("threads", lang, threads=r.threads) if r.threads else "", s.load) if p)
+    threads = text("threads", lang, threads=r.threads) if r.threads else ""
+    label = ", ".join(p for p in (rows.label(r), s.shapes, threads, s.load) if p)
     yield text("setting", lang), Mono(visible(label)), NONE, origin
     yield text("precision", lang), Mono(visible(r.precision)), NONE, origin
     absent = text("not measured", lang)

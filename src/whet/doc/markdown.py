@@ -89,7 +89,7 @@ def mermaid(flow: Flow) -> list[str]:
 
 
 def _label(text: str) -> str:
-    return re.sub(r"[#\"<>&`\\]", lambda m: f"#{ord(m[0])};", text)
+    return re.sub(r"[#\"<>&`\\]|%(?=%)|(?<=%)%", lambda m: f"#{ord(m[0])};", text)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -79,8 +79,9 @@ def _target(s: Mapping[str, Any], lang: str) -> str:
 def _head(told: Facts, lang: str) -> Block:
     s = told.summary
     model = (told.built.asked.get("model") if told.built is not None else None) or s["model"]["name"]
-    return Block("head", _title(told), (Text(text("about", lang, model=visible(model), version=visible(s["whet"]),
-                                                  target=_target(s, lang), compute=visible(s["precision"]["compute"]))),), 1)
+    about = text("about", lang, model=visible(model), version=visible(s["whet"]), target=_target(s, lang),
+                 compute=visible(s["precision"]["compute"]))
+    return Block("head", _title(told), (Text(about),), 1)
 
 
 def option_rows(asked: Mapping[str, Any], lang: str, objects: Sequence[str] = ()) -> Iterator[Row]:

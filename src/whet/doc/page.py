@@ -16,7 +16,7 @@ _STYLE = """
 .flow .data rect { stroke-dasharray: 5 4; fill: var(--paper) } .flow text { fill: var(--ink); text-anchor: middle }
 .flow .note { fill: var(--soft); font-size: 11.5px } .flow path { fill: none; stroke: var(--soft); stroke-width: 1.4 }
 pre { overflow-x: auto; padding: 12px 14px; background: var(--card); border: 1px solid var(--line); border-radius: 8px }
-td { overflow-wrap: anywhere } td:first-child { overflow-wrap: normal }
+td { overflow-wrap: anywhere; max-width: 330px } td:first-child { overflow-wrap: normal }
 """
 
 
