@@ -14,6 +14,7 @@ from whet.cli import (
     compare,
     debug,
     doc,
+    forecast,
     history,
     inspect,
     lint,
@@ -182,6 +183,7 @@ app.command("doc")(doc.command)
 app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
+app.command("forecast")(forecast.command)
 app.command("lock")(lock.command)
 app.command("board")(board.command)
 app.add_typer(surgeon.app, name="surgeon")

@@ -43,6 +43,7 @@ class History:
     direction: Direction = "lower"
     limit: float | None = None
     label: str = ""
+    model: str = ""
     device: str = ""
     notes: tuple[Note, ...] = ()
 
@@ -108,7 +109,8 @@ def _milestone(history: History, target: float, asked: Asked, steps: Steps, scal
     base = Milestone(
         metric=history.metric, unit=history.unit, direction=history.direction, scale=scale.name, target=target,
         limit=history.limit, base=steps.base, now=steps.now, back=steps.back, how=steps.how, series=history.label,
-        device=history.device, method="drawn", history=_told(history), state="stated", place="beyond",
+        model=history.model, device=history.device, method="drawn", history=_told(history), state="stated",
+        place="beyond",
         steps=tuple(Step(gain=g, date=d) for d, g in zip(dates, steps.gains)),
         notes=(*history.notes, *_notes(history, steps, today)))
     if scale.beyond(target):
@@ -170,7 +172,8 @@ def typed(gains: Sequence[float], remaining: float, whole: float, asked: Asked, 
         raise TooFewError(f"{len(gains)} effective optimization{'s' * (len(gains) != 1)} so far",
                           why="from fewer than two nobody can tell how much gains vary", do="give another --gain")
     base = Milestone(metric=metric, scale="points", method="student", remaining=remaining, state="held",
-                     place="reached", progress=1 - remaining / whole, steps=tuple(Step(gain=float(g)) for g in gains), expected=0.0)
+                     place="reached", progress=1 - remaining / whole, expected=0.0,
+                     steps=tuple(Step(gain=float(g)) for g in gains))
     return base if remaining == 0 else _ahead(base, asked, Process(fit_gains(gains)), remaining)
 
 

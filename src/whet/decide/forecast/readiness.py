@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
+from msgspec.structs import replace as put
 
 from whet.decide.continuous import worth
 from whet.decide.forecast.beta import beta_cdf, student_cdf
@@ -30,7 +32,8 @@ from whet.measure.series import values, when
 QUANTILES = {"latency.p50": 0.5, "latency.p90": 0.9, "latency.p99": 0.99}
 LOSS = "loss"
 RUNS = 3  # of one build, from which on their differences are counted
-Z95 = 1.6448536269514722  # the normal quantile of a one-sided 95 % bound
+COUNTED = ("plan.bytes",)  # that are not sampled, and have no uncertainty
+Z95, Z975 = (NormalDist().inv_cdf(p) for p in (0.95, 0.975))
 
 
 def percentile(samples: Sequence[float], q: float, limit: float) -> tuple[float, int]:
@@ -92,31 +95,25 @@ def _check(records: Sequence[Measurement], required: Requirement) -> Check:
         return _loss(records, required)
     found = [(r, v) for r in sorted(records, key=when) for v in values(r) if v.metric == required.metric]
     if not found:
-        return Check(metric=required.metric, limit=required.limit, basis="missing")
-    record, value = found[-1]
+        return Check(metric=required.metric, limit=required.limit, below=required.below, basis="missing")
+    (record, value), every = found[-1], [v.value for _, v in found]
     sign = 1 if required.below else -1
-    passes = sign * value.value < sign * required.limit
-    every = [v.value for _, v in found]
+    base = Check(metric=required.metric, unit=value.unit, limit=required.limit, below=required.below, value=value.value,
+                 passes=sign * value.value < sign * required.limit, basis="no interval")
     if len(every) >= RUNS and min(every) > 0 and required.limit > 0:
-        p = runs(every, required.limit)
-        middle = float(np.exp(np.log(every).mean()))
-        return Check(metric=required.metric, unit=value.unit, limit=required.limit, value=middle, basis="runs",
-                     probability=p if required.below else 1 - p, n=len(every),
-                     passes=sign * middle < sign * required.limit)
+        p, middle = runs(every, required.limit), float(np.exp(np.log(every).mean()))
+        return put(base, basis="runs", probability=p if required.below else 1 - p, n=len(every), value=middle,
+                   passes=sign * middle < sign * required.limit)
     if required.metric in QUANTILES and record.latency is not None and record.latency.samples:
         p, n = percentile(record.latency.samples, QUANTILES[required.metric], required.limit)
-        return Check(metric=required.metric, unit=value.unit, limit=required.limit, value=value.value, passes=passes,
-                     basis="calls", probability=p if required.below else 1 - p, n=n)
+        return put(base, basis="calls", probability=p if required.below else 1 - p, n=n)
     if value.low is not None and value.high is not None and value.high > value.low:
-        error = (value.high - value.low) / (2 * 1.959963984540054)
-        p = 0.5 * math.erfc(sign * (value.value - required.limit) / error / math.sqrt(2))
-        return Check(metric=required.metric, unit=value.unit, limit=required.limit, value=value.value, passes=passes,
-                     basis="interval", probability=p)
-    if required.metric == "plan.bytes":  # a size is counted, not sampled
-        return Check(metric=required.metric, unit=value.unit, limit=required.limit, value=value.value, passes=passes,
-                     basis="exact", probability=float(passes))
-    return Check(metric=required.metric, unit=value.unit, limit=required.limit, value=value.value, passes=passes,
-                 basis="no interval")
+        error = (value.high - value.low) / (2 * Z975)
+        return put(base, basis="interval",
+                   probability=0.5 * math.erfc(sign * (value.value - required.limit) / error / math.sqrt(2)))
+    if required.metric in COUNTED:
+        return put(base, basis="exact", probability=float(base.passes))
+    return base
 
 
 def _loss(records: Sequence[Measurement], required: Requirement) -> Check:

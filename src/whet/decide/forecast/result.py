@@ -106,6 +106,7 @@ class Milestone(_Record, frozen=True, kw_only=True):
     fan: Fan | None = None
     history: tuple[Point, ...] = ()
     series: str = ""
+    model: str = ""
     device: str = ""
     notes: tuple[Note, ...] = ()
 
@@ -125,6 +126,7 @@ class Check(_Record, frozen=True, kw_only=True):
 
     metric: str
     limit: float
+    below: bool = True
     basis: Literal["calls", "runs", "interval", "verdict", "exact", "no interval", "missing"]
     unit: str = ""
     value: float | None = None
