@@ -9,6 +9,7 @@ its own. Then every change is tested by itself, and the least certain are droppe
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,12 @@ CONFIDENCE = 0.99  # that a change must have
 PENALTY = 3.0  # of a segment, in variances times log n: more than 2 (Yao 1988), and every change is tested after
 SHORTEST = 3  # points of a segment: with less, a new level and a pair of outliers look alike
 MOST_DEGREES = 200  # of freedom: beyond, Student's t is the normal distribution to three digits
+PRUNED = 8  # steps of the search after which candidates are dropped
 CUT = 3.0  # standard deviations at which outliers are cut
 MAD = 1.0 / NormalDist().inv_cdf(0.75)  # makes the median absolute deviation a standard deviation of normal values
+
+
+_student = functools.cache(student)
 
 
 @dataclass(frozen=True)
@@ -114,19 +119,33 @@ def _pelt(y: np.ndarray, penalty: float) -> list[int]:
     and `penalty` for each (Killick et al. 2012, section 3: candidates that can no longer win are dropped)."""
     n = len(y)
     y = y - np.median(y)
-    s1, s2 = np.concatenate([[0.0], np.cumsum(y)]), np.concatenate([[0.0], np.cumsum(y * y)])
-    best = np.full(n + 1, np.inf)
-    best[0] = -penalty
-    before = np.zeros(n + 1, dtype=np.intp)
-    candidates = np.zeros(1, dtype=np.intp)
+    s1, s2 = np.concatenate([[0.0], np.cumsum(y)]).tolist(), np.concatenate([[0.0], np.cumsum(y * y)]).tolist()
+    least, before = [math.inf] * (n + 1), [0] * (n + 1)
+    least[0] = -penalty
+    worse = np.empty(0, dtype=np.intp)
+    # Of each candidate: its place, the sum of values before it, and its least cost less the squares before it.
+    at, sums, base = np.zeros(n), np.zeros(n), np.zeros(n)
+    base[0], count = -penalty, 1
     for stop in range(SHORTEST, n + 1):
-        if stop >= 2 * SHORTEST:
-            candidates = np.append(candidates, stop - SHORTEST)
-        total = s1[stop] - s1[candidates]
-        cost = best[candidates] + (s2[stop] - s2[candidates]) - total * total / (stop - candidates)
-        least = int(cost.argmin())
-        best[stop], before[stop] = cost[least] + penalty, candidates[least]
-        candidates = candidates[cost <= best[stop]]
+        new = stop - SHORTEST
+        if new >= SHORTEST:
+            at[count], sums[count], base[count] = new, s1[new], least[new] - s2[new]
+            count += 1
+        total = s1[stop] - sums[:count]
+        total *= total
+        total /= stop - at[:count]
+        cost = base[:count] - total
+        best = int(cost.argmin())
+        least[stop], before[stop] = cost[best] + s2[stop] + penalty, int(at[best])
+        if stop % PRUNED == 0:
+            worse = np.flatnonzero(cost + s2[stop] > least[stop])
+        elif stop % PRUNED == SHORTEST and len(worse):  # from here on `stop - SHORTEST` is a better candidate
+            kept = np.ones(count, dtype=bool)
+            kept[worse] = False
+            kept = np.flatnonzero(kept)
+            count = len(kept)
+            at[:count], sums[:count], base[:count] = at[kept], sums[kept], base[kept]
+            worse = worse[:0]
     found = [int(before[n])]
     while found[-1]:
         found.append(int(before[found[-1]]))
@@ -162,11 +181,11 @@ def described(series: Scaled, begins: Sequence[int]) -> list[Segment]:
     bounds = [*begins, len(y)]
     for i, (start, stop) in enumerate(pairwise(bounds)):
         level, error, spread = location(y[start:stop])
-        half = error * student(0.975, min(stop - start - 1, MOST_DEGREES)) if stop - start > 1 else 0.0
+        half = error * _student(0.975, min(stop - start - 1, MOST_DEGREES)) if stop - start > 1 else 0.0
         change = None
         if i:
             difference, wrong, degrees = _difference(clean, bounds[i - 1], start, stop)
-            reach = wrong * student(0.975, degrees)
+            reach = wrong * _student(0.975, degrees)
             change = Change(int(series.at[start]), _effect(difference, log), _effect(difference - reach, log),
                             _effect(difference + reach, log), 1 - _p(clean, bounds[i - 1], start, stop))
         out.append(Segment(int(series.at[start]) if i else 0,

@@ -24,6 +24,7 @@ from whet.decide.history.drift import local_level
 from whet.decide.history.predictive import Z
 from whet.errors import InputError
 
+EXPONENTS = (1.0, 0.75, 0.5)  # of a series' width in that of its errors
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)
 KNOTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
          0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
@@ -37,6 +38,7 @@ STANDS = 5  # values in a row whose median is a level that is reached
 RECENT = 200  # values that the noise is taken from
 PRIOR_WORTH = 2.0  # values that the pool's noise counts for beside a series' own
 BASE_WORTH = 3.0  # series that the base counts for beside those in the pool
+PLACES = 3000  # that a pool is made of, if it is not said otherwise: of whole histories and as many cut-off ones
 SHORT = (1, 2, 3, 4, 5, 6, 8, 10, 12, 20, 30, 40)  # values of the cut-off histories that a pool is also made of
 
 
@@ -45,19 +47,25 @@ MIRROR = {"value": "value", "lowest": "highest", "highest": "lowest"}
 
 @dataclass(frozen=True)
 class State:
-    """Where a series stands. y: level, on the scale; width: what errors are measured in; kind: index of KINDS;
-    spread: standard deviation of one value around the level, with the pool's noise weighed in; error: of the level."""
+    """Where a series stands. y: level, on the scale; width: what its values vary by; unit: the pool's noise, on this
+    series' scale; spread: standard deviation of one value around the level, with the pool's noise weighed in; error: of
+    the level; kind: index of KINDS; count: values since the last change."""
 
     y: float
     width: float
+    unit: float
     spread: float
     error: float
     kind: int
     count: int
 
+    def errors(self, exponent: float) -> float:
+        """What errors are measured in. Noise grows with the width, which is exponent 1; steps of the level do not."""
+        return self.width**exponent * (self.unit or self.width) ** (1 - exponent)
+
 
 class Pool(msgspec.Struct, frozen=True):
-    """Tables of quantiles at KNOTS, [kind][horizon][knot], of errors in widths.
+    """Tables of quantiles at KNOTS, [kind][horizon][knot], of errors in `State.errors(exponents[horizon])`.
 
     value: the value h on. lowest, highest: the lowest and highest median of STANDS values in a row among the next h
     (for h under STANDS: the same as at STANDS). noise: the median noise of the pool's series, relative to the level.
@@ -65,6 +73,7 @@ class Pool(msgspec.Struct, frozen=True):
     """
 
     noise: float
+    exponents: list[float]
     value: list[list[list[float]]]
     lowest: list[list[list[float]]]
     highest: list[list[list[float]]]
@@ -76,7 +85,8 @@ class Pool(msgspec.Struct, frozen=True):
 
         Between horizons they are interpolated in log h; beyond the last they grow as a random walk's do, with sqrt h.
         """
-        table = np.asarray(getattr(self, which)[state.kind])
+        widths = np.array([state.errors(e) for e in self.exponents])
+        table = np.asarray(getattr(self, which)[state.kind]) * widths[:, None]
         if h > HORIZONS[-1]:
             row = table[-1] * math.sqrt(h / HORIZONS[-1])
         else:
@@ -87,7 +97,7 @@ class Pool(msgspec.Struct, frozen=True):
         found = np.interp(Z, KNOTS_Z, row)
         for outside, i, j in ((KNOTS_Z[0] > Z, 0, 1), (KNOTS_Z[-1] < Z, -1, -2)):
             found[outside] = row[i] + (Z[outside] - KNOTS_Z[i]) * (row[i] - row[j]) / (KNOTS_Z[i] - KNOTS_Z[j])
-        return state.width * found
+        return found
 
 
 def state(y: np.ndarray, begin: int, pool_noise: float, log: bool) -> State:
@@ -110,7 +120,7 @@ def state(y: np.ndarray, begin: int, pool_noise: float, log: bool) -> State:
     variance = (steps * own**2 + PRIOR_WORTH * prior**2) / (steps + PRIOR_WORTH)
     spread2 = (steps * around2 + PRIOR_WORTH * prior**2) / (steps + PRIOR_WORTH)
     level, error = local_level(cut(segment, own) if own > 0 else segment)
-    return State(level, math.sqrt(variance + spread2), math.sqrt(spread2), math.sqrt(spread2 * error),
+    return State(level, math.sqrt(variance + spread2), prior, math.sqrt(spread2), math.sqrt(spread2 * error),
                  _kind(len(y), count), count)
 
 
@@ -123,13 +133,14 @@ def _kind(n: int, count: int) -> int:
 
 
 def calibrate(histories: Iterable[np.ndarray], *, log: bool = True, symmetric: bool = False, origin: str = "",
-              origins: int = 24, seed: int = 0, progress: Callable[[], None] = lambda: None) -> Pool:
+              origins: int | None = None, seed: int = 0, progress: Callable[[], None] = lambda: None) -> Pool:
     """A pool of histories, each [n] on its scale, oldest first.
 
-    Of each, `origins` places are forecast from with all that came before, and as many with a short history, and what
-    came is compared. symmetric: every error counts with both signs, for a pool that metrics are held against of which it
-    is not known which way they err (times have slow outliers, rates low ones). A cell's quantiles are those of its errors, averaged with those of `base` as if these came from
-    BASE_WORTH series, so that a cell of a few series is no more certain than they are.
+    Of each, `origins` places (None: PLACES in all) are forecast from with all that came before, and as many with a
+    short history, and what came is compared. A cell's quantiles are those of its errors, averaged with those of `base`
+    as if these came from BASE_WORTH series, so that a cell of a few series is no more certain than they are.
+    symmetric: every error counts with both signs, for metrics of which it is not known which way they err (times have
+    slow outliers, rates low ones).
     InputError where not even two histories have two values.
     """
     usable = [y for y in histories if len(y) > 1]
@@ -137,24 +148,41 @@ def calibrate(histories: Iterable[np.ndarray], *, log: bool = True, symmetric: b
         raise InputError(f"{len(usable)} histories of two values or more", do="give more of them")
     noises = [noise(y) / (1.0 if log else float(np.median(np.abs(y))) or 1.0) for y in usable]
     typical = float(np.median([x for x in noises if x > 0] or [0.01]))
-    found: dict[tuple[str, int, int], list[tuple[int, float]]] = {}
+    seen: dict[tuple[str, int, int], list[tuple[int, float, State]]] = {}
     rng = np.random.default_rng(seed)
     for number, y in enumerate(usable):
-        for begin, stop in _windows(len(y), origins, rng):
+        for begin, stop in _windows(len(y), origins or max(12, PLACES // len(usable)), rng):
             known = y[begin:stop]
             try:
                 at = state(known, starts(known)[-1], typical, log)
-            except InputError:
+            except InputError:  # a stretch of zeros
                 continue
             for which, i, error in _errors(y[stop:], at):
-                found.setdefault((which, at.kind, i), []).append((number, error))
+                seen.setdefault((which, at.kind, i), []).append((number, error, at))
                 if symmetric:
-                    found.setdefault((MIRROR[which], at.kind, i), []).append((number, -error))
+                    seen.setdefault((MIRROR[which], at.kind, i), []).append((number, -error, at))
         progress()
+    exponents = []
+    for i in range(len(HORIZONS)):
+        cells = [errors for (which, _, at_horizon), errors in seen.items() if which == "value" and at_horizon == i]
+        exponents.append(min(EXPONENTS, key=functools.partial(_loss, cells)))
     start = base(typical, origin)
-    tables = {which: [[_blended(found.get((which, kind, i), ()), row) for i, row in enumerate(rows)]
+    tables = {which: [[_blended(seen.get((which, kind, i), ()), exponents[i], row) for i, row in enumerate(rows)]
                       for kind, rows in enumerate(getattr(start, which))] for which in MIRROR}
-    return msgspec.structs.replace(start, series=len(usable), **tables)
+    return msgspec.structs.replace(start, exponents=exponents, series=len(usable), **tables)
+
+
+def _loss(cells: Sequence[Sequence[tuple[int, float, State]]], exponent: float) -> float:
+    """The sum of quantile scores, which CRPS is the integral of, of errors against the quantiles of their own cell."""
+    total = 0.0
+    for cell in cells:
+        widths = np.array([at.errors(exponent) for _, _, at in cell])
+        errors = np.array([error for _, error, _ in cell])
+        d = errors - widths * np.quantile(errors / widths, KNOTS)[:, None]
+        p = np.asarray(KNOTS)[:, None]
+        weights = np.gradient(np.asarray(KNOTS))[:, None]
+        total += float((weights * np.where(d >= 0, p * d, (p - 1) * d)).sum())
+    return total
 
 
 def base(typical: float, origin: str = "") -> Pool:
@@ -170,7 +198,7 @@ def base(typical: float, origin: str = "") -> Pool:
                            for p in KNOTS] for h in HORIZONS])
         tables.append(kinds)
     value, extreme = tables
-    return Pool(typical, value, extreme, extreme, 0, origin)
+    return Pool(typical, [1.0] * len(HORIZONS), value, extreme, extreme, 0, origin)
 
 
 def _t3(p: float) -> float:
@@ -198,25 +226,25 @@ def _windows(n: int, origins: int, rng: np.random.Generator) -> list[tuple[int, 
 
 
 def _errors(after: np.ndarray, at: State) -> Iterable[tuple[str, int, float]]:
-    """(table, index of the horizon, error in widths) of what came."""
+    """(table, index of the horizon, error on the scale) of what came."""
     medians = (np.median(np.lib.stride_tricks.sliding_window_view(after[:HORIZONS[-1]], STANDS), axis=1)
                if len(after) >= STANDS else after[:0])
     for i, h in enumerate(HORIZONS):
         if len(after) < h:
             return
-        yield "value", i, (after[h - 1] - at.y) / at.width
-        reach = medians[:max(h, STANDS) - STANDS + 1]
+        yield "value", i, after[h - 1] - at.y
         if len(after) >= STANDS:
-            yield "lowest", i, (reach.min() - at.y) / at.width
-            yield "highest", i, (reach.max() - at.y) / at.width
+            reach = medians[:max(h, STANDS) - STANDS + 1]
+            yield "lowest", i, reach.min() - at.y
+            yield "highest", i, reach.max() - at.y
 
 
-def _blended(seen: Sequence[tuple[int, float]], start: Sequence[float]) -> list[float]:
-    """Quantiles of errors (series, error), averaged with a start's."""
+def _blended(seen: Sequence[tuple[int, float, State]], exponent: float, start: Sequence[float]) -> list[float]:
+    """Quantiles of errors (series, error, state), averaged with a start's."""
     if not seen:
         return list(start)
-    worth = len({number for number, _ in seen})
-    own = np.quantile([error for _, error in seen], KNOTS)
+    worth = len({number for number, _, _ in seen})
+    own = np.quantile([error / at.errors(exponent) for _, error, at in seen], KNOTS)
     mixed = (worth * own + BASE_WORTH * np.asarray(start)) / (worth + BASE_WORTH)
     return [float(f"{v:.4g}") for v in mixed]
 
