@@ -39,10 +39,8 @@ def figure(value: float | None, metric: str, unit: str) -> str:
 
 
 def chance(p: float) -> str:
-    """A probability in whole percent: `83 %`; what rounds to certainty is `> 99 %` or `< 1 %`, unless it is certain."""
-    if 0 < p < 0.005 or 0.995 <= p < 1:
-        return "< 1 %" if p < 0.5 else "> 99 %"
-    return f"{100 * p:.0f} %"
+    """A probability in whole percent: `83 %`; what rounds to certainty is `> 99 %` or `< 1 %`: no posterior is sure."""
+    return "< 1 %" if p < 0.005 else "> 99 %" if p >= 0.995 else f"{100 * p:.0f} %"
 
 
 def findings(found: Forecast, lang: str = "en") -> list[list[str]]:
@@ -138,12 +136,13 @@ def tables(found: Forecast, lang: str = "en") -> list[Table]:
     if dates:
         held = [{r.date: r.probability for r in m.by_date} for m in ms]
         out.append((word("by date", lang), [word("date", lang), *(_named(m) for m in ms)],
-                    [[d, *(chance(h[d]) if d in h else _else(m, lang) for m, h in zip(ms, held))] for d in dates]))
+                    [[d, *(_else(m, lang) or (chance(h[d]) if d in h else "") for m, h in zip(ms, held))]
+                     for d in dates]))
     numbers = sorted({r.steps for m in ms for r in m.by_steps})
     if numbers:
         of = [{r.steps: r.probability for r in m.by_steps} for m in ms]
         out.append((word("by steps", lang), [word("within n", lang), *(_named(m) for m in ms)],
-                    [[str(n), *(chance(h[n]) if n in h else _else(m, lang) for m, h in zip(ms, of))]
+                    [[str(n), *(_else(m, lang) or (chance(h[n]) if n in h else "") for m, h in zip(ms, of))]
                      for n in numbers]))
     for m in ms[:1]:
         if m.how != "typed" and m.steps:

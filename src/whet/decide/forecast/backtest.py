@@ -21,6 +21,7 @@ from whet.errors import InputError
 
 DROPS = (0.02, 0.05, 0.1, 0.2)  # targets, below the level at the origin
 LOG = Scale()
+TAKEN = DEFAULT.decline or (0.0, 0.0)
 WINDOW = 5  # values of whose median a level is judged
 
 
@@ -96,7 +97,7 @@ def series(values: Sequence[float], settings: Settings, *, horizons: Sequence[in
     return events
 
 
-def prior_of(histories: Sequence[Sequence[float]], how: How = "changes", decline: float = DEFAULT.decline) -> Prior:
+def prior_of(histories: Sequence[Sequence[float]], how: How = "changes", decline: float = TAKEN[0]) -> Prior:
     """What the steps of some histories (those of the fitted half) say of one that nothing is known of: moments of their
     rates and of their gains within and between them (empirical Bayes; Gelman et al., 5.1). InputError for fewer than
     two with steps.

@@ -17,14 +17,17 @@ from whet.decide.forecast.steps import How, Steps, find
 
 @dataclass(frozen=True)
 class Settings:
-    """How a process is fitted. half_life, pace: in steps, by which older gains and older waits count for less (None:
-    all count alike); decline: of gains by their number. All three were fitted on one half of public histories
-    (docs/forecast.md) and judged on the other."""
+    """How a process is fitted.
+
+    half_life, pace: in steps, by which older gains and older waits count for less; None: all count alike. decline: of
+    gains by their number, a prior (see `fit_gains`). All three were fitted on one half of a public history
+    (docs/forecast.md) and judged on the other.
+    """
 
     kind: Kind = "lognormal"
     half_life: float | None = 8.0
     pace: float | None = 5.0
-    decline: float = 0.8
+    decline: tuple[float, float] | None = (0.8, 10.0)
     prior: Prior = NOTHING
     draws: int = 4000
     seed: int = 0

@@ -77,7 +77,7 @@ def milestones(history: History, targets: Sequence[float], asked: Asked,
     if asked.how == "each":  # that nothing came since the last record is known, too
         steps = replace(steps, end=max(steps.end, (today - origin).total_seconds() / DAY))
     if settings is None:
-        settings = Settings() if asked.scale == "log" else Settings("normal", None, None, 0.0)
+        settings = Settings() if asked.scale == "log" else Settings("normal", None, None, None)
     found = of_steps(steps, scale, settings) if len(steps.gains) >= FEWEST else None
     return [_milestone(history, float(t), asked, steps, scale, found, today) for t in targets]
 

@@ -9,9 +9,10 @@ variance: the sum of k further normal gains, after n, is
 
 so that P(k gains cover R) = T[n-1]((k mean - R) / (s sqrt(k + k^2 / n))). Sums of log-normal gains have no closed form
 and are drawn, seeded. Old evidence may be discounted: the i-th step back counts 2^(-i / half_life), its likelihood
-raised to that power (West and Harrison, "Bayesian Forecasting and Dynamic Models", 2nd ed., 6.3). And log-normal gains
-may decline: the easy ones are taken first, the i-th is worth i^-decline of the first (the power law of learning curves;
-Wright, "Factors affecting the cost of airplanes", 1936).
+raised to that power (West and Harrison, "Bayesian Forecasting and Dynamic Models", 2nd ed., 6.3). And log-normal
+gains may decline, since the easy ones are taken first: the i-th is worth i^-decline of the first (the power law of
+learning curves; Wright, "Factors affecting the cost of airplanes", 1936), where the decline has a normal prior and is
+learnt with the rest: a Bayesian linear regression of ln gain on ln i (Gelman et al., 14.8).
 
 Where levels are measured, the level that the process starts from is uncertain, and wanders between steps: the least
 that a random walk of standard deviation w by a time reaches until then is distributed as |N(0, w^2)| below its start
@@ -46,9 +47,10 @@ class Gains:
     """Posterior of the gain of one effective optimization: normal with unknown mean and variance.
 
     kind:   `normal`: of the gain; `lognormal`: of its natural logarithm.
-    mean, spread: location and scale (of the logarithm, if log-normal). worth: how many observed gains the mean is
-    worth; degrees: of freedom of the spread. Without discount and prior knowledge n and n - 1. decline: see above;
-    location is that of the next gain, the one after `seen`.
+    mean, spread: location and scale (of the logarithm, if log-normal) of the next gain, the one after `seen`.
+    worth: how many observed gains the mean is worth; degrees: of freedom of the spread. n and n - 1 without discount,
+    decline and prior knowledge.
+    decline: its posterior mean; slack: its variance and its covariance with the mean, in units of spread^2.
     """
 
     kind: Kind
@@ -58,15 +60,16 @@ class Gains:
     degrees: float
     decline: float = 0.0
     seen: int = 0
+    slack: tuple[float, float] = (0.0, 0.0)
 
     @property
     def typical(self) -> float:
         """The mean gain; of log-normal ones their median, since the mean of a log-t does not exist."""
         return self.mean if self.kind == "normal" else math.exp(self.mean)
 
-    def shrunk(self, steps: int) -> np.ndarray:
-        """What each of the next gains is worth, against the next: [steps], ones if gains do not decline."""
-        return ((self.seen + np.arange(1, steps + 1)) / (self.seen + 1)) ** -self.decline
+    def ages(self, steps: int) -> np.ndarray:
+        """ln of how far each of the next gains is along the way, against the next: [steps], 0 first."""
+        return np.log((self.seen + np.arange(1, steps + 1)) / (self.seen + 1))
 
     def within(self, remaining: float, steps: int) -> float:
         """P(`steps` further gains together are at least `remaining`); normal gains alone have this closed form."""
@@ -84,13 +87,17 @@ class Gains:
         of them are the same however many steps are asked for."""
         rng = np.random.default_rng(seed)
         sigma = self.spread * np.sqrt(self.degrees / rng.chisquare(self.degrees, draws))
-        mu = self.mean + sigma * rng.standard_normal(draws) / math.sqrt(self.worth)
+        z = rng.standard_normal((2, draws))
+        mu = self.mean + sigma * z[0] / math.sqrt(self.worth)
         x = rng.standard_normal((steps, draws))
         x *= sigma
         x += mu
         if self.kind == "lognormal":
+            variance, covariance = self.slack
+            rest = max(0.0, variance - covariance ** 2 * self.worth)  # of the decline, given the mean
+            x -= np.outer(self.ages(steps), self.decline + sigma * (covariance * math.sqrt(self.worth) * z[0]
+                                                                    + math.sqrt(rest) * z[1]))
             np.exp(np.clip(x, -700, 300, out=x), out=x)
-            x *= self.shrunk(steps)[:, None]
         return np.cumsum(x, axis=0, out=x).T
 
 
@@ -110,11 +117,12 @@ class Arrivals:
         """P(k arrivals within `time`) for k = 0..most: negative binomial; what lies beyond counts as `most`."""
         if time <= 0:
             return np.concatenate([[1.0], np.zeros(most)])
-        p = self.exposure / (self.exposure + time)
-        # P(k) = P(k - 1) (shape + k - 1) / k (1 - p), from P(0) = p^shape; in logarithms, since P(0) may be tiny.
+        whole = math.log(self.exposure + time)
+        # P(k) = P(k - 1) (shape + k - 1) / k (1 - p), from P(0) = p^shape with p = exposure / (exposure + time); in
+        # logarithms, since P(0) may be tiny.
         k = np.arange(1, most + 1)
-        steps = np.log((self.shape + k - 1) / k) + math.log1p(-p)
-        found = np.exp(np.concatenate([[0.0], np.cumsum(steps)]) + self.shape * math.log(p))
+        steps = np.log((self.shape + k - 1) / k) + math.log(time) - whole
+        found = np.exp(np.concatenate([[0.0], np.cumsum(steps)]) + self.shape * (math.log(self.exposure) - whole))
         found[-1] += max(0.0, 1 - found.sum())
         return found
 
@@ -143,7 +151,8 @@ class Process:
         gains decline, the place on the line through their sums. Infinite beyond 1,000."""
         if remaining <= 0:
             return 0.0
-        sums = np.concatenate([[0.0], np.cumsum(self.gains.typical * self.gains.shrunk(MOST_STEPS))])
+        shrunk = np.exp(-self.gains.decline * self.gains.ages(MOST_STEPS))
+        sums = np.concatenate([[0.0], np.cumsum(self.gains.typical * shrunk)])
         return float(np.interp(remaining, sums, np.arange(len(sums)))) if remaining <= sums[-1] else math.inf
 
     def within(self, remaining: float, steps: int) -> float:
@@ -173,7 +182,9 @@ class Process:
             sums = self._sums(most)
             errors = error * self._errors
             wanted = remaining - (np.abs(errors) if time and self.wander else errors)
-            found = np.concatenate([[float((wanted <= 0).mean())], (sums >= wanted[:, None]).mean(axis=0)])
+            # Of draws that all agree, one more might not: half a draw is added on either side (Jeffreys).
+            covers = ((sums >= wanted[:, None]).sum(axis=0) + 0.5) / (self.draws + 1)
+            found = np.concatenate([[float((wanted <= 0).mean())], covers])
         return np.maximum.accumulate(found)
 
     def steps_quantile(self, remaining: float, level: float) -> int | None:
@@ -242,12 +253,12 @@ NOTHING = Prior()
 
 
 def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | None = None,
-              decline: float = 0.0, prior: Prior = NOTHING) -> Gains:
+              decline: tuple[float, float] | None = None, prior: Prior = NOTHING) -> Gains:
     """The posterior of gains that were seen, in order, the newest last.
 
-    half_life: in steps; None: all count alike. decline: of log-normal gains, by their number. InputError for what is
-    not finite, for gains of zero or less, and where there are too few to tell how much they vary (two, without a
-    prior).
+    half_life: in steps; None: all count alike. decline: of log-normal gains by their number, as a prior mean and its
+    precision (in units of 1 / spread^2); None: they do not decline. InputError for what is not finite, for gains of zero
+    or less, and where there are too few to tell how much they vary (two, without a prior).
     """
     x = np.asarray(gains, dtype=float).reshape(-1)
     if not np.isfinite(x).all():
@@ -255,21 +266,30 @@ def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | Non
     if (x <= 0).any():
         raise InputError(f"a gain of {x[x <= 0][0]:g}", why="an effective optimization brings something",
                          do="leave out what brought nothing or did harm")
-    if kind == "lognormal":
-        x = np.log(x) + decline * np.log(np.arange(1, len(x) + 1) / (len(x) + 1))
     w = _weights(len(x), half_life)
     total = float(w.sum())
-    mean = float(w @ x) / total if total else 0.0
     worth, degrees = prior.worth + total, prior.degrees + total
     if degrees <= 0 or worth <= 0:
         raise InputError(f"{len(x)} effective optimization{'s' * (len(x) != 1)} so far",
                          why="from fewer than two nobody can tell how much their gains vary",
                          do="wait for the next one, or give earlier gains")
-    centre = (prior.worth * prior.mean + total * mean) / worth
-    squares = (max(prior.degrees, 0.0) * prior.spread ** 2 + float(w @ (x - mean) ** 2)
-               + prior.worth * total / worth * (prior.mean - mean) ** 2)
-    return Gains(kind, centre, math.sqrt(squares / degrees), worth, degrees, decline if kind == "lognormal" else 0.0,
-                 len(x))
+    known = max(prior.degrees, 0.0) * prior.spread ** 2
+    if kind == "normal" or decline is None:
+        y = x if kind == "normal" else np.log(x)
+        mean = (prior.worth * prior.mean + float(w @ y)) / worth
+        squares = known + float(w @ (y - mean) ** 2) + prior.worth * (prior.mean - mean) ** 2
+        return Gains(kind, mean, math.sqrt(squares / degrees), worth, degrees, 0.0, len(x))
+    # ln gain_i = mean - slope age_i + noise, age_i = ln(i / (n + 1)): the normal equations of both, with their priors.
+    y, age = np.log(x), np.log(np.arange(1, len(x) + 1) / (len(x) + 1))
+    design = np.stack([np.ones(len(x)), -age], axis=1)
+    before = np.array([prior.mean, decline[0]])
+    firm = np.diag([prior.worth, decline[1]])
+    precision = design.T @ (design * w[:, None]) + firm
+    found = np.linalg.solve(precision, design.T @ (w * y) + firm @ before)
+    squares = known + float(w @ (y - design @ found) ** 2) + float((found - before) @ firm @ (found - before))
+    spare = np.linalg.inv(precision)
+    return Gains(kind, float(found[0]), math.sqrt(squares / degrees), 1 / float(spare[0, 0]), degrees, float(found[1]),
+                 len(x), (float(spare[1, 1]), float(spare[0, 1])))
 
 
 def fit_arrivals(times: ArrayLike, start: float, end: float, *, half_life: float | None = None,

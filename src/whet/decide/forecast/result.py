@@ -192,7 +192,7 @@ def decided(probability: float | None, sure: float) -> State:
     """Held from `sure` on, not held from 1 - sure down, undecided between, and where there is no probability."""
     if probability is None:
         return "undecided"
-    return "held" if probability >= sure else "not held" if probability <= 1 - sure else "undecided"
+    return "held" if probability >= sure else "not held" if probability <= 1 - sure + 1e-12 else "undecided"
 
 
 def encode(found: Forecast) -> bytes:
