@@ -48,7 +48,9 @@ class Chromium:
     def call(self, method: str, session: str = "", **values: Any) -> dict[str, Any]:
         """Ask for something and wait for the answer; events that come before are kept."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": values, **({"sessionId": session} if session else {})}
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": values}
+        if session:
+            message["sessionId"] = session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -96,8 +98,8 @@ class Page:
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         self.call("Network.setExtraHTTPHeaders", headers={"Accept-Language": lang})
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if mobile else 1,
-                  mobile=mobile)
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=mobile,
+                  deviceScaleFactor=2 if mobile else 1)
         self.call("Emulation.setEmulatedMedia", features=[
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if reduced else "no-preference"}])
@@ -129,8 +131,8 @@ class Page:
 
     def until(self, condition: str) -> None:
         """Wait until an expression is true: looked at in each frame of the browser's own."""
-        self.run(f"new Promise((done) => {{ const look = () => ({condition}) ? done(true) : requestAnimationFrame(look);"
-                 " look(); })")
+        self.run(f"new Promise((done) => {{ const look = () => ({condition}) ? done(true)"
+                 " : requestAnimationFrame(look); look(); })")
 
     def press(self, key: str, text: str = "") -> None:
         """A key, down and up."""

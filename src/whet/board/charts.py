@@ -191,12 +191,12 @@ class Bar:
     href: str = ""
 
 
-def bars(items: Sequence[Bar], title: str, mark: float | None = None) -> Markup:
+def bars(items: Sequence[Bar], title: str, mark: float | None = None, upto: float | None = None) -> Markup:
     """Rows of label, bar and figure, as a list that reads well aloud; the drawing of each bar is hidden there.
 
-    mark: a value at which every row has an upright line.
+    mark: a value at which every row has an upright line. upto: what a bar over the whole width stands for.
     """
-    ends = [v for b in items for v in (b.value, b.base)] + ([] if mark is None else [mark])
+    ends = [v for b in items for v in (b.value, b.base)] + [v for v in (mark, upto) if v is not None]
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     span = (high - low) or 1.0
     line = Markup("")

@@ -114,8 +114,8 @@ class Pages:
         kept_rows = [kept.row(k, asked) for k in self._store.results("roi", limit=BESIDE)[0]]
         values: dict[str, Any] = {
             "scenarios": [(name, asked.url("/returns", scenario=name)) for name in self._scenarios],
-            "models": models, "choices": choices, "before": self._choice(choices, asked.get("before"), 1),
-            "after": self._choice(choices, asked.get("after"), 0), "sliders": (), "notes": [], "kept": kept_rows,
+            "models": models, "choices": choices, "before": self._choice(choices, asked.get("before"), 0),
+            "after": self._choice(choices, asked.get("after"), -1), "sliders": (), "notes": [], "kept": kept_rows,
             "computed": None, "fault": None}
         if question is not None:
             moved = returns.values_of(asked.query, question.sliders)
@@ -142,7 +142,7 @@ class Pages:
         choices = returns.choices(self._store, model)
         if len(choices) < 2:
             return None
-        before, after = self._choice(choices, asked.get("before"), 1), self._choice(choices, asked.get("after"), 0)
+        before, after = self._choice(choices, asked.get("before"), 0), self._choice(choices, asked.get("after"), -1)
         if before is None or after is None or before == after:
             return None
         return returns.from_store(self._store, before, after, model)
@@ -156,7 +156,7 @@ class Pages:
     @staticmethod
     def _choice(choices: list[returns.Choice], key: str, otherwise: int) -> returns.Choice | None:
         named = [c for c in choices if c.key == key]
-        return named[0] if named else choices[otherwise] if otherwise < len(choices) and not key else None
+        return named[0] if named else choices[otherwise] if choices and not key else None
 
     def _counted(self) -> tuple[int, int]:
         if self._size is None or time.monotonic() - self._size[0] > SIZE_LASTS:

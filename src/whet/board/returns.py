@@ -19,7 +19,6 @@ from markupsafe import Markup
 
 from whet import data_file
 from whet.board import charts
-from whet.board.data import Line, lines
 from whet.board.words import text
 from whet.decide import roi, scenario
 from whet.decide.result import Result
@@ -32,6 +31,7 @@ from whet.report import rows
 from whet.report.roi_charts import money
 from whet.report.roi_words import label
 from whet.store import Filters, Store
+from whet.store.views import Latest
 
 REQUESTS, DRAWS = 20_000, 1_000  # what follows a hand that moves a slider
 REMEMBERED = 128  # results
@@ -69,28 +69,30 @@ class Choice:
 
 
 def choices(store: Store, model: str) -> list[Choice]:
-    """What of a model can be compared: closed loops with a latency, the one that was measured last first."""
-    found: dict[tuple[object, ...], list[Line]] = {}
-    for line in lines(store.latest([model])):
-        s = line.setting
-        if line.metric == "latency.mean" and s.load.startswith("closed-loop") and s.batch and not s.source:
-            found.setdefault((s.backend, s.precision, s.threads, s.device, s.load), []).append(line)
+    """What of a model can be compared: closed loops with a latency, the slowest first. Of several trainings of a model
+    (several hashes), the one that was measured last."""
+    found: dict[tuple[object, ...], list[Latest]] = {}
+    for series in sorted(store.latest([model]), key=lambda s: s.at, reverse=True):
+        s = series.setting
+        if series.metric == "latency.mean" and s.load.startswith("closed-loop") and s.batch and not s.source:
+            found.setdefault((s.backend, s.precision, s.threads, s.device, s.load), []).append(series)
     out: list[Choice] = []
     taken: set[str] = set()
     for kind, group in found.items():
-        by_batch: dict[int, Line] = {}
-        for line in group:
-            by_batch.setdefault(line.setting.batch or 1, line)
+        by_batch: dict[int, Latest] = {}
+        for series in group:
+            if series.setting.sha256 == group[0].setting.sha256:
+                by_batch.setdefault(series.setting.batch or 1, series)
         s = group[0].setting
         threads = f", {s.threads} threads" if s.threads else ""
         name = f"{rows.NAMES.get(s.backend, s.backend)} {s.precision}{threads}"[:60]
         name = name if name not in taken else f"{name}, {group[0].device_name}"[:74]
         name = name if name not in taken else f"{name} {len(taken)}"
+        name = "".join(c if c.isprintable() else "?" for c in name)  # as scenarios have it
         taken.add(name)
         out.append(Choice(hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:12], name, s,
-                          tuple(l.ids[-1] for l in by_batch.values()), max(by_batch),
-                          by_batch[min(by_batch)].value))
-    return out
+                          tuple(l.id for l in by_batch.values()), max(by_batch), by_batch[min(by_batch)].value))
+    return sorted(out, key=lambda c: (-c.mean, c.name))
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def from_store(store: Store, before: Choice, after: Choice, title: str) -> Quest
             if newest:
                 found += list(store.records(Filters(since=newest[0].at), series=[series]))[-1:]
         records[f"store:{choice.key}"] = tuple(found)
-    rate = _round(2 / before.mean)  # three machines at two thirds
+    rate = _round(10 / before.mean)  # what keeps ten servers busy, one request at a time
     objective = _round(8e3 * max(before.mean, after.mean))
     options = [{"name": c.name, "measurements": f"store:{c.key}", "price_per_hour": 0.5, "max_batch": c.largest}
                for c in (before, after)]

@@ -53,7 +53,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "show": ("Show", "显示"), "nothing in range": ("No measurement lies in this range.", "此时间范围内没有测量。"),
     "first date": ("From", "起"), "last date": ("To", "止"),
     # results
-    "kept of model": ("Decided of this model", "关于此模型的决策"), "model": ("model", "模型"), "said": ("result", "结果"),
+    "kept of model": ("Decided of this model", "关于此模型的决策"), "which model": ("Model", "模型"), "said": ("result", "结果"),
     "kind": ("kind", "类别"), "details": ("Details", "详情"),
     "gate": ("gate", "门禁"), "forecast": ("forecast", "预测"), "comparison": ("comparison", "比较"), "failure": ("build failure", "构建失败"), "roi": ("return", "收益"),
     "none kept": ("None is kept yet.", "还没有保存任何结果。"),
@@ -62,6 +62,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "none comparison": ("whet compare keeps its result with --keep:", "whet compare 用 --keep 保存结果:"),
     "none failure": ("Builds that fail are recorded here with type, node and stack:", "失败的构建连同类型、节点和调用栈记录于此:"),
     "none roi": ("whet roi keeps its result with --keep:", "whet roi 用 --keep 保存结果:"),
+    "state held": ("held", "达成"), "state not held": ("not held", "未达成"), "state undecided": ("undecided", "无法判定"), "state not measured": ("not measured", "未测量"), "state stated": ("stated", "陈述"),
+    "state recommended": ("recommended", "推荐"), "state nothing meets the constraints": ("nothing meets the constraints", "无一满足约束"),
+    "target": ("target", "目标"), "limit": ("limit of the hardware", "硬件极限"), "by date": ("reached by", "达到的概率"), "how": ("How this was computed", "计算方法"), "notes": ("Notes", "备注"),
+    "trend": ("{metric}: the last {n} values and the new one, {now}", "{metric}:最近 {n} 个值与新值 {now}"),
     "several models": ("several models", "多个模型"), "whole": ("The whole result", "完整结果"), "whole note": ("as it is kept", "按保存的原样"),
     "cut off": ("{n} more, in the JSON", "另有 {n} 项,见 JSON"), "as json": ("as JSON", "JSON 格式"),
     # returns
