@@ -32,9 +32,12 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def student_cdf(t: float, degrees: float) -> float:
-    """P(T <= t) of Student's t with `degrees` > 0, which need not be whole: DLMF 8.17.26 with I_x(degrees/2, 1/2)."""
+    """P(T <= t) of Student's t with `degrees` > 0, which need not be whole: from I_x(degrees/2, 1/2) (Abramowitz and Stegun, 26.5.27),
+    x = degrees / (degrees + t^2)."""
     if t == 0 or math.isinf(t):
         return 0.5 if t == 0 else float(t > 0)
+    if t * t < degrees:  # near the middle by what lies inside, which is small there
+        return 0.5 + math.copysign(beta_cdf(t * t / (degrees + t * t), 0.5, degrees / 2) / 2, t)
     tail = beta_cdf(degrees / (degrees + t * t), degrees / 2, 0.5) / 2
     return 1 - tail if t > 0 else tail
 

@@ -257,7 +257,7 @@ def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | Non
     """The posterior of gains that were seen, in order, the newest last.
 
     half_life: in steps; None: all count alike. decline: of log-normal gains by their number, as a prior mean and its
-    precision (in units of 1 / spread^2); None: they do not decline. InputError for what is not finite, for gains of zero
+    precision (in units of 1 / spread^2); None: they do not. InputError for what is not finite, for gains of zero
     or less, and where there are too few to tell how much they vary (two, without a prior).
     """
     x = np.asarray(gains, dtype=float).reshape(-1)
