@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whet.cli import options
+from whet.cli import failures, options
 from whet.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def command(
     timing_cache: options.TimingCacheFile = None,
     opt_level: options.OptLevel = 3,
     dump: options.Dump = None,
+    store: options.FailureStore = "",
+    webhook: options.Webhook = "",
+    notify_command: options.NotifyCommand = "",
 ) -> None:
     """Build a plan: optimize the graph, generate and tune kernels, write one file.
 
@@ -88,18 +91,22 @@ def command(
                              do="whet build model.onnx -o model.plan, or whet build --config whet.yaml [NAME]")
         from whet.config import Build
 
-        raise typer.Exit(run(Build(**_plain({**given, "model": model, "output": str(output)}))))
+        with failures.kept(model, store, webhook, notify_command):
+            code = run(Build(**_plain({**given, "model": model, "output": str(output)})))
+        raise typer.Exit(code)
     from whet.config import read
 
-    found = read(config)
-    raise typer.Exit(run(configured(found, found.choose(model or None), given)))
+    with failures.kept(model or str(config), store, webhook, notify_command):
+        found = read(config)
+        code = run(configured(found, found.choose(model or None), given))
+    raise typer.Exit(code)
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
     """The options that the command line gives itself, by the names of `whet.yaml`."""
     values = {name: value for name, value in context.params.items()
               if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-              and name not in ("model", "config")}
+              and name not in ("model", "config", "store", "webhook", "notify_command")}
     precisions = tuple(p for p in PRECISIONS if values.pop(p, False))
     bounds = [values.pop(name, None) or () for name in BOUNDS]
     found = {RENAMED.get(name, name): value for name, value in values.items()}

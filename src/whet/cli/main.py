@@ -15,6 +15,7 @@ from whet.cli import (
     debug,
     doc,
     forecast,
+    gate,
     history,
     inspect,
     lint,
@@ -183,6 +184,7 @@ app.command("doc")(doc.command)
 app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
+app.command("gate")(gate.command)
 app.command("forecast")(forecast.command)
 app.command("lock")(lock.command)
 app.command("board")(board.command)
@@ -202,7 +204,8 @@ def main() -> None:
     try:
         code = app(prog_name="whet", standalone_mode=False)  # what typer.Exit carries, or None
     except WhetError as e:
-        _complain(str(e))
+        if not e.shown:
+            _complain(str(e))
         sys.exit(e.exit_code)
     except (typer.Exit, SystemExit) as e:
         code = getattr(e, "exit_code", getattr(e, "code", 0))

@@ -84,4 +84,12 @@ RequireKey = Annotated[Path | None, Option(
 StorePlace = Annotated[str, Option(
     "--store", metavar="PLACE", help="The measurement store: a file, or postgresql://user@host/database. Default: "
     "$WHET_STORE, else a file of yours.")]
+FailureStore = Annotated[str, Option(
+    "--store", metavar="PLACE", help="Keep a record of a build that fails in this measurement store, with type, node "
+    "and stack. Default: $WHET_STORE, if that is set.")]
+Webhook = Annotated[str, Option(
+    "--webhook", metavar="URL", envvar="WHET_WEBHOOK", help="POST the result as JSON to this address, after it was "
+    "stored. Default: $WHET_WEBHOOK.")]
+NotifyCommand = Annotated[str, Option(
+    "--notify-command", metavar="COMMAND", help="Run this with the text on stdin, as mail -s 'whet' team@example.com.")]
 AsJson = Annotated[bool, Option("--json", help="As JSON.")]
