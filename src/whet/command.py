@@ -62,7 +62,7 @@ def build_command(asked: Mapping[str, Any], objects: tuple[str, ...] = ()) -> st
         if name not in ("model", "output", "target", "precision"):
             words += _words(name, value)
     for name in objects:
-        if name != "model":
+        if name != "model" and (name in PATHS or name == "metric"):
             words += [_flag(name), name.upper()]
     return " ".join(map(shlex.quote, map(str, words)))
 

@@ -97,9 +97,11 @@ def read_json(text: str, where: str) -> Document:
         return out
 
     try:
-        data = json.loads(text, object_pairs_hook=once)
+        data = _texts(json.loads(text, object_pairs_hook=once))
     except json.JSONDecodeError as e:
         raise InputError("the file is not JSON", where=f"{where}, line {e.lineno}", why=e.msg) from e
+    except ValueError as e:
+        raise InputError("the file is not JSON", where=where, why=str(e)) from e
     return Document(data, dict(_json_lines(text)))
 
 
@@ -202,9 +204,11 @@ def read_yaml(text: str, where: str) -> Document:
 
 
 def _texts(data: Any) -> Any:
-    """Keys as text, as JSON and TOML have them: `batches: {1: 4.0}`."""
+    """Keys as text, as JSON and TOML have them: `batches: {1: 4.0}`. ValueError for halves of characters."""
     if isinstance(data, dict):
-        return {str(k): _texts(v) for k, v in data.items()}
+        return {_texts(str(k)): _texts(v) for k, v in data.items()}
+    if isinstance(data, str):
+        data.encode("utf-8")  # escapes may have made surrogates, which no text holds
     return [_texts(v) for v in data] if isinstance(data, list) else data
 
 

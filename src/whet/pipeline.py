@@ -126,6 +126,7 @@ def build(
         threads=hardware.threads if hardware.name == "cpu" else None, fp32_layers=builder.fp32_layers, weights=weights,
         weight_group=weight_group if weights is not None else 128, timing_cache=None if isinstance(
             timing_cache, TimingCache) else timing_cache, **o.written())
+    builder.given_objects += o.unwritten()
     if hardware.name == "cuda":
         builder.rebuild = build_command({k: v for k, v in builder.asked.items() if k != "timing_cache"},
                                         builder.given_objects)

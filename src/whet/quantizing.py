@@ -91,6 +91,11 @@ class Quantization:
                 "calib_samples": self.samples, "preprocess": images, "activations": self.activations,
                 "prepare": self.prepare, "eval": self.evaluation, "metric": self.metric, "max_drop": self.max_drop}
 
+    def unwritten(self) -> tuple[str, ...]:
+        """The options that only Python can give, where they are given."""
+        given = {"labels": self.labels is not None, "output": bool(self.output), "share": self.share != (0, 1)}
+        return tuple(name for name, there in given.items() if there)
+
     @property
     def asked(self) -> bool:
         """True if there is anything to calibrate with."""

@@ -239,7 +239,7 @@ def test_a_configuration_from_a_plan_builds_the_same_plan(name: str, folder: Pat
 
 
 def test_paths_and_objects_are_told_as_a_document_may_tell_them() -> None:
-    told, objects = asked(model="/home/me/m.onnx", calib=[1, 2], eval="data/e.npz", metric=len, precision={"fp32"})
+    told, objects = asked(model="/home/me/m.onnx", calib=[1, 2], eval="data/e.npz", metric=len, precision=())
     assert told == {"model": "m.onnx", "eval": "data/e.npz"}
     assert objects == ("calib", "metric")
     assert build_command(told, objects) == \

@@ -268,7 +268,8 @@ BEGIN, END = "<!-- whet:begin head lang=en -->", "<!-- whet:end head 0123456789a
     ("---\na: 1\n# whet:begin card\na: 2\n# whet:end card 0123456789abcdef\n---\n", "twice"),
     ("---\n# whet:begin card\na: *b\n# whet:end card 0123456789abcdef\n---\n", "aliases"),
     ("---\n# whet:begin card\na: [\n# whet:end card 0123456789abcdef\n---\n", "not YAML"),
-    ("\n" * 60_000, "too long")])
+    (f"<pre>\n{BEGIN}\n{END}\n</pre>", "does not show"), (f"<?\n{BEGIN}\n{END}\n", "does not show"),
+    (f"<![CDATA[ >\n{BEGIN}\n{END}\n", "does not show"), ("\n" * 60_000, "too long")])
 def test_hostile_files_are_refused_with_the_line(text: str, what: str) -> None:
     with pytest.raises(InputError, match=what) as e:
         parse(text, "m.md")

@@ -87,10 +87,9 @@ def check(page: Page, makers: Sequence[Make], unrecorded: bool = False) -> Verdi
     drifts: list[Drift] = []
     edited, known = [], set()
     skipped: set[str] = set()
-    for lang in page.languages or ["en"]:
-        for make in makers:
-            document = make(lang, given_of(page))
-            for name, lines in lines_of(document).items():
+    for make in makers:
+        for lang in languages_of(page, make, "en"):
+            for name, lines in lines_of(make(lang, given_of(page))).items():
                 key = (name, "" if name == FRONT else lang)
                 if key in known:
                     continue
@@ -112,6 +111,12 @@ def check(page: Page, makers: Sequence[Make], unrecorded: bool = False) -> Verdi
                                             found.end + 1))
     unchecked = [f"{name} ({lang})" for name, lang in page.blocks if (name, lang) not in known]
     return Verdict(tuple(drifts[:MOST_TOLD]), tuple(edited), (*sorted(skipped), *unchecked), len(page.blocks))
+
+
+def languages_of(page: Page, make: Make, default: str) -> list[str]:
+    """The languages in which a page has blocks of what `make` makes; the default where it has none."""
+    names = {b.name for b in make(default, None).blocks}
+    return list(dict.fromkeys(lang for name, lang in page.blocks if name in names)) or [default]
 
 
 def given_of(page: Page) -> Card | None:

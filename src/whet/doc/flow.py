@@ -26,7 +26,8 @@ def of_plan(summary: Mapping[str, Any], evidence: Mapping[str, Any], built: Buil
     stages.insert(at, Stage("lower", {"steps": steps}))
     asked = built.asked if built is not None else {}
     objects = built.objects if built is not None else ()
-    return _flow(stages, asked, objects, summary["model"]["name"], f"{summary['hash'][:16]}", lang)
+    return _flow(stages, asked, objects, summary["model"]["name"], summary["hash"][:16], lang,
+                 timed=not summary.get("untuned"))
 
 
 def of_build(asked: Mapping[str, Any], lang: str) -> Flow:
@@ -70,7 +71,7 @@ def _known(summary: Mapping[str, Any], evidence: Mapping[str, Any]) -> Iterable[
 
 
 def _flow(stages: Sequence[Stage], asked: Mapping[str, Any], objects: Iterable[str], model: str, plan: str,
-          lang: str) -> Flow:
+          lang: str, timed: bool = True) -> Flow:
     nodes = [Node("model", visible(asked.get("model") or model), data=True)]
     edges: list[tuple[str, str]] = []
     sources: dict[str, str] = {}
@@ -79,7 +80,7 @@ def _flow(stages: Sequence[Stage], asked: Mapping[str, Any], objects: Iterable[s
         ident = f"s{i}"
         for option, word in _SOURCES.get(stage.name, ()):
             given = asked.get(option) or (text("object", lang) if option in objects else "")
-            if not given and option == "timing_cache":
+            if not given and option == "timing_cache" and timed:
                 given = text("own", lang)
             if given and option not in sources:
                 sources[option] = f"d{len(sources) + 1}"

@@ -20,6 +20,11 @@ _END = re.compile(rf"<!-- whet:end ({_NAME}) ([0-9a-f]{{16}}) -->")
 _FRONT_BEGIN = re.compile(rf"# whet:begin {FRONT}((?: [a-z_]{{1,20}}=[A-Za-z0-9_./-]{{1,120}}){{0,9}})")
 _FRONT_END = re.compile(rf"# whet:end {FRONT} ([0-9a-f]{{16}})")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+# HTML that Markdown takes literally, with what ends it (CommonMark 0.31, section 4.6, kinds 1, 3, 4 and 5).
+_LITERAL = ((re.compile(r" {0,3}<(?:script|pre|style|textarea)(?:[\s>]|$)", re.I),
+             re.compile(r"</(?:script|pre|style|textarea)>", re.I)),
+            (re.compile(r" {0,3}<\?"), re.compile(r"\?>")), (re.compile(r" {0,3}<!\[CDATA\["), re.compile(r"\]\]>")),
+            (re.compile(r" {0,3}<![A-Za-z]"), re.compile(">")))
 _HIDDEN = re.compile("[\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff\\s]")
 _REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 
@@ -57,11 +62,6 @@ class Page:
     def card(self) -> Marked | None:
         """The front matter's block."""
         return self.blocks.get((FRONT, ""))
-
-    @property
-    def languages(self) -> list[str]:
-        """The languages of the blocks, in order."""
-        return list(dict.fromkeys(lang for _, lang in self.blocks if lang))
 
 
 def read(path: Path) -> Page:
@@ -136,6 +136,7 @@ def _body(lines: list[str], start: int, where: str, blocks: dict[tuple[str, str]
     opened: re.Match[str] | None = None
     begin = fence_at = 0
     fence = ""
+    literal: re.Pattern[str] | None = None
     for i in range(start, len(lines)):
         line = lines[i]
         marker, end = _BEGIN.fullmatch(line), _END.fullmatch(line)
@@ -150,6 +151,12 @@ def _body(lines: list[str], start: int, where: str, blocks: dict[tuple[str, str]
                 opened = None
             elif _like(line, "<!--"):
                 raise _wrong(where, i, "this looks like a marker of whet's, but is none", line[:80], DO)
+            continue
+        if literal is not None:
+            if marker:
+                raise _wrong(where, i, "a generated block stands inside HTML that does not show it as text",
+                             f"it opens at line {fence_at + 1}", "close it before the block")
+            literal = None if literal.search(line) else literal
             continue
         if fence:
             bare = line.strip()
@@ -167,6 +174,8 @@ def _body(lines: list[str], start: int, where: str, blocks: dict[tuple[str, str]
             raise _wrong(where, i, "this looks like a marker of whet's, but is none", line[:80], DO)
         elif (found := _FENCE.fullmatch(line)) and not (found[1][0] == "`" and "`" in found[2]):
             fence, fence_at = found[1], i
+        elif ends := next((e for b, e in _LITERAL if b.match(line)), None):
+            literal, fence_at = (None if ends.search(line, line.index("<") + 2) else ends), i
     if opened is not None:
         raise _wrong(where, begin, f"the block {opened[1]!r} does not end", "", DO)
     if fence:

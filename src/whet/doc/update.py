@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from whet.doc.check import Make, given_of
+from whet.doc.check import Make, given_of, languages_of
 from whet.doc.markdown import FRONT, lines_of, marked, text_of
 from whet.doc.marked import Page
 from whet.doc.parts import Document
@@ -35,8 +35,8 @@ def updated(page: Page, makers: Sequence[Make], lang: str = "en", force: bool = 
                          do="move what you wrote outside of the markers, or throw it away with --force")
     given = given_of(page)
     fresh: dict[tuple[str, str], list[str]] = {}
-    for language in page.languages or [lang]:
-        for make in makers:
+    for make in makers:
+        for language in languages_of(page, make, lang):
             document = make(language, given)
             for name, lines in lines_of(document).items():
                 if name != FRONT or page.card is not None or card:

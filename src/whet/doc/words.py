@@ -86,7 +86,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "again old": ("The plan records this command:", "计划记录的命令:"), "again unknown": ("The plan does not record its command line.", "计划没有记录命令行。"),
     "placeholders": ("Words in capitals stand for objects that were given in Python.", "大写单词代表在 Python 中给出的对象。"),
     "searched": ("The search measures its candidates: on another machine, or another day, another plan may win.", "搜索会测量候选:换一台机器或换一天,结果可能不同。"),
-    "modelled note": ("Tactics by the cost model depend on nothing that was measured.", "按代价模型选择的策略不依赖测量。"),
     # configurations
     "config title": ("Builds of {file}", "{file} 的构建"), "build": ("Build {build}", "构建 {build}"), "line": ("line", "行"), "default": ("default", "默认"),
     "command": ("The same without the file:", "不用该文件的等价命令:"),
