@@ -1,15 +1,14 @@
 """`whet forecast` as it is typed: sentences, exit codes, files, the store."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from forecast_records import nightly
 from record_samples import measurement
 from whet.cli.main import app
 from whet.decide.forecast.result import schema
@@ -19,7 +18,6 @@ from whet.measure.record import Accuracy, Judged, Limit, Measurement, Model, enc
 from whet.measure.stats import latency
 
 GAINS = ["--gain", "12.15", "--gain", "13.33", "--gain", "14.52", "--remaining", "24"]
-START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def whet(*args: object) -> Result:
@@ -30,18 +28,6 @@ def refused(*args: object) -> WhetError:
     error = whet(*args).exception
     assert isinstance(error, WhetError), error
     return error
-
-
-def record(at: datetime, scale: float, **fields: Any) -> Measurement:
-    rng = np.random.default_rng(round(1e6 * scale))
-    return measurement(date=at.isoformat(), latency=latency(scale * (1 + 0.01 * rng.standard_normal(60))), **fields)
-
-
-def nightly(levels: tuple[float, ...] = (0.1, 0.08, 0.07), each: int = 8, begin: int = 0,
-            **fields: Any) -> list[Measurement]:
-    rng = np.random.default_rng(0)
-    scales = np.repeat(levels, each) * np.exp(0.01 * rng.standard_normal(each * len(levels)))
-    return [record(START + timedelta(days=begin + 3 * i), float(s), **fields) for i, s in enumerate(scales)]
 
 
 @pytest.fixture
