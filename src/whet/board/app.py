@@ -56,6 +56,8 @@ class Board:
         self._pages, self._lang, self._store = Pages(store, scenarios), lang, store
         self._templates = Environment(loader=PackageLoader("whet.board"), autoescape=True, undefined=StrictUndefined,
                                       trim_blocks=True, lstrip_blocks=True, finalize=shown)
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)  # compiled now, so that the first page need not wait for it
         folder = resources.files("whet.board") / "static"
         self._assets = {name: (folder / name).read_bytes() for name in ASSETS}
         report = resources.files("whet.report")

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from markupsafe import Markup
 
-from whet.board import charts, returns
-from whet.board.history import share
+from whet.board import charts, kept_charts, returns
 from whet.board.view import Asked
-from whet.board.words import text
+from whet.board.words import TEXTS, text
+from whet.decide.forecast.result import Forecast
+from whet.decide.gate.result import Gate
 from whet.decide.result import Result
+from whet.report import forecast as forecast_report
+from whet.report import gate as gate_report
 from whet.report import roi as roi_report
 from whet.report import rows
 from whet.report.roi_words import label
 from whet.store.results import Kept
 
+T = TypeVar("T")
+TRENDS = 4  # metrics of a gate that are drawn, those that did not hold first
 TITLES = {"gate": "gates", "forecast": "forecasts", "comparison": "comparisons", "failure": "failures",
           "roi": "returns"}
 COMMANDS = {"gate": "whet gate new.json --store STORE", "forecast": "whet forecast --store STORE",
@@ -65,8 +70,12 @@ def row(found: Kept, asked: Asked) -> Row:
     """A result in a list."""
     state, says = _SUMMARIES.get(found.kind, _anything)(found.body, asked.lang)
     mood = "good" if state in GOOD else "bad" if state in BAD or found.kind == "failure" else "open"
-    return Row(found.kind, found.model, f"{found.at:%Y-%m-%d %H:%M}", label(state, asked.lang), mood, says,
+    return Row(found.kind, found.model, f"{found.at:%Y-%m-%d %H:%M}", _word(state, asked.lang), mood, says,
                asked.url(f"/result/{found.id}"), found.id)
+
+
+def _word(state: str, lang: str) -> str:
+    return text(f"state {state}", lang) if f"state {state}" in TEXTS else label(state, lang)
 
 
 def parts(found: Kept, asked: Asked) -> list[Part]:
@@ -113,22 +122,23 @@ def _anything(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
 
 
 def _roi(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
-    found = _result(body)
+    found = _converted(body, Result)
     if found is None:
         return _anything(body, lang)
     says = [f"{name} {value}" for name, value, _ in roi_report.tiles(found, lang)[:2]]
     return found.verdict, ": ".join(p for p in (found.title, ", ".join(says)) if p)
 
 
-def _result(body: Mapping[str, Any]) -> Result | None:
+def _converted(body: Mapping[str, Any], kind: type[T]) -> T | None:
+    """A body as this whet knows it; None for another version's."""
     try:
-        return msgspec.convert(body, Result, strict=False)
+        return msgspec.convert(body, kind, strict=False)
     except msgspec.ValidationError:
         return None
 
 
 def _roi_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
-    r = _result(body)
+    r = _converted(body, Result)
     if r is None:
         return []
     head, cells = roi_report.options_table(r, lang)
@@ -183,12 +193,60 @@ def _failure_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
     return out
 
 
-def percent(value: float) -> str:
-    """A probability as people say it: `83 %`, `> 99 %`, `< 1 %`."""
-    return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else share(value)[1:]
+def _forecast(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    found = _converted(body, Forecast)
+    if found is None:
+        return _anything(body, lang)
+    state = next((s for s in ("not held", "undecided", "held") if s in found.states), "stated")
+    said = [" ".join(sentences[:2]) for sentences in forecast_report.findings(found, lang)]
+    return state, " ".join(said)[:400]
+
+
+def _forecast_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+    found = _converted(body, Forecast)
+    if found is None:
+        return []
+    out = [Part("", says=tuple(s)) for s in forecast_report.findings(found, lang)]
+    for m in found.milestones:
+        name = m.series or m.metric
+        if m.fan is not None and m.history:
+            out.append(Part(text("history", lang, metric=name), kept_charts.fan(m, lang)))
+        if m.by_date:
+            out.append(Part(f"{name}: {text('by date', lang)}", kept_charts.dates(m, lang)))
+    out += _tables(forecast_report.tables(found, lang))
+    said = (*forecast_report.notes(found, lang), *forecast_report.methods(found, lang))
+    return [*out, *([Part(text("how", lang), says=said)] if said else [])]
+
+
+def _gate(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
+    found = _converted(body, Gate)
+    if found is None:
+        return _anything(body, lang)
+    return found.state, "; ".join(gate_report.messages(found, lang))[:400]
+
+
+def _gate_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+    found = _converted(body, Gate)
+    if found is None:
+        return []
+    out = []
+    for said, case in zip(gate_report.messages(found, lang), found.cases):
+        out.append(Part("", says=(said,)))
+        worst = sorted(case.trends, key=lambda t: t.state == "held")[:TRENDS]
+        for t in worst:
+            unit = kept_charts.unit_of(t)
+            out.append(Part(f"{t.metric}, {unit}" if unit else t.metric, kept_charts.trend(t, lang)))
+        out += _tables(gate_report.tables(case, lang))
+    notes = tuple(gate_report.notes(found, lang))
+    return [*out, *([Part(text("notes", lang), says=notes)] if notes else [])]
+
+
+def _tables(found: Sequence[tuple[str, list[str], list[list[str]]]]) -> list[Part]:
+    return [Part(title, head=tuple(head), body=tuple(map(tuple, cells))) for title, head, cells in found]
 
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, Any], str], tuple[str, str]]] = {
-    "roi": _roi, "comparison": _comparison, "failure": _failure}
+    "roi": _roi, "comparison": _comparison, "failure": _failure, "forecast": _forecast, "gate": _gate}
 _PARTS: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
-    "roi": _roi_parts, "comparison": _comparison_parts, "failure": _failure_parts}
+    "roi": _roi_parts, "comparison": _comparison_parts, "failure": _failure_parts, "forecast": _forecast_parts,
+    "gate": _gate_parts}

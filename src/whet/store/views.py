@@ -94,9 +94,11 @@ def marks(database: Database, ids: Sequence[int], filters: Filters, last: int) -
              .where(point.c.series_id.in_(ids), *_dates(filters, point.c.at))
              .order_by(point.c.at.desc(), point.c.record_id.desc()).limit(last))
     with database.reading() as connection:
-        rows = connection.execute(query).all()
-    columns = zip(*reversed(rows)) if rows else ((), (), (), ())
-    return Marks(*(np.array(column, dtype=np.float64) for column in columns))
+        found = connection.execute(query)
+        # The driver's own rows: a hundred thousand objects less, of numbers that need no conversion.
+        rows = found.cursor.fetchall() if found.cursor is not None else []
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)[::-1]
+    return Marks(*table.T.copy())
 
 
 def size(database: Database) -> tuple[int, int]:
