@@ -269,6 +269,17 @@ def test_a_store_that_breaks_is_a_page_that_says_so(tmp_path: Path) -> None:
     assert "not a measurement store, or a damaged one" in answer.text
 
 
+def test_the_python_of_its_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    docs = (Path(__file__).parents[2] / "docs" / "board.md").read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", docs, re.DOTALL):
+        exec(compile(block, "docs/board.md", "exec"), {})
+    assert capsys.readouterr().out == "200\n"
+    for link in re.findall(r"\]\(([^)#]+)", docs):
+        assert (Path(__file__).parents[2] / "docs" / link).exists(), link
+
+
 def test_models_that_differ_in_their_hash_alone_are_one_line(tmp_path: Path) -> None:
     with Store(tmp_path / "weekly.db") as store:
         store.add([msgspec.structs.replace(r, model=msgspec.structs.replace(r.model, sha256=f"{i:064x}"))
