@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from record_samples import measurement
+from whet.cli import failures
 from whet.decide import roi, scenario
 from whet.decide.forecast.result import ByDate, Fan, Forecast, Milestone, encode
 from whet.decide.forecast.result import Point as Past
-from whet.decide.gate.result import Case, Gate, Objective, Point, Step, Trend, body
-from whet.measure import stats
+from whet.decide.gate.result import Case, Gate, Objective, Trend, short
+from whet.errors import UnsupportedError
+from whet.measure import stats, this_device
 from whet.measure.record import Measurement, Model
 from whet.store import Store
 
@@ -57,7 +59,7 @@ def fill(place: Path | str) -> None:
         at = START + timedelta(days=119)
         for kind, body in results().items():
             store.keep(kind, body, model="resnet50", at=at)
-        store.keep("failure", {"type": HOSTILE[0], "what": HOSTILE[1], "stack": list(HOSTILE)}, model=HOSTILE[0],
+        store.keep("failure", {"type": HOSTILE[0], "message": HOSTILE[1], "stack": list(HOSTILE)}, model=HOSTILE[0],
                    at=at)
         store.keep("gate", {"schema": 99, "state": "held", "message": "of a whet to come", "deep": [[{"a": [1]}]]},
                    model="yolo-nano", at=at)
@@ -66,11 +68,10 @@ def fill(place: Path | str) -> None:
 def results() -> dict[str, dict[str, Any]]:
     """What commands keep of a model, one of each kind."""
     setting = {"model": "resnet50", "sha256": "", "backend": "whet", "precision": "fp32", "threads": 2,
-               "shapes": "image:1x3x224x224", "device": "", "device_name": "a machine", "load": "closed-loop 1"}
+               "shapes": "image:1x3x224x224", "device": this_device().fingerprint, "device_name": "a machine",
+               "load": "closed-loop 1"}
     trend = Trend(metric="latency.p50", unit="s", higher_is_worse=True, state="regressed", values=(0.0142, 0.0141),
-                  count=9, level=0.0118, effect=0.2, low=0.17, high=0.23, p=1e-6, spread=0.02, detectable=0.03,
-                  points=tuple(Point(at=f"2026-08-0{i + 1}T00:00:00+00:00", value=0.0118 + i * 1e-5) for i in range(9)),
-                  steps=(Step(start=0, count=9, level=0.0118, spread=0.02),))
+                  count=9, level=0.0118, effect=0.2, low=0.17, high=0.23, p=1e-6, spread=0.02, detectable=0.03)
     gate = Gate(date="2026-08-28T00:00:00+00:00", state="not held", min_effect=0.05, alpha=0.01, reruns=2, cases=(Case(
         **setting, date="2026-08-28T00:00:00+00:00", runs=2, state="not held", p99=0.042, throughput=70.0, change=0.2,
         against="history", objectives=(Objective(goal="p99", limit=0.02, unit="s", state="not held", value=0.042,
@@ -89,13 +90,15 @@ def results() -> dict[str, dict[str, Any]]:
     returned = roi.evaluate(scenario.build({
         "load": {"rate": 30}, "objective": {"p99_ms": 350}, "labour": {"cost": 500}, "before": "PyTorch",
         "after": "optimized", "options": options}), roi.Settings(draws=100, requests=2_000))
-    failure = {"type": "UnsupportedError", "code": "W103-unsupported", "node": "NonMaxSuppression_4",
-               "what": "NonMaxSuppression of rank 5", "stack": ["build", "lower", "nms"]}
+    try:
+        raise UnsupportedError("NonMaxSuppression of rank 5", where="NonMaxSuppression_4", do="give rank 3")
+    except UnsupportedError as e:
+        failure = failures.of(e, "resnet50", START)
     comparison = {"schema": 1, "rows": [{"key": k, "record": {"latency": {"p50": {"value": v}}}}
                                         for k, v in (("whet bf16", 0.006), ("ONNX Runtime fp32", 0.019))],
                   "differences": [{"key": "whet bf16", "baseline": "ONNX Runtime fp32", "ratio": 3.1, "low": 3.0,
                                    "high": 3.2, "verdict": "faster"}],
                   "recommendation": {"state": "recommended", "chosen": "whet bf16"}}
-    return {"gate": body(gate), "forecast": json.loads(encode(Forecast(date="2026-08-28", sure=0.95,
+    return {"gate": short(gate), "forecast": json.loads(encode(Forecast(date="2026-08-28", sure=0.95,
                                                                        milestones=(milestone,)))),
             "roi": json.loads(returned.encode()), "failure": failure, "comparison": comparison}

@@ -183,6 +183,7 @@ def test_names_that_mean_harm_are_text(get: Any, name: str) -> None:
 def test_results_are_shown_as_what_they_are(get: Any) -> None:
     rows = {n: unescape(get(f"/result/{n}?lang=en").text) for n in range(1, 8)}
     assert "P99 42 ms (up 20 %)" in rows[1]
+    assert "latency.p50: the last 60 values and the new one, 14.1 ms" in rows[1]
     assert "About 1.8 more effective optimizations" in rows[2]
     assert "78 %" in rows[2]
     assert "Cash flow" in rows[3]

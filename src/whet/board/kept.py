@@ -24,6 +24,7 @@ from whet.report import gate as gate_report
 from whet.report import roi as roi_report
 from whet.report import rows
 from whet.report.roi_words import label
+from whet.store import Store
 from whet.store.results import Kept
 
 T = TypeVar("T")
@@ -78,10 +79,10 @@ def _word(state: str, lang: str) -> str:
     return text(f"state {state}", lang) if f"state {state}" in TEXTS else label(state, lang)
 
 
-def parts(found: Kept, asked: Asked) -> list[Part]:
-    """What is known of a result, in the order in which people want it."""
+def parts(found: Kept, asked: Asked, store: Store) -> list[Part]:
+    """What is known of a result, in the order in which people want it; histories are the store's."""
     try:
-        return _PARTS[found.kind](found.body, asked.lang) if found.kind in _PARTS else []
+        return _PARTS[found.kind](found.body, asked.lang, store) if found.kind in _PARTS else []
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):  # of another version: the outline has it all
         return []
 
@@ -137,7 +138,7 @@ def _converted(body: Mapping[str, Any], kind: type[T]) -> T | None:
         return None
 
 
-def _roi_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+def _roi_parts(body: Mapping[str, Any], lang: str, store: Store) -> list[Part]:
     r = _converted(body, Result)
     if r is None:
         return []
@@ -161,7 +162,7 @@ def _comparison(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
     return str(said.get("state", "")), ", ".join(p for p in (chosen, f"{len(body.get('rows', ()))} cells") if p)
 
 
-def _comparison_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+def _comparison_parts(body: Mapping[str, Any], lang: str, store: Store) -> list[Part]:
     timed = [(r, r["record"]["latency"]["p50"]) for r in body["rows"]
              if r.get("record") and r["record"].get("latency")]
     chosen = (body.get("recommendation") or {}).get("chosen")
@@ -177,19 +178,21 @@ def _comparison_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
 
 
 def _failure(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
-    kind = next((str(body[k]) for k in ("code", "type") if body.get(k)), "")
+    kind = next((str(body[k]) for k in ("type", "code") if body.get(k)), "")
     node = f" ({body['node']})" if body.get("node") else ""
-    return kind, str(next((body[k] for k in ("what", "message") if body.get(k)), ""))[:400] + node
+    return kind, str(body.get("message", ""))[:400] + node
 
 
-def _failure_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
-    stack = body.get("stack") or ()
-    facts = tuple((k, str(body[k])) for k in ("type", "code", "what", "where", "why", "do", "node", "command")
-                  if body.get(k))
+def _failure_parts(body: Mapping[str, Any], lang: str, store: Store) -> list[Part]:
+    facts = tuple((name, str(body[key])) for key, name in (
+        ("code", "code"), ("message", text("message", lang)), ("node", text("node", lang)),
+        ("where", text("where", lang)), ("why", text("why", lang)), ("do", text("do", lang)), ("system", "system"))
+        if body.get(key))
     out = [Part("", head=("", ""), body=facts)] if facts else []
-    if stack:
-        lines: Sequence[object] = [stack] if isinstance(stack, str) else stack
-        out.append(Part("stack", code="\n".join(str(line) for line in lines)))
+    for error in (body, *body.get("causes", ())):
+        if error.get("stack"):
+            title = f"{text('stack', lang)}: {error.get('type', '')}"
+            out.append(Part(title, code="\n".join(map(str, error["stack"]))))
     return out
 
 
@@ -202,7 +205,7 @@ def _forecast(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
     return state, " ".join(said)[:400]
 
 
-def _forecast_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+def _forecast_parts(body: Mapping[str, Any], lang: str, store: Store) -> list[Part]:
     found = _converted(body, Forecast)
     if found is None:
         return []
@@ -225,17 +228,16 @@ def _gate(body: Mapping[str, Any], lang: str) -> tuple[str, str]:
     return found.state, "; ".join(gate_report.messages(found, lang))[:400]
 
 
-def _gate_parts(body: Mapping[str, Any], lang: str) -> list[Part]:
+def _gate_parts(body: Mapping[str, Any], lang: str, store: Store) -> list[Part]:
     found = _converted(body, Gate)
     if found is None:
         return []
     out = []
     for said, case in zip(gate_report.messages(found, lang), found.cases):
         out.append(Part("", says=(said,)))
-        worst = sorted(case.trends, key=lambda t: t.state == "held")[:TRENDS]
-        for t in worst:
-            unit = kept_charts.unit_of(t)
-            out.append(Part(f"{t.metric}, {unit}" if unit else t.metric, kept_charts.trend(t, lang)))
+        for t in sorted(case.trends, key=lambda t: t.state == "held")[:TRENDS]:
+            if drawn := kept_charts.trend(store, case, t, lang):
+                out.append(Part(", ".join(p for p in (t.metric, drawn[1]) if p), drawn[0]))
         out += _tables(gate_report.tables(case, lang))
     notes = tuple(gate_report.notes(found, lang))
     return [*out, *([Part(text("notes", lang), says=notes)] if notes else [])]
@@ -247,6 +249,6 @@ def _tables(found: Sequence[tuple[str, list[str], list[list[str]]]]) -> list[Par
 
 _SUMMARIES: dict[str, Callable[[Mapping[str, Any], str], tuple[str, str]]] = {
     "roi": _roi, "comparison": _comparison, "failure": _failure, "forecast": _forecast, "gate": _gate}
-_PARTS: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+_PARTS: dict[str, Callable[[Mapping[str, Any], str, Store], list[Part]]] = {
     "roi": _roi_parts, "comparison": _comparison_parts, "failure": _failure_parts, "forecast": _forecast_parts,
     "gate": _gate_parts}

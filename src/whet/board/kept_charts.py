@@ -9,11 +9,17 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from whet.board import charts
+from whet.board.data import lines as of_model
+from whet.board.data import story
 from whet.board.words import text
 from whet.decide.forecast.result import Forecast, Milestone
-from whet.decide.gate.result import Trend
+from whet.decide.gate.result import Case, Trend
 from whet.report import forecast, rows
 from whet.report.history import amount
+from whet.store import Filters, Store
+
+BEFORE = 60  # values before a gate
+ALIKE = ("backend", "precision", "threads", "shapes", "device", "load")
 
 
 def fan(m: Milestone, lang: str) -> Markup:
@@ -48,31 +54,33 @@ def dates(m: Milestone, lang: str) -> Markup:
                         for r in m.by_date], text("by date", lang), upto=1.0)
 
 
-def trend(t: Trend, lang: str) -> Markup:
-    """The last values of a metric with their levels, and the new one (`now`)."""
-    points = [(i, p.value) for i, p in enumerate(t.points)]
-    new = [(len(points) + i, v) for i, v in enumerate(t.values)]
-    if not points or not new:
-        return Markup("")
-    scale, _ = _scale(t.unit, [v for _, v in (*points, *new)])
-    plot = charts.Plot(charts.frame([0, new[-1][0]], [v * scale for _, v in (*points, *new)]),
-                       text("trend", lang, metric=t.metric, n=len(points), now=amount(t.values[-1], t.unit)))
+def trend(store: Store, case: Case, t: Trend, lang: str) -> tuple[Markup, str] | None:
+    """A metric before a gate with its levels, and what the gate measured; and the unit of its axis.
+
+    Gates are kept without the history that they judged by: it is the store's. None where that has none of it.
+    """
+    lines = [l for l in of_model(store.latest([case.model])) if l.metric == t.metric and all(
+        getattr(l.setting, name) == getattr(case, name) for name in ALIKE)]
+    if not lines or not t.values:
+        return None
+    told = story(store.marks(lines[0].ids, Filters(until=datetime.fromisoformat(case.date)), last=BEFORE))
+    count = len(told.marks)
+    if not count:
+        return None
+    scale, unit = _scale(t.unit, [*told.marks.value.tolist(), *t.values])
+    past = list(enumerate((told.marks.value * scale).tolist()))
+    new = [(count + i, v * scale) for i, v in enumerate(t.values)]
+    plot = charts.Plot(charts.frame([0, new[-1][0]], [v for _, v in (*past, *new)]),
+                       text("trend", lang, metric=t.metric, n=count, now=amount(t.values[-1], t.unit)))
     plot.y_axis(lambda v: f"{v:.6g}")
-    ends = {0: t.points[0].at[:10], len(points) - 1: t.points[-1].at[:10]}
-    plot.x_axis([(float(i), said) for i, said in ends.items()])
-    for step in t.steps:
-        ends_at = min(step.start + step.count, len(points)) - 1
-        plot.curve([(step.start, step.level * scale), (ends_at, step.level * scale)], "level")
-    plot.curve([(i, v * scale) for i, v in points], "line")
-    plot.dots([(i, v * scale) for i, v in points], "dots")
+    plot.x_axis([(i, f"{told.when(i):%Y-%m-%d}") for i in dict.fromkeys((0, count - 1))])
+    for s in told.segments:
+        plot.curve([(s.start, s.level * scale), (s.stop - 1, s.level * scale)], "level")
+    plot.curve(past, "line")
+    plot.dots(past, "dots")
     bad = " worse" if t.state in ("regressed", "suspected") else ""
-    plot.dots([(i, v * scale) for i, v in new], f"dots now{bad}")
-    return plot.svg()
-
-
-def unit_of(t: Trend) -> str:
-    """The unit of a trend's axis."""
-    return _scale(t.unit, [*(p.value for p in t.points), *t.values])[1]
+    plot.dots(new, f"dots now{bad}")
+    return plot.svg(), unit
 
 
 def _alone(m: Milestone) -> Forecast:

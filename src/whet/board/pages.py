@@ -103,7 +103,7 @@ class Pages:
         if found is None:
             raise HTTPException(404, "no result")
         return Answer("result.html", asked.text(found.kind), {
-            "row": kept.row(found, asked), "kind": found.kind, "parts": kept.parts(found, asked),
+            "row": kept.row(found, asked), "kind": found.kind, "parts": kept.parts(found, asked, self._store),
             "body": kept.outline(found.body, asked.lang)})
 
     def worth(self, asked: Asked) -> Answer:

@@ -65,6 +65,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state held": ("held", "达成"), "state not held": ("not held", "未达成"), "state undecided": ("undecided", "无法判定"), "state not measured": ("not measured", "未测量"), "state stated": ("stated", "陈述"),
     "state recommended": ("recommended", "推荐"), "state nothing meets the constraints": ("nothing meets the constraints", "无一满足约束"),
     "target": ("target", "目标"), "limit": ("limit of the hardware", "硬件极限"), "by date": ("reached by", "达到的概率"), "how": ("How this was computed", "计算方法"), "notes": ("Notes", "备注"),
+    "stack": ("Stack", "调用栈"), "message": ("message", "消息"), "node": ("node", "节点"),
     "trend": ("{metric}: the last {n} values and the new one, {now}", "{metric}:最近 {n} 个值与新值 {now}"),
     "several models": ("several models", "多个模型"), "whole": ("The whole result", "完整结果"), "whole note": ("as it is kept", "按保存的原样"),
     "cut off": ("{n} more, in the JSON", "另有 {n} 项,见 JSON"), "as json": ("as JSON", "JSON 格式"),
