@@ -214,3 +214,14 @@ def test_markup_from_files_is_text_in_every_report(tmp_path: Path) -> None:
     assert "<script" not in page.read_text("utf-8")
     assert "<script" not in notes.read_text("utf-8")
     assert "\\[x](" in notes.read_text("utf-8")
+
+
+def test_readiness_reads_the_newest_records_of_a_store(tmp_path: Path) -> None:
+    store, file = tmp_path / "m.db", tmp_path / "r.json"
+    file.write_bytes(encode([*nightly(each=10), *nightly((0.2,), each=3, model=Model(name="slow"))]))
+    assert CliRunner().invoke(app, ["record", str(file), "--store", str(store)]).exit_code == 0
+    found = whet("--ready", "p99=85ms", "--share", "40", "--store", store)
+    assert found.exit_code == 0, found.output
+    assert "10 runs" in found.output  # of thirty: those since the level last changed
+    assert "slow" in found.output
+    assert refused("--target", "p99=50ms", "--store", store).what == "2 series of latency.p99"

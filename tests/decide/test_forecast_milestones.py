@@ -15,7 +15,7 @@ from whet.decide.forecast import Settings, backtest, fit
 from whet.decide.forecast.outlook import Asked, History, TooFewError, milestones, typed
 from whet.decide.forecast.scale import Scale
 from whet.decide.forecast.steps import find
-from whet.errors import InputError, WhetError
+from whet.errors import InputError, UnreachableError, WhetError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TODAY = datetime(2026, 4, 5, tzinfo=UTC)
@@ -72,6 +72,16 @@ def test_nothing_below_the_hardwares_limit_has_a_probability() -> None:
     without = milestones(history(values), [0.05], asked)[0]
     assert without.by_date[-1].probability > 0.5
     assert "no limit" in [n.code for n in without.notes]
+
+
+def test_a_linear_scale_ends_at_the_limit_too() -> None:
+    asked = Asked(today=TODAY, scale="linear", by=[date(2030, 1, 1)])
+    below, near = milestones(history(stairs([0.1, 0.08, 0.07]), limit=0.05), [0.04, 0.055], asked)
+    assert (below.place, near.place) == ("beyond", "ahead")
+    assert near.fan is not None
+    assert min(min(row) for row in near.fan.values) == 0.05
+    with pytest.raises(UnreachableError):
+        milestones(history(stairs([0.1, 0.08, 0.07]), limit=0.09), [0.095], asked)
 
 
 def test_a_throughput_has_a_ceiling_and_an_accuracy_ends_at_one() -> None:

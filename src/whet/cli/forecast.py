@@ -143,10 +143,10 @@ def command(
                      readiness=_readiness(source, ready or [], ready_count, texts.percent(share), sure))
     encoded = encode(found)
     _write(outputs, found, encoded, lang)
-    if store:
-        _keep(store, found, encoded)
     if STDOUT not in outputs.values():
         show(found, lang)
+    if store:
+        _keep(store, found, encoded)
     raise typer.Exit(found.exit_code)
 
 
@@ -224,7 +224,7 @@ def _lines(source: Source, metric: str) -> list[Line]:
     if source.files:
         return inputs.of_records(_let_through(source), metric)
     with Store(source.store or None, create=False) as store:
-        return inputs.of_store(store, replace(source.filters, metric=metric))
+        return inputs.of_store(store, replace(source.filters, metric=metric), source.joining)
 
 
 def _where(source: Source) -> str:
@@ -288,8 +288,8 @@ def _readiness(source: Source, required: Sequence[str], counted: str, share: flo
         models = inputs.by_model(_let_through(source), source.filters.backend, names, source.joining, where)
     else:
         with Store(source.store or None, create=False) as store:
-            models = inputs.by_model(store.records(source.filters), source.filters.backend, names, source.joining,
-                                     where)
+            found_records = inputs.recent(store, source.filters, names)
+        models = inputs.by_model(found_records, source.filters.backend, names, source.joining, where)
     if not models:
         raise InputError("nothing that was measured fits", where=where, do="whet history lists what there is")
     found = readiness.together([readiness.model(name, records, rules) for name, records in models.items()], share)

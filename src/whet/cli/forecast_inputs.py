@@ -47,10 +47,13 @@ class Joining:
     mixed: bool = False
 
 
-def of_store(store: Store, filters: Filters) -> list[Line]:
-    """The series of one metric that the filters let through."""
+def of_store(store: Store, filters: Filters, joining: Joining) -> list[Line]:
+    """The series of one metric that the filters let through; several that may not be taken for one are refused before
+    they are read."""
+    found = store.series(filters)
+    check([(s.setting, s.device_name) for s in found], filters.metric, joining, store.place)
     out = []
-    for s in store.series(filters):
+    for s in found:
         points = store.history(s.id, filters)
         limits: tuple[float, ...] = ()
         if points and s.metric.startswith(("latency.", "throughput")):
@@ -58,6 +61,18 @@ def of_store(store: Store, filters: Filters) -> list[Line]:
             limits = _limits(store.records(newest, series=[s.id]), s.metric)
         out.append(Line(s.setting, s.device_name, s.metric, s.unit, [(p.at, p.value) for p in points], limits))
     return [line for line in out if line.points]
+
+
+def recent(store: Store, filters: Filters, metrics: Sequence[str]) -> list[Measurement]:
+    """The newest records of each setting that speak of one of some metrics (`loss`: of an accuracy), oldest first."""
+    found: dict[bytes, Measurement] = {}
+    for metric in metrics:
+        for s in store.series(replace(filters, metric="accuracy.*" if metric == "loss" else metric)):
+            last = store.history(s.id, filters, last=RECENT)
+            if last:
+                for r in store.records(replace(filters, since=last[0].at), series=[s.id]):
+                    found[records.encode([r])] = r
+    return sorted(found.values(), key=when)
 
 
 def of_records(found: Iterable[Measurement], metric: str) -> list[Line]:
@@ -88,25 +103,31 @@ def _limits(found: Iterable[Measurement], metric: str) -> tuple[float, ...]:
     return tuple(out)
 
 
-def one(lines: Sequence[Line], metric: str, joining: Joining, where: str) -> History:
-    """The one history that is followed. InputError where nothing fits, or several that may not be taken for one."""
-    if not lines:
+def check(found: Sequence[tuple[Setting, str]], metric: str, joining: Joining, where: str) -> None:
+    """InputError where nothing fits, or several settings (with their machines' names) that may not be taken for one."""
+    if not found:
         raise InputError(f"nothing that was measured has {metric}", where=where,
                          do="whet history lists the metrics that there are")
-    alike = {replace(x.setting, sha256="" if joining.across else x.setting.sha256,
-                     device="" if joining.mixed else x.setting.device) for x in lines}
-    if len(alike) > 1:
-        differ = [f.name for f in fields(Setting) if len({getattr(x.setting, f.name) for x in lines}) > 1]
-        if differ == ["device"]:
-            names = ", ".join(dict.fromkeys(f"{x.device_name} ({x.setting.device[:8]})" for x in lines))
-            raise InputError("measured on different hardware", where=f"{names}"[:300],
-                             why="a faster machine is no optimization", do="choose with --device, or say "
-                             "--mixed-hardware: the result is labelled")
-        hint = "--across-models takes a model that was trained anew for one; " if "sha256" in differ else ""
-        told = "; ".join(f"{name}: {', '.join(sorted({str(getattr(x.setting, name))[:24] for x in lines})[:4])}"
-                         for name in differ)
-        raise InputError(f"{len(lines)} series of {metric}", where=where, why=f"they differ in {told}",
-                         do=f"{hint}choose with --model, --backend, --precision, --shapes...")
+    alike = {replace(s, sha256="" if joining.across else s.sha256, device="" if joining.mixed else s.device)
+             for s, _ in found}
+    if len(alike) == 1:
+        return
+    differ = [f.name for f in fields(Setting) if len({getattr(s, f.name) for s, _ in found}) > 1]
+    if differ == ["device"]:
+        names = ", ".join(dict.fromkeys(f"{name} ({s.device[:8]})" for s, name in found))
+        raise InputError("measured on different hardware", where=f"{names}"[:300],
+                         why="a faster machine is no optimization", do="choose with --device, or say --mixed-hardware: "
+                         "the result is labelled")
+    hint = "--across-models takes a model that was trained anew for one; " if "sha256" in differ else ""
+    told = "; ".join(f"{name}: {', '.join(sorted({str(getattr(s, name))[:24] for s, _ in found})[:4])}"
+                     for name in differ)
+    raise InputError(f"{len(found)} series of {metric}", where=where, why=f"they differ in {told}",
+                     do=f"{hint}choose with --model, --backend, --precision, --shapes...")
+
+
+def one(lines: Sequence[Line], metric: str, joining: Joining, where: str) -> History:
+    """The one history that is followed. InputError as of `check`."""
+    check([(x.setting, x.device_name) for x in lines], metric, joining, where)
     newest = max(lines, key=lambda x: x.points[-1][0])
     points = sorted((p for x in lines for p in x.points), key=lambda p: p[0])
     limits = [v for x in lines for v in x.limits]

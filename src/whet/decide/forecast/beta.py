@@ -32,8 +32,8 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def student_cdf(t: float, degrees: float) -> float:
-    """P(T <= t) of Student's t with `degrees` > 0, which need not be whole: from I_x(degrees/2, 1/2) (Abramowitz and Stegun, 26.5.27),
-    x = degrees / (degrees + t^2)."""
+    """P(T <= t) of Student's t with `degrees` > 0, which need not be whole: from I_x(degrees/2, 1/2) with
+    x = degrees / (degrees + t^2) (Abramowitz and Stegun, 26.5.27)."""
     if t == 0 or math.isinf(t):
         return 0.5 if t == 0 else float(t > 0)
     if t * t < degrees:  # near the middle by what lies inside, which is small there

@@ -25,6 +25,7 @@ from msgspec.structs import replace as put
 from whet.decide.continuous import worth
 from whet.decide.forecast.beta import beta_cdf, student_cdf
 from whet.decide.forecast.result import Check, Counted, ModelReady, Note, Readiness, Requirement
+from whet.decide.history import segments
 from whet.errors import InputError
 from whet.measure.record import Judged, Measurement
 from whet.measure.series import values, when
@@ -96,6 +97,7 @@ def _check(records: Sequence[Measurement], required: Requirement) -> Check:
     found = [(r, v) for r in sorted(records, key=when) for v in values(r) if v.metric == required.metric]
     if not found:
         return Check(metric=required.metric, limit=required.limit, below=required.below, basis="missing")
+    found = found[segments([v.value for _, v in found])[-1].start:]  # since the level last changed
     (record, value), every = found[-1], [v.value for _, v in found]
     sign = 1 if required.below else -1
     base = Check(metric=required.metric, unit=value.unit, limit=required.limit, below=required.below, value=value.value,

@@ -37,9 +37,9 @@ class Scale:
         or at the limit or beyond it."""
         if not math.isfinite(value):
             raise InputError(f"{what} is {value}", do="correct it, or leave it out")
-        if self.name == "linear":
+        if self.name == "linear" and not self.beyond(value):
             return value if self.direction == "lower" else -value
-        above = self._cost(value, what) - self.floor
+        above = 0.0 if self.beyond(value) else self._cost(value, what) - self.floor
         if above <= 0:
             raise UnreachableError(
                 f"{what} of {value:.6g} is at the hardware's limit of {self.limit:.6g}, or beyond it",
@@ -48,9 +48,10 @@ class Scale:
         return math.log(above)
 
     def value(self, place: float) -> float:
-        """The value at a place."""
+        """The value at a place; never beyond the limit."""
         if self.name == "linear":
-            return place if self.direction == "lower" else -place
+            value = place if self.direction == "lower" else -place
+            return self.limit if self.limit is not None and self.beyond(value) else value
         cost = math.exp(min(place, 700.0)) + self.floor
         if self.direction == "higher":
             return 1 / cost
