@@ -144,6 +144,19 @@ def test_what_is_not_there_is_said_on_a_page(get: Any, path: str, status: int, s
     Page(answer.text)
 
 
+def test_a_fault_of_the_board_s_own_tells_the_browser_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a secret of the machine")
+
+    with Store(place, create=False) as store:
+        monkeypatch.setattr(store, "models", broken)
+        answer = TestClient(application(store), base_url="http://localhost", raise_server_exceptions=False).get("/")
+    assert answer.status_code == 500
+    assert "could not make this page" in answer.text
+    assert "secret" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 def test_a_range_without_points_is_said(get: Any) -> None:
     assert "No measurement lies in this range" in get("/model?model=resnet50&range=2020-01-01..2020-02-01&lang=en").text
 
@@ -224,10 +237,11 @@ def test_a_return_of_two_settings_of_the_store(get: Any) -> None:
 @pytest.mark.parametrize(("query", "said"), [
     ("scenario=t4.yaml&rate=-1", "field of the scenario does not fit"),
     ("scenario=t4.yaml&horizon=1.5", "field of the scenario does not fit"),
-    ("scenario=t4.yaml&p99=nan", "field of the scenario does not fit"),
-    ("scenario=t4.yaml&p99=inf", "finite"),
+    ("scenario=t4.yaml&p99=nan", "p99 is nan"),
+    ("scenario=t4.yaml&p99=inf", "p99 is inf"),
+    ("scenario=t4.yaml&labour=1e300", "figures here are up to 1e+12"),
     ("scenario=t4.yaml&rate=x", "no number"),
-    ("scenario=t4.yaml&rate=1e300", ""),
+    ("scenario=t4.yaml&rate=1e300", "whet roi takes larger ones"),
 ])
 def test_figures_that_cannot_be_are_a_sentence(get: Any, query: str, said: str) -> None:
     answer = get(f"/api/return?{query}")

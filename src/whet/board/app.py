@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
@@ -13,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,11 +26,10 @@ from whet.errors import StoreError, WhetError
 from whet.store import Store
 
 ASSETS = {"board.css": "text/css", "board.js": "text/javascript", "icon.svg": "image/svg+xml"}
-log = logging.getLogger("whet.board")
 
 
 def application(store: Store, scenarios: Iterable[Path] = (), *, lang: str = "en", names: Iterable[str] = (),
-                addresses: bool = False, token: str = "") -> Starlette:
+                addresses: bool = False, token: str = "") -> Guard:
     """The pages over a store.
 
     scenarios: files for `whet roi` whose figures can be moved. lang: for browsers that state none of ours.
@@ -44,9 +41,9 @@ def application(store: Store, scenarios: Iterable[Path] = (), *, lang: str = "en
               Route("/result/{number:int}", board.page(Pages.result)),
               Route("/result/{number:int}.json", board.result_json), Route("/returns", board.page(Pages.worth)),
               Route("/api/return", board.api_return), Route("/static/{name}", board.asset)]
-    guard = Middleware(Guard, names=tuple(names), addresses=addresses, token=token)
-    return Starlette(routes=routes, middleware=[guard], exception_handlers={
+    pages = Starlette(routes=routes, exception_handlers={
         HTTPException: board.missing, WhetError: board.complaint, Exception: board.broken})
+    return Guard(pages, names, addresses, token)  # around all of it, so that pages about faults are guarded, too
 
 
 class Board:
@@ -119,9 +116,8 @@ class Board:
                                  503 if isinstance(e, StoreError) else 400), asked)
 
     def broken(self, request: Request, e: Exception) -> Response:
-        """A fault of the board's own: the browser is not told what, the terminal is."""
+        """A fault of the board's own: the browser is not told what; Starlette hands it on to the server's log."""
         asked = self._asked(request)
-        log.error("%s", asked.path, exc_info=e)
         return self._show(Answer("error.html", asked.text("broken"), {
             "what": asked.text("broken"), "why": "", "where": "", "do": asked.text("broken do")}, 500), asked)
 

@@ -34,6 +34,7 @@ from whet.store import Filters, Store
 from whet.store.views import Latest
 
 REQUESTS, DRAWS = 20_000, 1_000  # what follows a hand that moves a slider
+MOST_RATE, MOST = 1e6, 1e12  # of a load, and of any other figure
 REMEMBERED = 128  # results
 AT_ONCE = 2  # evaluations; who comes later waits
 UNCERTAIN = {"load": {"low": 0.8, "high": 1.3}}  # of scenarios from the store: how well loads are known
@@ -194,9 +195,14 @@ def values_of(given: Mapping[str, str], sliders: Sequence[Slider]) -> dict[str, 
     for s in sliders:
         if s.name in given and given[s.name] != "":
             try:
-                out[s.name] = float(given[s.name])
+                value = float(given[s.name])
             except ValueError as e:
                 raise InputError(f"{s.name} is no number", where=given[s.name][:40], do="give a figure") from e
+            most = MOST_RATE if s.name == "rate" else MOST
+            if not abs(value) <= most:
+                raise InputError(f"{s.name} is {value:g}", why=f"figures here are up to {most:g}",
+                                 do="whet roi takes larger ones" if s.name == "rate" else "give a smaller one")
+            out[s.name] = value
     return out
 
 
