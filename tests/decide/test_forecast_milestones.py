@@ -180,6 +180,11 @@ def test_typed_gains_give_a_milestone_or_a_sentence(gains: list[float], remainin
         assert m.confidence is None or 0 <= m.confidence <= 1
 
 
+def test_gains_that_do_not_vary_make_nobody_sure() -> None:
+    with pytest.raises(TooFewError, match="equal"):
+        typed([10, 10, 10], 30, 100, Asked())
+
+
 def test_typed_gains_have_no_dates() -> None:
     with pytest.raises(InputError, match="no dates"):
         typed([1, 2], 3, 10, Asked(by=[date(2030, 1, 1)]))
