@@ -175,7 +175,7 @@ VALUES = st.recursive(
         ["min", "opt", "max", *MEANINGS]), x, max_size=4), max_leaves=10)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.dictionaries(
     st.sampled_from(["builds", "schema", "defaults", "x"]) | st.text(max_size=2),
     VALUES | st.fixed_dictionaries({"a": st.dictionaries(st.sampled_from(list(MEANINGS)), VALUES, max_size=6)}),
@@ -191,7 +191,7 @@ def test_no_data_break_the_reader(data: Any) -> None:
         assert again.builds["b"].asked() | {"output": ""} == build.asked() | {"output": ""}
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.text(alphabet="ab:-[]{}&*!#\n \"'|>?%\t1,<", max_size=40))
 def test_no_text_breaks_the_reader(text: str) -> None:
     try:

@@ -292,7 +292,7 @@ PIECES = ["<!-- whet:begin head lang=en -->", "<!-- whet:end head 0123456789abcd
           "# whet:begin card", "# whet:end card 0123456789abcdef", "a: 1", "| a | b |", "|---|---|", "  s1 --> s2", ""]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=9))
 def test_no_text_breaks_the_reader_or_the_check(told: Facts, lines: list[str]) -> None:
     try:
