@@ -72,7 +72,7 @@ def _variant(folder: Path, name: str, seed: int) -> dict[str, Any]:
     """In a process of its own."""
     change, other = VARIANTS[name]
     try:
-        found = judge.judge(change(data.histories(folder / data.HISTORY)), seed + other, origins=8)
+        found = judge.judge(change(data.histories(folder / data.HISTORY)), seed + other, origins=8, pooled=1000)
     except InputError as e:
         return {"variant": name, "methods": [], "why": str(e)}
     return {"variant": name, "methods": [m for m in found["methods"] if m["method"] == judge.OURS]}
@@ -102,7 +102,7 @@ def run(folder: Path, seed: int, origins: int, progress: Progress) -> dict[str, 
         record["series"] = {"count": len(series), "values": sum(len(s.y) for s in series),
                             "rows_without_a_value": sum(s.dropped for s in series),
                             "shortest": min(len(s.y) for s in series), "longest": max(len(s.y) for s in series)}
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as beside:
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as beside:
             waiting = [beside.submit(_variant, folder, name, seed) for name in VARIANTS]
             record["levels"] = judge.judge(series, seed, origins=origins, milestones_too=True, tick=tick)
             record["robustness"] = []

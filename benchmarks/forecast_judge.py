@@ -63,11 +63,12 @@ def places(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.sort(rng.choice(np.arange(max(0, low), high + 1), min(count, high - max(0, low) + 1), replace=False))
 
 
-def judge(series: Sequence[History], seed: int, *, origins: int = 20, milestones_too: bool = False,
-          tick: Tick = lambda _: None) -> dict[str, Any]:
-    """Fit on one half of the series, judge on the other."""
+def judge(series: Sequence[History], seed: int, *, origins: int = 20, pooled: int | None = None,
+          milestones_too: bool = False, tick: Tick = lambda _: None) -> dict[str, Any]:
+    """Fit on one half of the series, judge on the other. pooled: origins in all that errors are pooled from."""
     fitted, judged = split(series, seed)
-    found = pools.calibrate([series[i].y for i in fitted], progress=lambda: tick("pooling errors"))
+    found = pools.calibrate([series[i].y for i in fitted], progress=lambda: tick("pooling errors"),
+                            origins=pooled and max(8, pooled // len(fitted)))
     shipped = pools.shipped()
     errors = _peer_errors([series[i].y for i in fitted], origins)
     scored: list[Scored] = []

@@ -113,8 +113,8 @@ def _milestones(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     yield from ("", "## Milestones of levels", "",
                 f"Whether the level comes {', '.join(f'{d:.0%}' for d in DROPS)} below where it stands, within "
                 f"{', '.join(map(str, WITHIN))} measurements: reached when the median of five in a row is there. "
-                "Skill: 1 - Brier / Brier of the base rate, which is that of the fitted half for the same drop and number "
-                "of measurements.", "")
+                "Skill: 1 - Brier / Brier of the base rate, which is that of the fitted half for the same drop and "
+                "number of measurements.", "")
     if not rows:
         yield "None was reached in the half that judges, so nothing can be said."
         return
@@ -136,8 +136,8 @@ def _race(found: dict[str, Any]) -> Iterable[str]:
     yield from (f"The compound process has its settings ({fitted}) from the {found['origins_fitted']} origins of the "
                 f"first half of each track's new bests, and is judged on the {found['origins_judged']} of the second, "
                 "against base rates of the first. `hindsight`: against the base rates of the half that judges, which "
-                "nobody knew then. There are too few tracks for intervals. CRPS is of the logarithm of the level so many "
-                "days, or records, on.", "",
+                "nobody knew then. There are too few tracks for intervals. CRPS is of the logarithm of the level so "
+                "many days, or records, on.", "",
                 "| by | method | asked | reached | Brier | skill | hindsight | CRPS |",
                 "|---|---|---:|---:|---:|---:|---:|---|")
     for m in found["rows"]:

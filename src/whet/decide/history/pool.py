@@ -217,7 +217,7 @@ def _windows(n: int, origins: int, rng: np.random.Generator) -> list[tuple[int, 
     """Histories [begin, stop) that leave something to forecast: whole ones, and short ones from any place."""
     whole = rng.choice(np.arange(1, n), min(origins, n - 1), replace=False)
     out = [(0, int(stop)) for stop in np.sort(whole)]
-    for k in range(origins):
+    for k in range(min(origins, 2 * n)):
         size = SHORT[k % len(SHORT)]
         if size < n:
             begin = int(rng.integers(0, n - size))

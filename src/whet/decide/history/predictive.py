@@ -12,8 +12,8 @@ from whet.decide.history.scale import unscale
 from whet.errors import InputError
 
 # Probabilities at which a distribution is kept: dense in the tails, where objectives lie.
-P = np.concatenate([[1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3], np.arange(0.01, 0.995, 0.01),
-                    [0.995, 0.9975, 0.999, 0.9995, 0.99975, 0.9999]])
+_TAIL = [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.025]
+P = np.sort(np.concatenate([_TAIL, np.arange(1, 100) / 100, 1 - np.array(_TAIL)]))
 Z = np.array([NormalDist().inv_cdf(float(p)) for p in P])
 
 
