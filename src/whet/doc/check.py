@@ -138,8 +138,6 @@ def differences(found: Marked, lines: Sequence[str]) -> Iterator[Drift]:
     if len(found.lines) > max(LONGEST_BLOCK, 4 * len(lines)):
         yield Drift(found.name, f"{len(found.lines)} lines", f"{len(lines)} lines", first)
         return
-    header = {j: _cells(lines[i - 1]) for i, line in enumerate(lines) if line.startswith("|---")
-              for j in range(i - 1, _end(lines, i))}
     matcher = difflib.SequenceMatcher(None, found.lines, lines, autojunk=False)
     for tag, a, b, c, d in matcher.get_opcodes():
         if tag == "equal":
@@ -148,7 +146,7 @@ def differences(found: Marked, lines: Sequence[str]) -> Iterator[Drift]:
             old = found.lines[a + k] if a + k < b else None
             new = lines[c + k] if c + k < d else None
             at = first + min(a + k, max(b - 1, a))
-            yield from _line(found.name, old, new, header.get(c + k, []), at)
+            yield from _line(found.name, old, new, _columns(lines, c + k), at)
 
 
 def _line(block: str, old: str | None, new: str | None, columns: Sequence[str], at: int) -> Iterator[Drift]:
@@ -182,5 +180,10 @@ def _cells(line: str) -> list[str]:
     return [visible(c.strip()) for c in _CELL.split(line.strip())[1:-1]]
 
 
-def _end(lines: Sequence[str], start: int) -> int:
-    return next((i for i in range(start, len(lines)) if not lines[i].startswith("|")), len(lines))
+def _columns(lines: Sequence[str], at: int) -> list[str]:
+    """The columns of the table that a line is in; none where it is in none."""
+    while 0 < at < len(lines) and lines[at].startswith("|"):
+        if lines[at].startswith("|---"):
+            return _cells(lines[at - 1])
+        at -= 1
+    return []
