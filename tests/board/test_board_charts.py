@@ -45,7 +45,8 @@ def test_a_long_history_is_searched_by_medians_and_keeps_the_places_of_its_chang
     assert found.level.value == pytest.approx(0.8, rel=0.01)
 
 
-@pytest.mark.parametrize("values", [[1.0], [0.0], [0.0, 0.0], [-1.0, 2.0, -3.0], [5.0] * 8, [1e-9, 1e300]])
+@pytest.mark.parametrize("values", [[1.0], [0.0], [0.0, 0.0], [-1.0, 2.0, -3.0], [5.0] * 8, [1e-9, 1e300],
+                                    [1.7e308, -1.7e308] * 4])
 def test_a_few_odd_values_are_a_story_all_the_same(values: list[float]) -> None:
     found = story(marks(np.array(values)))
     assert found.segments

@@ -16,11 +16,13 @@ import pytest
 from board_store import HOSTILE, START, history
 from starlette.testclient import TestClient
 
+from record_samples import measurement
 from whet.board import application, words
 from whet.board.data import lines, setting_key, story
 from whet.board.returns import DRAWS, REQUESTS
 from whet.decide import roi
 from whet.decide.scenario import read
+from whet.measure.record import Figure, Model
 from whet.store import Store
 
 PAGES = ("/", "/?q=resnet", "/model?model=resnet50", "/model?model=one-point", "/model?model=yolo-nano&range=30d",
@@ -293,6 +295,24 @@ def test_the_python_of_its_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert capsys.readouterr().out == "200\n"
     for link in re.findall(r"\]\(([^)#]+)", docs):
         assert (Path(__file__).parents[2] / "docs" / link).exists(), link
+
+
+def test_values_and_dates_at_the_ends_of_what_there_is(tmp_path: Path) -> None:
+    records = [measurement(model=Model(name="huge"), date=f"2026-01-0{i + 1}T00:00:00+00:00",
+                           figures={"x": Figure(value=x, low=x, high=1.7e308)})
+               for i, x in enumerate([1.7e308, -1.7e308, 1e300, 5e-324, 0.0, -1.0, 1.0])]
+    records += [measurement(model=Model(name="ancient"), date=date, figures={"x": Figure(value=1)})
+                for date in ("0001-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00")]
+    records += [measurement(model=Model(name="bare"))]
+    with Store(tmp_path / "odd.db") as store:
+        store.add(records)
+        client = TestClient(application(store), base_url="http://localhost")
+        for path in ("/", "/model?model=huge", "/model?model=huge&range=30d", "/model?model=ancient",
+                     "/model?model=ancient&range=0001-01-01..9999-12-31", "/model?model=ancient&range=1y"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert not re.search(r'="[^"]*\b(nan|inf)\b', answer.text)
+        assert client.get("/model?model=bare").status_code == 404
 
 
 def test_models_that_differ_in_their_hash_alone_are_one_line(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def dates(start: float, end: float) -> list[tuple[float, str]]:
     months = next((s for s in (1, 2, 3, 6) if days / 30.4 / s <= 6), 12 * math.ceil(days / 365.25 / 6))
     out, month = [], a.year * 12 + a.month  # the month after the first one, counted from 0
     month += -month % months
-    while (d := datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)) <= b:
+    while month < 12 * 10_000 and (d := datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)) <= b:
         out.append((d.timestamp(), f"{d:%Y}" if months % 12 == 0 else f"{d:%Y-%m}"))
         month += months
     return out

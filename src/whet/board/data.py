@@ -19,6 +19,7 @@ from whet.store.views import Latest, Marks
 
 MOST_POINTS = 100_000  # of a line, the newest
 MOST_STRETCHES = 2_000  # that change points are looked for among; of longer lines, medians of equal stretches
+LARGEST = 1e100  # what larger values are drawn and judged as: their squares are no floats (1e300 stands for infinity)
 GLANCE = 60  # points of a model in the list
 FIRST = ("latency.p50", "throughput", "latency.mean", "latency.p99")  # the metric that a model is known by
 _ALIKE = attrgetter(*(f.name for f in fields(Setting) if f.name != "sha256"))  # what is equal within a line
@@ -86,7 +87,7 @@ def within(store: Store, line: Line, span: str) -> Filters:
     """The dates of a range: `30d`, `90d`, `1y` (back from the newest point), `all`, or `2026-01-01..2026-03-01`."""
     if span in RANGES:
         days = RANGES[span]
-        return Filters(since=line.at - timedelta(days=days)) if days else Filters()
+        return Filters(since=_moved(line.at, -days)) if days else Filters()
     first, dots, last = span.partition("..")
     try:
         ends = [datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None for text in (first, last)]
@@ -96,7 +97,15 @@ def within(store: Store, line: Line, span: str) -> Filters:
     if not dots or (ends[0] and ends[1] and ends[0] > ends[1]):
         raise InputError(f"no range {span[:40]!r}", why="it ends before it begins" if dots else "it has no ..",
                          do=f"{', '.join(RANGES)}, or as 2026-01-01..2026-03-01")
-    return Filters(since=ends[0], until=ends[1] + timedelta(days=1) if ends[1] else None)
+    return Filters(since=ends[0], until=_moved(ends[1], 1) if ends[1] else None)
+
+
+def _moved(at: datetime, days: int) -> datetime | None:
+    """So many days on; None beyond the dates that there are, where nothing ends."""
+    try:
+        return at + timedelta(days=days)
+    except OverflowError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class Story:
     """
 
     marks: Marks
+    values: np.ndarray  # of the marks, within what can be drawn
     cut: bool  # there are older points in the range that were not read
     segments: tuple[Segment, ...]  # indices are those of `marks`
     level: Level | None
@@ -128,9 +138,9 @@ def story(marks: Marks) -> Story:
     """What `whet.decide.history` says of points, the newest `MOST_POINTS`. No points, no story."""
     cut = len(marks) > MOST_POINTS
     marks = Marks(*(column[-MOST_POINTS:] for column in (marks.at, marks.value, marks.low, marks.high)))
-    values = marks.value
+    values = within_reach(marks.value)
     if not len(values):
-        return Story(marks, cut, (), None, True, 1)
+        return Story(marks, values, cut, (), None, True, 1)
     stretch = -(-len(values) // MOST_STRETCHES)
     if stretch == 1:
         found = segments(values)
@@ -144,7 +154,12 @@ def story(marks: Marks) -> Story:
                          change=replace(s.change, at=s.change.at * stretch + first) if s.change else None)
                  for s in segments(middles)]
         level = _level(values[found[-1].start:][-MOST_STRETCHES:])
-    return Story(marks, cut, tuple(found), level, bool((values > 0).all()), stretch)
+    return Story(marks, values, cut, tuple(found), level, bool((values > 0).all()), stretch)
+
+
+def within_reach(values: np.ndarray) -> np.ndarray:
+    """Values of no more than `LARGEST`."""
+    return np.clip(values, -LARGEST, LARGEST)
 
 
 def _level(values: np.ndarray) -> Level | None:
@@ -179,7 +194,8 @@ def glances(store: Store, part: str, offset: int, limit: int) -> tuple[list[Glan
             continue
         line = chosen(lines(by_name[k.name]), "", "")
         marks = store.marks(line.ids, last=GLANCE)
-        found = segments(marks.value)[-1]
-        out.append(Glance(k.name, k.settings, k.newest, line, tuple(marks.value.tolist()), found,
+        values = within_reach(marks.value)
+        found = segments(values)[-1]
+        out.append(Glance(k.name, k.settings, k.newest, line, tuple(values.tolist()), found,
                           date(marks.at[found.change.at]) if found.change else None))
     return out, total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from markupsafe import Markup
@@ -20,6 +20,7 @@ TOLD = 600  # points that the cursor stops at
 DOTTED = 400  # points up to which each is a dot
 AHEAD = 20  # values ahead that are shown
 LABELLED = 8  # changes with a label in the chart; all are in the table
+LAST = 253402300799.0  # seconds of the last date that there is
 MINUTE = "%Y-%m-%d %H:%M"
 
 
@@ -80,7 +81,7 @@ def tiles(line: Line, told: Story, lang: str) -> list[Tile]:
 
 def scale(told: Story, unit: str) -> tuple[float, str]:
     """The factor and the name of the unit that values are drawn in."""
-    top = float(np.abs(told.marks.value).max())
+    top = float(np.abs(told.values).max())
     if unit == "s":
         return rows.unit(top)
     if unit == "bytes":
@@ -101,7 +102,7 @@ class Drawn:
 
 def chart(line: Line, told: Story, lang: str) -> Drawn:
     """The chart of a line with its levels, its changes and the values to come."""
-    at, values = told.marks.at, told.marks.value
+    at, values = told.marks.at, told.values
     factor, unit = scale(told, line.unit)
     kept = thin.m4(at, values, COLUMNS)
     ys = [values[kept] * factor]
@@ -134,7 +135,7 @@ def chart(line: Line, told: Story, lang: str) -> Drawn:
                      f"change {better(line.metric, s.change.effect)}")
     told_of = kept if len(kept) <= TOLD else kept[np.linspace(0, len(kept) - 1, TOLD).astype(int)]
     said = [(around.x(at[i]), around.y(values[i] * factor),
-             f"{told.when(i):{MINUTE}}: {report.amount(float(values[i]), line.unit)}") for i in told_of]
+             f"{told.when(i):{MINUTE}}: {report.amount(float(told.marks.value[i]), line.unit)}") for i in told_of]
     notes = []
     if len(kept) < len(told.marks):
         notes.append(text("thinned", lang, n=f"{len(kept):,}", all=f"{len(told.marks):,}"))
@@ -151,11 +152,11 @@ def chart(line: Line, told: Story, lang: str) -> Drawn:
 
 def _spans(told: Story, kept: np.ndarray, factor: float) -> list[tuple[float, float, float]]:
     """The intervals of points, cut where they would make all else small."""
-    value = told.marks.value
+    value = told.values
     reach = 4 * max(float(np.ptp(value[kept])), abs(float(np.median(value))) * 0.05)
-    both = kept[~np.isnan(told.marks.low[kept] + told.marks.high[kept])]
-    low = np.maximum(told.marks.low[both], value[both] - reach) * factor
-    high = np.minimum(told.marks.high[both], value[both] + reach) * factor
+    both = kept[~(np.isnan(told.marks.low[kept]) | np.isnan(told.marks.high[kept]))]
+    low, high = (np.clip(end[both], value[both] - reach, value[both] + reach) * factor
+                 for end in (told.marks.low, told.marks.high))
     return list(zip(told.marks.at[both].tolist(), low.tolist(), high.tolist()))
 
 
@@ -166,7 +167,7 @@ def _ahead(told: Story, factor: float) -> list[tuple[float, float, float]]:
         return []
     recent = np.diff(at[-21:])
     step = float(np.median(recent))
-    reach = min(AHEAD * step, 0.12 * float(at[-1] - at[0]))
+    reach = min(AHEAD * step, 0.12 * float(at[-1] - at[0]), LAST - float(at[-1]))
     if reach <= 0:
         return []
     steps = [1, 2, 5, 10, AHEAD]
@@ -250,8 +251,13 @@ def settings(lines: Sequence[Line], shown: Line, lang: str, address: dict[str, s
                        title), len(alike) - len(drawn)
 
 
+def after(at: datetime) -> datetime:
+    """The end of the second of a date (points are placed by whole seconds), or the last date that there is."""
+    return min(at, datetime.max.replace(tzinfo=UTC) - timedelta(seconds=1)) + timedelta(seconds=1)
+
+
 def slice_dates(told: Story, page: int, size: int) -> tuple[int, datetime, datetime]:
     """A page of points, the newest first: how many they are, and the dates around them for a query."""
     stop = len(told.marks) - page * size
     start = max(0, stop - size)
-    return stop - start, told.when(start), told.when(stop - 1) + timedelta(seconds=1)
+    return stop - start, told.when(start), after(told.when(stop - 1))

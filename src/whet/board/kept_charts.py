@@ -67,8 +67,8 @@ def trend(store: Store, case: Case, t: Trend, lang: str) -> tuple[Markup, str] |
     count = len(told.marks)
     if not count:
         return None
-    scale, unit = _scale(t.unit, [*told.marks.value.tolist(), *t.values])
-    past = list(enumerate((told.marks.value * scale).tolist()))
+    scale, unit = _scale(t.unit, [*told.values.tolist(), *t.values])
+    past = list(enumerate((told.values * scale).tolist()))
     new = [(count + i, v * scale) for i, v in enumerate(t.values)]
     plot = charts.Plot(charts.frame([0, new[-1][0]], [v for _, v in (*past, *new)]),
                        text("trend", lang, metric=t.metric, n=count, now=amount(t.values[-1], t.unit)))

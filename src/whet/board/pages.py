@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ class Pages:
         """Changes with the plan and version of the first point after each."""
         out = []
         for row in rows[:POINTS]:
-            found = self._store.history(ids, Filters(since=row.at, until=row.at + timedelta(seconds=1)), last=1)
+            found = self._store.history(ids, Filters(since=row.at, until=history.after(row.at)), last=1)
             p = found[0] if found else None
             out.append((row, ", ".join(x for x in ((p.version[:40], p.plan[:12]) if p else ()) if x)))
         return out
