@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"held": "bold green", "not held": "bold red", "undecided": "bold yellow", "not measured": "bold red"}
 STDOUT = "-"
+SECONDS = 5.0  # that are waited for a busy store: the verdict is what matters
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _keep(found: Gate, records: Sequence[Measurement], place: str) -> WhetError 
     failed: StoreError | None = None
     try:
         spool.keep_result(place, "gate", short(found), model=found.cases[0].model,
-                          at=datetime.fromisoformat(found.date), timeout=5.0)
+                          at=datetime.fromisoformat(found.date), timeout=SECONDS)
         if records:
             with Store(place) as store:
                 store.add(records)

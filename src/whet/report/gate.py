@@ -132,7 +132,7 @@ def _amount(value: float, unit: str, lang: str) -> str:
 def _short(value: float) -> str:
     """A time as people say it: `42 ms`, `1.27 ms`."""
     scale, name = rows.unit(value)
-    return f"{value * scale:,.3g} {name}" if value * scale < 1000 else f"{value * scale:,.0f} {name}"
+    return f"{value * scale:,.0f} {name}" if value * scale >= 10 else f"{value * scale:.3g} {name}"
 
 
 def _change(change: float, lang: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -155,7 +156,7 @@ def check(history: Sequence[float], measured: Sequence[float], *, higher_is_wors
         beyond = int((sign * (np.log(pooled) - level.y) > threshold).sum())
         if d > threshold and p < rules.alpha and beyond >= ENOUGH:
             state = "regressed"
-    reach = width * student(0.975, level.degrees)
+    reach = width * _quantile(0.975, level.degrees)
     d *= sign
     return Check(state, value, len(runs), level.count, math.exp(level.y), math.expm1(d), math.expm1(d - reach),
                  math.expm1(d + reach), p, level.own,
@@ -173,7 +174,7 @@ def detectable(spread: float, count: int, rules: Rules | None = None, *, higher_
     z, level = NormalDist().inv_cdf(POWER), _Level(0.0, spread, count)
     needed = 0.0
     for m, alpha in ((1, SUSPICION), (1 + rules.reruns, rules.alpha)):
-        critical = level.width(m) * student(1 - alpha, level.degrees)
+        critical = level.width(m) * _quantile(1 - alpha, level.degrees)
         needed = max(needed, max(_threshold(rules, higher_is_worse), critical) + z * level.width(m))
     return abs(math.expm1(needed if higher_is_worse else -needed))
 
@@ -225,6 +226,11 @@ def _as_before(past: np.ndarray, runs: np.ndarray) -> float:
     r = (int((past[1:] & past[:-1]).sum()) + q) / (int(past[:-1].sum()) + 1)
     m, x = len(runs), int(runs.sum())
     return min(1.0, math.comb(m, x) * q * r ** (x - 1)) if x else 1.0
+
+
+@cache
+def _quantile(level: float, degrees: int) -> float:
+    return student(level, degrees)
 
 
 def _variance(m: int) -> float:
