@@ -25,8 +25,8 @@ class Settings:
     """
 
     kind: Kind = "lognormal"
-    half_life: float | None = 4.0
-    pace: float | None = 5.0
+    half_life: float | None = 8.0
+    pace: float | None = 12.0
     decline: tuple[float, float] | None = (0.8, 10.0)
     prior: Prior = NOTHING
     draws: int = 4000

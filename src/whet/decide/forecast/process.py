@@ -175,13 +175,12 @@ class Process:
     def reached(self, remaining: float, most: int, time: float | None = None) -> np.ndarray:
         """P(covered within k further optimizations) for k = 0..most, never falling with k; within `time` at the same
         time, in which the level wanders."""
-        error = math.hypot(self.uncertainty, self.wander * math.sqrt(time or 0.0))
-        if self.gains.kind == "normal" and error == 0:
+        walk = self.wander * math.sqrt(time or 0.0)
+        if self.gains.kind == "normal" and walk == self.uncertainty == 0:
             found = np.array([self.gains.within(remaining, k) for k in range(most + 1)])
         else:
             sums = self._sums(most)
-            errors = error * self._errors
-            wanted = remaining - (np.abs(errors) if time and self.wander else errors)
+            wanted = remaining - self.uncertainty * self._errors[0] - walk * np.abs(self._errors[1])
             # Of draws that all agree, one more might not: half a draw is added on either side (Jeffreys).
             covers = ((sums >= wanted[:, None]).sum(axis=0) + 0.5) / (self.draws + 1)
             found = np.concatenate([[float((wanted <= 0).mean())], covers])
@@ -206,7 +205,7 @@ class Process:
         most = max(1, int(min(counts.max(), MOST_STEPS)))
         sums = np.concatenate([np.zeros((self.draws, 1)), self._sums(most)], axis=1)
         errors = np.hypot(self.uncertainty, self.wander * np.sqrt(at))
-        values = np.take_along_axis(sums, np.minimum(counts, most), axis=1) + errors * self._errors[:, None]
+        values = np.take_along_axis(sums, np.minimum(counts, most), axis=1) + errors * self._errors[0][:, None]
         return np.quantile(values, levels, axis=0)
 
     def _most(self, time: float) -> int:
@@ -233,7 +232,7 @@ class Process:
     @cached_property
     def _errors(self) -> np.ndarray:
         rng = np.random.default_rng(self.seed + 2)
-        return rng.standard_normal(self.draws)
+        return rng.standard_normal((2, self.draws))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from whet.errors import InputError
 
 How = Literal["changes", "each"]
 JUDGED_BY = 0.5 * math.pi / 5  # variance of a median of five normal values: pi / (2 n), in that of one
-WANDER = 0.15  # of a level, in standard deviations of the noise: fitted by back-tests (docs/forecast.md)
+WANDER = 0.12  # of a level, in standard deviations of the noise: fitted by back-tests (docs/forecast.md)
 
 
 @dataclass(frozen=True)
