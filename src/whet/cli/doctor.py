@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Modules whose distribution has another name.
 _DISTRIBUTIONS = {"cuda": "cuda-bindings", "nvmath": "nvmath-python", "cudnn": "nvidia-cudnn-frontend"}
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "typer", "rich")
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "pyyaml", "typer", "rich")
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 
 

@@ -21,7 +21,7 @@ from whet.runtime.cuda.driver import driver_version
 LOCK_FILE = "whet.lock"
 LOCK_VARIABLE = "WHET_LOCK"
 # By the name under which pip knows them: what whet always needs, and what it uses where it is installed.
-CORE = ("numpy", "ml_dtypes", "onnx", "onnx-ir", "llvmlite", "msgspec", "pyelftools", "typer", "rich")
+CORE = ("numpy", "ml_dtypes", "onnx", "onnx-ir", "llvmlite", "msgspec", "pyelftools", "pyyaml", "typer", "rich")
 EXTRAS = ("triton", "nvmath-python", "nvidia-cudnn-frontend", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-nvrtc",
           "nvidia-cuda-runtime", "cuda-bindings", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "tensorrt",
           "transformers", "onnxscript", "scipy", "sqlalchemy", "alembic", "psycopg", "pyyaml", "pillow", "pyarrow",
