@@ -1,6 +1,8 @@
 """Back-tests of the forecasts: parameters fitted on one half of the series, judged on the other.
 
     python benchmarks/forecast.py                    the sample that comes with the project (made up)
+    python benchmarks/forecast.py --data PATH --pool src/whet/decide/history/pool.json
+                                                     write the pool of the fitted half, as whet brings it along
     python benchmarks/forecast.py --data PATH        a folder with numpy_asv_history.csv.gz, optimization_race.csv
                                                      or both
 
@@ -27,11 +29,13 @@ import forecast_data as data
 import forecast_judge as judge
 import forecast_race
 import forecast_report
+import msgspec
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tables import write
 
 import whet
+from whet.decide.history import pool as pools
 from whet.decide.history.changes import noise
 from whet.errors import InputError, WhetError
 from whet.measure.device import this_device
@@ -116,17 +120,32 @@ def run(folder: Path, seed: int, origins: int, progress: Progress) -> dict[str, 
     return record
 
 
+def write_pool(folder: Path, seed: int, out: Path, progress: Progress) -> None:
+    """Errors of forecasts of the fitted half of a folder's series, as a pool for metrics of either direction."""
+    series = data.histories(folder / data.HISTORY)
+    fitted, _ = data.split(series, seed)
+    bar = progress.add_task("pooling errors", total=len(fitted))
+    origin = f"{len(fitted)} series of {data.HISTORY} (docs/back-tests.md), half {seed} of the split"
+    found = pools.calibrate([series[i].y for i in fitted], symmetric=True, origin=origin,
+                            progress=lambda: progress.update(bar, advance=1))
+    write(out, {out.suffix: msgspec.json.encode(found) + b"\n"})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=data.SAMPLE, help="folder of the tables (default: the sample)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the origins")
     parser.add_argument("--origins", type=int, default=20, help="in each series that judges")
     parser.add_argument("--out", type=Path, help="the record; tables beside it (default: benchmarks/results)")
+    parser.add_argument("--pool", type=Path, help="write the pool of the fitted half here, and judge nothing")
     given = parser.parse_args()
     with Progress(TextColumn("{task.description:28}"), BarColumn(), TimeElapsedColumn(), disable=None) as progress:
         try:
             if given.origins < 1 or given.seed < 0:
                 raise InputError("fewer than one origin, or a negative seed", do="correct --origins or --seed")
+            if given.pool:
+                write_pool(given.data, given.seed, given.pool, progress)
+                return 0
             record = run(given.data, given.seed, given.origins, progress)
         except WhetError as e:
             progress.stop()

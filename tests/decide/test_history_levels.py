@@ -146,5 +146,5 @@ def test_what_is_shipped_is_a_whole_table() -> None:
         assert np.shape(table) == (len(KINDS), len(HORIZONS), len(KNOTS))
         assert (np.diff(table, axis=2) >= 0).all()
     assert pool.series > 100
-    assert "public" in pool.origin
+    assert "back-tests.md" in pool.origin
     assert len(P) == len(fit(STEADY).predict(3).y)

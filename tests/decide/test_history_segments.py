@@ -55,5 +55,7 @@ def test_what_is_no_series_is_refused() -> None:
     for bad in ([[1.0, 2.0]], ["fast"], [1.0, float("inf")]):
         with pytest.raises(InputError):
             fit(bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="1e\\+200"):
+        fit([-1e200, 1e200, 0.0])
     with pytest.raises(InputError, match="log scale"):
         segments([1.0, 0.0], scale="log")

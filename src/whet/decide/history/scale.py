@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from whet.errors import InputError
 
 ScaleName = Literal["auto", "log", "linear"]
+LARGEST = 1e150  # whose square is a float
 
 
 class NoHistoryError(InputError):
@@ -69,4 +70,7 @@ def scaled(values: ArrayLike | Sequence[float | None], scale: ScaleName = "auto"
         raise InputError(f"a value of {x[first]:g} on a log scale", where=f"value {first + 1}",
                          why="only positive numbers have logarithms", do="correct it, or take scale linear")
     log = scale == "log" or (scale == "auto" and positive)
+    if not log and np.abs(x[at]).max() > LARGEST:
+        raise InputError(f"a value of {np.abs(x[at]).max():g}", why=f"on a linear scale the largest is {LARGEST:g}",
+                         do="correct it, or give it in a larger unit")
     return Scaled(np.log(x[at]) if log else x[at], at, len(x), log)
