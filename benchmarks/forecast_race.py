@@ -28,7 +28,8 @@ FEWEST = 3  # new bests that an origin knows
 EVERY = 7.0  # days between origins
 GRID = tuple(itertools.product((4.0, 8.0, None), (5.0, None), (None, milestones.DEFAULT.decline)))
 # half-life, pace, decline of gains: see `Settings`
-PROCESS = "compound process"
+PROCESS, SHIPPED = "compound process", "the same, settings as shipped"
+BINS = 5
 P_FAN = np.linspace(0.01, 0.99, 99)
 LOG = Scale()
 
@@ -142,6 +143,9 @@ def judge(tracks: Sequence[Track], tick: Callable[[str], None] = lambda _: None)
     half_life, pace, decline = chosen = min(scores, key=lambda k: scores[k])
     fitted = _settings(chosen, 1000)
     earlier, seen = [a for o in first for a in _safely(o, fitted)], [a for o in second for a in _safely(o, fitted)]
+    shipped = replace(milestones.DEFAULT, draws=1000)
+    for a, b in zip(seen, [a for o in second for a in _safely(o, shipped, False)], strict=True):
+        a.given[SHIPPED] = b.given[PROCESS]
     rows = []
     for kind in ("days", "records"):
         own = [a for a in seen if a.kind == kind]
@@ -153,7 +157,7 @@ def judge(tracks: Sequence[Track], tick: Callable[[str], None] = lambda _: None)
             continue
         reference = _reference(asked, rates)
         afterwards = _reference(asked, hindsight)
-        for method in (PROCESS, *PEERS):
+        for method in (PROCESS, SHIPPED, *PEERS):
             score = _brier(asked, method)
             rows.append({"by": kind, "method": method, "asked": len(asked), "reached": int(sum(a.truth for a in asked)),
                          "brier": score, "base_rate_brier": reference, "skill": 1 - score / reference,
@@ -163,7 +167,8 @@ def judge(tracks: Sequence[Track], tick: Callable[[str], None] = lambda _: None)
         tick("judging the race")
     return {"tracks": [_told(t) for t in tracks],
             "settings": {"half_life": half_life, "pace": pace, "decline": decline},
-            "origins_fitted": len(first), "origins_judged": len(second), "rows": rows}
+            "origins_fitted": len(first), "origins_judged": len(second), "rows": rows,
+            "calibration": [row for m in (PROCESS, SHIPPED) for row in _calibration([a for a in seen if a.drop], m)]}
 
 
 def _settings(choice: tuple[Any, ...], draws: int) -> milestones.Settings:
@@ -186,6 +191,14 @@ def _safely(origin: Origin, settings: milestones.Settings, peers: bool = True) -
 
 def _brier(asked: Sequence[Answer], method: str) -> float:
     return float(np.mean([(a.given[method] - a.truth) ** 2 for a in asked])) if asked else math.inf
+
+
+def _calibration(asked: Sequence[Answer], method: str) -> list[dict[str, Any]]:
+    """What came true of what was given, by bins of the probability."""
+    given = np.array([a.given[method] for a in asked])
+    truth, place = np.array([a.truth for a in asked]), np.minimum((given * BINS).astype(int), BINS - 1)
+    return [{"method": method, "given": float(given[place == b].mean()), "came": float(truth[place == b].mean()),
+             "asked": int((place == b).sum())} for b in range(BINS) if (place == b).any()]
 
 
 def _base_rates(asked: Sequence[Answer]) -> dict[tuple[float, float], float]:

@@ -145,3 +145,7 @@ def _race(found: dict[str, Any]) -> Iterable[str]:
         scores = ", ".join(f"{h}: {v:.4f}" for h, v in m["crps"].items())
         yield (f"| {m['by']} | {m['method']} | {m['asked']} | {m['reached']} | {m['brier']:.4f} | {m['skill']:.3f} | "
                f"{afterwards} | {scores} |")
+    yield from ("", "What came true of what was given, by the probability:", "",
+                "| method | given | came true | asked |", "|---|---:|---:|---:|")
+    for c in found.get("calibration", []):
+        yield f"| {c['method']} | {c['given']:.2f} | {c['came']:.2f} | {c['asked']} |"
