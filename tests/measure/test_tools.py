@@ -3,6 +3,8 @@
 import ast
 import hashlib
 import platform
+import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -37,6 +39,12 @@ def test_the_tools_are_what_is_installed() -> None:
     assert {name: metadata.version(name) for name in module.CORE}.items() <= found.items()
     assert list(found) == sorted(found)
     assert all(found.values())
+
+
+def test_what_whet_always_needs_is_what_the_project_says() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert set(module.CORE) == {re.split(r"[<>=~ ]", d)[0] for d in asked}
+    assert not set(module.CORE) & set(module.EXTRAS)
 
 
 def test_without_a_lock_its_hash_is_empty() -> None:

@@ -24,7 +24,7 @@ LOCK_VARIABLE = "WHET_LOCK"
 CORE = ("numpy", "ml_dtypes", "onnx", "onnx-ir", "llvmlite", "msgspec", "pyelftools", "pyyaml", "typer", "rich")
 EXTRAS = ("triton", "nvmath-python", "nvidia-cudnn-frontend", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-nvrtc",
           "nvidia-cuda-runtime", "cuda-bindings", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "tensorrt",
-          "transformers", "onnxscript", "scipy", "sqlalchemy", "alembic", "psycopg", "pyyaml", "pillow", "pyarrow",
+          "transformers", "onnxscript", "scipy", "sqlalchemy", "alembic", "psycopg", "pillow", "pyarrow",
           "cryptography")
 
 
