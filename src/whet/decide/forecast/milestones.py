@@ -20,8 +20,8 @@ class Settings:
     """How a process is fitted.
 
     half_life, pace: in steps, by which older gains and older waits count for less; None: all count alike. decline: of
-    gains by their number, a prior (see `fit_gains`). All three were fitted on one half of a public history
-    (docs/forecast.md) and judged on the other.
+    gains by their number, a prior (see `fit_gains`). These hold on public and made-up histories of several kinds;
+    benchmarks/forecast.py judges them beside settings that are fitted on one half of the data at hand.
     """
 
     kind: Kind = "lognormal"

@@ -142,8 +142,8 @@ def _milestone(history: History, target: float, asked: Asked, steps: Steps, scal
 def _ahead(base: Milestone, asked: Asked, process: Process, remaining: float) -> Milestone:
     """With what the process says by number of steps, and the verdict: by the least probability of what was asked."""
     if process.gains.spread < 1e-9 * abs(process.gains.typical):
-        raise TooFewError("all gains are equal", where=base.series, why="from gains that do not vary nobody can tell how "
-                          "much the next ones will", do="state gains as they were measured, not rounded")
+        raise TooFewError("all gains are equal", where=base.series, why="from gains that do not vary nobody can tell "
+                          "how much the next ones will", do="state gains as they were measured, not rounded")
     expected = process.expected(remaining)
     top = math.ceil(min(expected, 60.0))
     numbers = set(asked.within) | {round(n) for n in np.linspace(1, max(6, 2 * top), 6 if top < 4 else 8)}
