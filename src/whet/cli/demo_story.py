@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from importlib.util import find_spec
@@ -86,9 +87,12 @@ def keep(records: Sequence[Measurement], folder: Path) -> Chapter:
 
     with Store(folder / STORE) as store:
         added = store.add(records)
-    count = added.new + added.known
-    return Chapter("Keep", f"{count} records, each with device, tools and samples, are in {STORE}, with gate and "
-                           "forecast", "",
+        for kind, file in (("comparison", "compare/compare.json"), ("roi", "roi/roi.json")):
+            if (folder / file).exists():
+                store.keep(kind, json.loads((folder / file).read_bytes()), model=records[0].model.name,
+                           at=datetime.now(UTC))
+    return Chapter("Keep", f"{added.new + added.known} records, each with device, tools and samples, are in {STORE}, "
+                   "with comparison, decision, gate and forecast", "",
                    "whet bench model.plan --json out.json && whet record out.json")
 
 
@@ -113,7 +117,7 @@ def comparison(records: Sequence[Measurement], folder: Path, inputs: str, max_dr
     says = f"{chosen} is first by P99 and loss of accuracy" if chosen else found.recommendation.state
     if first is not None and first.first is not None:
         says += f", in {first.first:.0%} of the draws of the measurements"
-    return Chapter("Compare", says, "compare/compare.html", "whet compare model.onnx")
+    return Chapter("Compare", says, "compare/compare.html", "whet compare model.onnx -o report")
 
 
 def returns(records: Sequence[Measurement], folder: Path) -> Chapter:
@@ -149,9 +153,8 @@ options:                        # measured on this machine; the price is an exam
     write_files({"roi.html": report.html(found).encode(), "roi.md": report.markdown(found).encode(),
                  "roi.json": found.encode()}, folder / "roi")
     fleets = ", ".join(f"{o.name}: {o.devices}" for o in found.options if o.devices is not None)
-    says = f"with {EXAMPLE}, it {found.verdict}" if found.verdict != "undecided" else f"undecided, with {EXAMPLE}"
-    return Chapter("Decide", f"{says}; machines for 20,000 requests a second: {fleets}", "roi/roi.html",
-                   f"whet roi {SCENARIO}")
+    return Chapter("Decide", f"{found.verdict}, with {EXAMPLE}; machines for 20,000 requests a second: {fleets}",
+                   "roi/roi.html", f"whet roi {SCENARIO}")
 
 
 def gate(folder: Path, budget: float) -> Chapter:
@@ -236,7 +239,7 @@ def page(title: str, chapters: Sequence[Chapter], board: str) -> bytes:
              f'device-width, initial-scale=1"><title>{escape(title)}</title><style>{style}</style></head><body><main>'
              f"<h1>{escape(title)}</h1>"]
     for c in chapters:
-        parts.append(f"<h2>{escape(c.title)}</h2><p>{escape(c.says)}.</p>")
+        parts.append(f"<h2>{escape(c.title)}</h2><p>{escape(c.says[:1].upper() + c.says[1:])}.</p>")
         if c.page:
             parts.append(f'<p><a href="{escape(c.page)}">{escape(c.page)}</a></p>')
         if c.command:
