@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -77,4 +78,5 @@ def command(
 
                 webbrowser.open(shown)
 
-        serve(app, bound, ready)
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(app, bound, ready)
