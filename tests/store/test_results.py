@@ -156,3 +156,14 @@ def test_a_store_that_cannot_be_opened_loses_no_result(tmp_path: Path, monkeypat
     (path,) = (tmp_path / "spool").iterdir()
     (kept,) = results.of_json(json.loads(path.read_text()), "")
     assert (kept.kind, kept.model) == ("gate", "m")
+
+
+def test_a_calculation_of_returns_is_kept_where_that_is_asked_for(run: Whet, tmp_path: Path) -> None:
+    from decide.roi_scenarios import worked
+
+    Path("s.json").write_text(json.dumps(worked()))
+    for keep in ([], ["--keep"]):
+        assert run("roi", "s.json", "--json", "r.json", "--store", "s.db", *keep)[0] == 0
+    with Store("s.db") as store:
+        (kept,) = store.kept("roi")
+        assert kept.body == json.loads(Path("r.json").read_text())
