@@ -170,7 +170,7 @@ class Plot:
 def spark(values: Sequence[float]) -> Markup:
     """A line as small as a word; what it says stands beside it in words, so it is hidden from screen readers."""
     if len(values) < 2:
-        return Markup("")
+        return Markup('<svg class="spark" aria-hidden="true"></svg>')
     low, span = min(values), max(values) - min(values)
     step = 100 / (len(values) - 1)
     places = [f"{i * step:.1f} {4 + 24 * (1 - ((v - low) / span if span > 0 else 0.5)):.1f}"
