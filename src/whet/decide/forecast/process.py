@@ -213,7 +213,7 @@ class Process:
         assert self.arrivals is not None
         mean = self.arrivals.rate * time
         deviation = math.sqrt(mean + (time / self.arrivals.exposure) ** 2 * self.arrivals.shape)
-        return int(min(MOST_STEPS, math.ceil(mean + 12 * deviation + 10)))
+        return int(min(MOST_STEPS, math.ceil(mean + 8 * deviation + 10)))
 
     def _sums(self, steps: int) -> np.ndarray:
         """Sums of gains, drawn once for as many steps as were ever asked for."""
