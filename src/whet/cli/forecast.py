@@ -88,6 +88,10 @@ def command(
                                         rich_help_panel=_WHICH)] = None,
     device: Annotated[str, Option("--device", help="The beginning of the machine's fingerprint.",
                                   rich_help_panel=_WHICH)] = "",
+    load: Annotated[str, Option("--load", help="As whet history lists it: 'open-loop 1 at 30/s'.",
+                                rich_help_panel=_WHICH)] = "",
+    origin: Annotated[str, Option("--source", help="Part of the other tool's name, benchmark or parameters.",
+                                  rich_help_panel=_WHICH)] = "",
     since: Annotated[str, Option("--since", metavar="DATE", help="From this date on.", rich_help_panel=_WHICH)] = "",
     across: Annotated[bool, Option("--across-models", help="Take settings for one that differ in the model's hash "
                                    "alone.", rich_help_panel=_WHICH)] = False,
@@ -121,6 +125,7 @@ def command(
     """
     from whet.cli import forecast_targets as texts
     from whet.cli.forecast_inputs import Joining
+    from whet.cli.progress import build_progress
     from whet.decide.forecast.outlook import Asked
     from whet.decide.forecast.result import Forecast, encode
     from whet.measure.record import now
@@ -133,14 +138,17 @@ def command(
     asked = Asked(by=[texts.day(d, "--by") for d in by or ()], within=tuple(within or ()), today=texts.evening(today),
                   sure=sure, how=steps, scale=scale)  # type: ignore[arg-type]
     filters = Filters(model=model, sha256=sha, backend=backend, precision=precision, threads=threads, shapes=shapes,
-                      batch=batch, device=device, since=_midnight(since), until=asked.today)
+                      batch=batch, device=device, load=load, source=origin, since=_midnight(since), until=asked.today)
     source = Source(tuple(files or ()), store, filters, Joining(across, mixed), column)
     if not (gain or target or ready or ready_count):
         raise InputError("nothing to forecast", why="neither a target nor gains nor requirements were given",
                          do="whet forecast --model NAME --target p99=20ms, or see --help")
-    found = Forecast(date=now(), sure=sure,
-                     milestones=_milestones(source, target or [], gain or [], remaining, whole, limit, better, asked),
-                     readiness=_readiness(source, ready or [], ready_count, texts.percent(share), sure))
+    with build_progress() as progress:
+        progress("forecasting", 0, 0)
+        found = Forecast(
+            date=now(), sure=sure,
+            milestones=_milestones(source, target or [], gain or [], remaining, whole, limit, better, asked),
+            readiness=_readiness(source, ready or [], ready_count, texts.percent(share), sure))
     encoded = encode(found)
     _write(outputs, found, encoded, lang)
     if STDOUT not in outputs.values():
@@ -242,8 +250,8 @@ def _let_through(source: Source) -> list[Any]:
     for r in sorted(read_files(source.files), key=when):
         s = setting(r)
         named = all(fnmatch(getattr(s, name).lower(), pattern.lower())
-                    for name in ("model", "backend", "precision", "shapes") if (pattern := getattr(f, name)))
-        begun = s.sha256.startswith(f.sha256) and s.device.startswith(f.device)
+                    for name in ("model", "backend", "precision", "shapes", "load") if (pattern := getattr(f, name)))
+        begun = s.sha256.startswith(f.sha256) and s.device.startswith(f.device) and f.source in s.source
         numbers = f.threads in (None, s.threads) and f.batch in (None, s.batch)
         dated = (f.since is None or when(r) >= f.since) and (f.until is None or when(r) < f.until)
         if named and begun and numbers and dated:

@@ -146,7 +146,7 @@ def _ahead(base: Milestone, asked: Asked, process: Process, remaining: float) ->
                           "how much the next ones will", do="state gains as they were measured, not rounded")
     expected = process.expected(remaining)
     top = math.ceil(min(expected, 60.0))
-    numbers = set(asked.within) | {round(n) for n in np.linspace(1, max(6, 2 * top), 6 if top < 4 else 8)}
+    numbers = {*asked.within, top} | {round(n) for n in np.linspace(1, max(6, 2 * top), 6 if top < 4 else 8)}
     rows = tuple(BySteps(steps=n, probability=process.within(remaining, n), asked=n in asked.within)
                  for n in sorted(numbers))
     wanted = [x.probability for x in base.by_date if x.asked] + [x.probability for x in rows if x.asked]
