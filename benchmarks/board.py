@@ -136,7 +136,8 @@ def table(result: dict[str, Any]) -> str:
     """The figures as Markdown."""
     return "\n".join([
         f"# The board over a store of {result['records']:,} records", "",
-        f"{result['machine']}, {result['cores']} cores (load average {result['busy']:.1f} when it began), "
+        f"{result['machine']}, {result['cores']} cores (load average {result['busy']:.1f} when it began, niceness "
+        f"{result['niceness']}), "
         f"{result['date'][:10]}, {result['browser']}. {result['models']} models, {result['settings']:,} settings, "
         f"{result['bytes'] / 2**30:.1f} GiB in SQLite. First contentful paint in milliseconds from the start of the "
         f"navigation; {result['loads']} loads of each page, each by a server that was just started and in a browser "
@@ -166,7 +167,7 @@ def main() -> None:
         if not place.exists():
             fill(str(place), asked.records)
         result = {"machine": device.name, "cores": device.cores, "date": datetime.now(UTC).isoformat(),
-                  "busy": os.getloadavg()[0], "command": "python benchmarks/board.py"}
+                  "busy": os.getloadavg()[0], "niceness": os.nice(0), "command": "python benchmarks/board.py"}
         result |= measure(str(place), asked.loads)
     asked.output.mkdir(parents=True, exist_ok=True)
     (asked.output / f"board-{device.fingerprint}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -29,13 +29,16 @@ ASSETS = {"board.css": "text/css", "board.js": "text/javascript", "icon.svg": "i
 
 
 def application(store: Store, scenarios: Iterable[Path] = (), *, lang: str = "en", names: Iterable[str] = (),
-                addresses: bool = False, token: str = "") -> Guard:
+                addresses: bool = False, token: str = "", ready: bool = False) -> Guard:
     """The pages over a store.
 
     scenarios: files for `whet roi` whose figures can be moved. lang: for browsers that state none of ours.
-    names, addresses, token: see `Guard`.
+    names, addresses, token: see `Guard`. ready: do at once what else the first page would wait for (imports, the first
+    of each query, the count of records); StoreError where the store does not answer.
     """
     board = Board(store, {path.name: path for path in scenarios}, lang)
+    if ready:
+        board.prepare()
     routes = [Route("/", board.page(Pages.models)), Route("/model", board.page(Pages.model)),
               Route("/results/{kind}", board.page(Pages.results)),
               Route("/result/{number:int}", board.page(Pages.result)),
@@ -59,6 +62,10 @@ class Board:
         self._assets = {name: (folder / name).read_bytes() for name in ASSETS}
         report = resources.files("whet.report")
         self._assets["board.css"] = (report / "style.css").read_bytes() + self._assets["board.css"]
+
+    def prepare(self) -> None:
+        """Ask the store what the first page asks."""
+        self._pages.models(Asked("/", {}, {}, self._lang))
 
     def page(self, make: Callable[[Pages, Asked], Answer]) -> Callable[[Request], Response]:
         """A handler for a page."""

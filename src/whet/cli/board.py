@@ -63,7 +63,8 @@ def command(
             raise InputError(f"two scenarios are called {path.name}", do="rename one of them")
     with Store(store or None, create=False, timeout=5) as opened:
         app = application(opened, scenario or (), lang=lang, names=[*(own_names(host) if away else ()),
-                                                                    *(allow_host or ())], addresses=away, token=token)
+                                                                    *(allow_host or ())], addresses=away, token=token,
+                          ready=True)
         bound = bind(host, port)
         shown = address(bound, host) + (f"?token={token}" if token else "")
 
