@@ -39,6 +39,7 @@ from whet.errors import InputError
 Kind = Literal["normal", "lognormal"]
 DRAWS = 4000
 MOST_STEPS = 1000  # that are looked ahead; a forecast that needs more is one of never
+MOST_GAIN = 1e100  # beyond which squares are no numbers
 JEFFREYS = 0.5  # shape of the rate's prior, exposure 0: Jeffreys's of a Poisson rate (Gelman et al., 2.8)
 
 
@@ -260,8 +261,8 @@ def fit_gains(gains: ArrayLike, kind: Kind = "normal", *, half_life: float | Non
     or less, and where there are too few to tell how much they vary (two, without a prior).
     """
     x = np.asarray(gains, dtype=float).reshape(-1)
-    if not np.isfinite(x).all():
-        raise InputError("a gain that is not a finite number", do="correct the gains")
+    if not np.isfinite(x).all() or (x > MOST_GAIN).any():
+        raise InputError("a gain that is not a finite number, or an absurd one", do="correct the gains")
     if (x <= 0).any():
         raise InputError(f"a gain of {x[x <= 0][0]:g}", why="an effective optimization brings something",
                          do="leave out what brought nothing or did harm")
