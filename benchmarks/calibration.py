@@ -19,6 +19,7 @@ from benchmarks.models import model_inputs, model_path
 from whet.frontends import model_hash
 from whet.measure import Measurement, peak_memory, this_device
 from whet.measure.record import Memory, Model, PlanId, now
+from whet.measure.tools import stamp
 from whet.plan import Plan
 from whet.quantizing import Quantization
 
@@ -61,7 +62,7 @@ def measure(name: str, threads: int, work: Path, plans: dict[str, Path]) -> list
     common: dict[str, Any] = {
         "date": now(), "model": Model(name=name, sha256=model_hash(model_path(name))), "backend": "whet",
         "threads": threads, "device": this_device(),
-        "versions": {"whet": whet.__version__, "numpy": np.__version__}}
+        "versions": {"whet": whet.__version__, "numpy": np.__version__}, **stamp()}
     shapes = {k: (SAMPLES, *v.shape[1:]) for k, v in model_inputs(name, 1).items()}
     found = [Measurement(precision="int8", shapes=shapes, memory=memory, build_seconds=json.loads(out.read_text()),
                          **common)]

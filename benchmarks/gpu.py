@@ -37,6 +37,7 @@ from benchmarks import gpu_jax, gpu_networks, gpu_tables
 from benchmarks.gpu_networks import MODELS
 from whet.measure import Measurement, centred_error, record, relative_l2, stats, this_device
 from whet.measure.record import Comparison, Load, Model, OutputError, PlanId, now
+from whet.measure.tools import stamp
 
 RESULTS = Path(__file__).parent / "results"
 ALLOWED = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 8e-2, "fp16": 2e-2, "int8": 0.35, "fp8": 0.35}
@@ -372,7 +373,8 @@ def _record(c: Contestant, all_: list[Contestant], name: str, feeds: dict[str, n
         date=now(), model=Model(name=name), backend=c.name, precision=c.precision, threads=1, shapes=shapes,
         device=this_device(), versions=versions, load=Load(alternating=tuple(o.name for o in all_)), plan=c.plan,
         latency=latency, throughput=batch / latency.p50.value, error=error, comparisons=tuple(comparisons),
-        build_seconds=c.build_seconds, cached_build_seconds=c.cached_build_seconds, load_seconds=c.load_seconds)
+        build_seconds=c.build_seconds, cached_build_seconds=c.cached_build_seconds, load_seconds=c.load_seconds,
+        **stamp())
 
 
 def _there(done: list[Measurement], name: str, batch: int, precision: str) -> bool:

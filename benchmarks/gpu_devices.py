@@ -29,6 +29,7 @@ from whet.compare import devices
 from whet.measure import Measurement, record
 from whet.measure.device import gpus, with_gpus
 from whet.measure.record import Load, Model, PlanId, now
+from whet.measure.tools import stamp
 from whet.plan import Plan
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,7 +117,7 @@ def _record(name: str, plan: Plan, feeds: Mapping[str, Any], used: Sequence[int]
         date=now(), model=Model(name=name), backend="whet", precision="fp16", threads=1,
         shapes={k: tuple(v.shape) for k, v in feeds.items()}, device=with_gpus(gpus(used)),
         versions={"whet": whet.__version__}, load=Load(concurrency=in_flight * len(used)),
-        plan=PlanId(hash=plan.hash, bytes=plan.nbytes), throughput=batch * sum(rates))
+        plan=PlanId(hash=plan.hash, bytes=plan.nbytes), throughput=batch * sum(rates), **stamp())
 
 
 def markdown(found: Sequence[Measurement]) -> str:

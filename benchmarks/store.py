@@ -37,6 +37,7 @@ from rich.progress import Progress
 from benchmarks.postgres_server import binaries, server
 from whet.measure import stats, this_device
 from whet.measure.record import Latency, Measurement, Model
+from whet.measure.tools import stamp
 from whet.store import Filters, Store
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,7 @@ def _setting(i: int, latency: Latency) -> Measurement:
     return Measurement(
         date="", model=Model(name=f"model{i // 20:03d}", sha256=f"{i // 20:064x}"), backend="whet",
         precision=PRECISIONS[i % 4], threads=2, shapes={"input": (batch, 3, 224, 224)}, device=this_device(),
-        versions={"whet": "0.1.0", "numpy": np.__version__}, latency=latency)
+        versions={"whet": "0.1.0", "numpy": np.__version__}, latency=latency, **stamp())
 
 
 def measure(place: str, count: int, size: Callable[[], int]) -> dict[str, Any]:

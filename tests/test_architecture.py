@@ -16,6 +16,7 @@ ARROWS: dict[str, set[str]] = {
     "abi_cudnn": set(),
     "reference": set(),
     "plugins": set(),
+    "data_file": set(),
     "ir": {"reference", "plugins"},
     "frontends": {"ir", "reference", "plugins"},
     "passes": {"ir"},
@@ -35,10 +36,14 @@ ARROWS: dict[str, set[str]] = {
     "loading": {"pipeline", "plan", "runtime", "targets", "lowering", "tuning", "ir"},
     "report": {"measure"},
     "store": {"measure"},
+    "config": {"command", "data_file", "measure"},
+    "doc": {"command", "config", "data_file", "measure", "plan", "report"},
+    "lock": {"measure"},
     "demo": set(),
     "tools": {"pipeline", "frontends", "ir", "passes", "targets", "lowering", "plan", "runtime", "plugins"},
     "compare": {"pipeline", "frontends", "quantizing", "runtime", "measure", "plan", "targets", "precision", "tuning"},
-    "decide": {"measure"},
+    "decide": {"measure", "data_file"},
+    "board": {"store", "decide", "report", "measure", "data_file"},
 }
 # Whoever may import everything: the command line, and the package itself (which only hands names on, lazily).
 FREE = {"cli", "__init__"}

@@ -26,7 +26,8 @@ def test_the_extras_that_it_names_exist() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/internals.md", "docs/plan-file.md", "docs/measuring.md",
                                   "docs/caches.md", "docs/store.md", "docs/roi.md", "docs/fleets.md",
-                                  "docs/comparing.md"])
+                                  "docs/comparing.md", "docs/lock.md", "docs/ci.md",
+                                  "docs/documents.md", "docs/configuration.md"])
 def test_links_lead_somewhere(page: str) -> None:
     folder = (ROOT / page).parent
     for link in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text("utf-8")):

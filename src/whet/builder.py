@@ -6,8 +6,9 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from whet.lowering import Outline, agree, complete, outline, room_for, to_host
 from whet.lowering.assemble import Assembly, Weights
 from whet.lowering.layers import layers
 from whet.passes import branches, precision
+from whet.passes.manager import FINISH
 from whet.plan import Plan, PlanData
+from whet.plan.built import KEY, Built, Stage, Value
 from whet.plan.data import NativeStep
 from whet.plan.manifest import Device
 from whet.plan.program import Host, Program
@@ -68,6 +71,13 @@ class Builder:
     wide: str = "fp32"
     codes: Sequence[str] = ()
     beyond: Collection[str] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what the build was asked, by the names of whet.yaml
+    given_objects: tuple[str, ...] = ()  # and what was given as an object
+    stages: list[Stage] = field(default_factory=list)  # that ran before plans are made of the prepared graphs
+
+    def ran(self, name: str, **figures: Value) -> None:
+        """Note a stage that ran, for what the plans tell of themselves."""
+        self.stages.append(Stage(name, figures))
 
     @property
     def runs_here(self) -> bool:
@@ -188,8 +198,11 @@ class Builder:
                      **({"work": tuned.work} if tuned.work else {}),
                      **({"notes": tuned.notes} if tuned.notes else {}),
                      **({"failed": {k: dict(v) for k, v in tuned.failed.items()}} if tuned.failed else {}),
+                     KEY: msgspec.to_builtins(Built(
+                         date=datetime.now(UTC).isoformat(timespec="seconds"), asked=dict(self.asked),
+                         objects=self.given_objects, stages=(*self.stages, *_last_stages(
+                             extra, compute, len(FINISH), outlines, jobs, objects, len(linked.code))))),
                      **early, **found})
-
 
     def _fields(self, libraries: Sequence[str]) -> dict[str, Any]:
         """What the plan says of its target; `libraries`: those that its steps call."""
@@ -198,6 +211,18 @@ class Builder:
             told["device"] = msgspec.convert({**told["device"], "uses": sorted({l for l in libraries if l}),
                                               "rebuild": self.rebuild}, Device)
         return told
+
+
+def _last_stages(extra: Mapping[str, Any], compute: str, finishing: int, outlines: Sequence[Outline],
+                 jobs: Sequence[tuple[Region, Choice]], objects: Mapping[str, bytes], code: int) -> Iterator[Stage]:
+    """The stages from prepared graphs to a plan."""
+    for codes in (c for c in ("int8", "fp8") if c in extra):
+        yield Stage("quantize", {"codes": codes, "layers": len(extra[codes]["layers"]),
+                                 "kept": len(extra[codes]["kept"])})
+    yield Stage("fuse", {"passes": finishing, "launches": sum(len(o.launches) for o in outlines), "compute": compute})
+    yield Stage("tune", {"regions": len({r.signature() for r, _ in jobs}),
+                         "modelled": len({r.signature() for r, c in jobs if c.how == "model"})})
+    yield Stage("generate", {"kernels": len(objects), "bytes": code})
 
 
 def _used(products: Collection[str], compute: str) -> str:

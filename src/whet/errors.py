@@ -12,6 +12,7 @@ class WhetError(Exception):
 
     code = "WHET"
     exit_code = 2
+    shown = False  # printed already, by whoever had more to do before the command could end
 
     def __init__(self, what: str, *, where: str = "", why: str = "", do: str = "") -> None:
         self.what, self.where, self.why, self.do = what, where, why, do

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.builder import Builder, Progress, regenerate
+from whet.command import asked as written
 from whet.command import build_command
 from whet.errors import InputError, UnsupportedError
 from whet.frontends import load_model, model_hash
 from whet.ir.graph import Graph
 from whet.ir.symbolic import names
+from whet.passes.manager import PREPARE
 from whet.plan import Plan
 from whet.precision.cache import Calibration
 from whet.precision.insert import is_quantized
@@ -118,15 +120,21 @@ def build(
                       model_hash(source) if source is not None else "", states or {},
                       tuple(fp32_layers), Path(dump) if dump else None, progress, wide=chosen.wide, codes=chosen.codes)
     o = _quantization(quantization, calibration, evaluation, metric, max_drop, force_precision)
+    builder.asked, builder.given_objects = written(
+        model=model, target=target, precision=asked, hardware_compat=hardware_compat, isa=isa, shapes=shapes,
+        profiles=profiles, states=states, opt_level=opt_level, force_precision=force_precision,
+        threads=hardware.threads if hardware.name == "cpu" else None, fp32_layers=builder.fp32_layers, weights=weights,
+        weight_group=weight_group if weights is not None else 128, timing_cache=None if isinstance(
+            timing_cache, TimingCache) else timing_cache, **o.written())
+    builder.given_objects += o.unwritten()
     if hardware.name == "cuda":
-        builder.rebuild = build_command(
-            model, target=target, precision=asked, hardware_compat=hardware_compat, shapes=shapes, profiles=profiles,
-            states=states, opt_level=opt_level, options={
-                "force_precision": force_precision, "calib": o.calibration, "eval": o.evaluation,
-                "metric": "" if o.metric == "divergence" else o.metric, "max_drop": o.max_drop, "weights": weights,
-                "weight_group": weight_group if weights is not None else None})
+        builder.rebuild = build_command({k: v for k, v in builder.asked.items() if k != "timing_cache"},
+                                        builder.given_objects)
+    builder.ran("read", nodes=sum(len(g.nodes) for g in graphs), profiles=len(graphs))
     with standing(hardware):
-        return _planned(builder, builder.prepare(graphs), asked, chosen, o, weights, weight_group)
+        prepared = builder.prepare(graphs)
+        builder.ran("clean", passes=len(PREPARE), nodes=sum(len(g.nodes) for g in prepared))
+        return _planned(builder, prepared, asked, chosen, o, weights, weight_group)
 
 
 def calibrate(model: str | os.PathLike[str] | bytes | onnx.ModelProto, quantization: Quantization, *,
@@ -181,6 +189,7 @@ def _compress(builder: Builder, prepared: Sequence[Graph], weights: str, group: 
     kept = set(keep)
     rows = [compress(g, bits, group, lambda n: bool(n.names & kept)) for g in prepared]
     builder.told["weights"] = [dataclasses.asdict(r) for r in rows[0]]
+    builder.ran("compress", bits=bits, layers=sum(not r.reason for r in rows[0]))
 
 
 def _quantization(o: Quantization | None, calibration: Any, evaluation: Any, metric: str, max_drop: float | None,

@@ -32,11 +32,12 @@ from whet.precision.bias import shifts
 from whet.precision.cache import Calibration, Expect
 from whet.precision.calibrate import calibrate
 from whet.precision.coverage import coverage, lines
-from whet.precision.data import Preprocess, open_data
+from whet.precision.data import open_data
 from whet.precision.equalize import equalize
 from whet.precision.insert import layers, taps
 from whet.precision.insert_attention import coded_attention
 from whet.precision.overflow import layers_beyond, overflow
+from whet.precision.quantization import Quantization
 from whet.precision.quantizer import Quantizer, faster_only, missing, seconds_by_layer
 from whet.precision.search import Found, Search, candidates
 from whet.precision.smooth import smooth
@@ -48,46 +49,6 @@ from whet.runtime import load
 
 EVALUATION_BATCH = 32  # samples that a plan is run over at a time, where the profile allows it
 ACTIVATIONS = {"u8": DType.U8, "i8": DType.I8}
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How a model is quantized.
-
-    calibration: data in any form that `precision.data.open_data` takes; or a `Calibration` made before.
-    cache:       file of the calibration: read if it is there (and of this model), else written.
-    method:      `mse`, `entropy`, `minmax`, `percentile` or `percentile:99.9`.
-    samples:     at most so many samples are calibrated with.
-    preprocess:  of images.
-    activations: of int8: `u8` (asymmetric) or `i8` (symmetric); "": u8 on CPUs, i8 on GPUs, whose products are of that.
-    prepare:     what is done to the weights before: `equalize` (channels between convolutions) and `smooth`
-                 (SmoothQuant: normalizations before matmuls), which leave the float model as it is and calibrate twice;
-                 `round` (adaptive rounding: slow); `bias` (the mean shift of rounding is taken off).
-    evaluation:  data (with labels, where the metric needs them) that candidates are judged by.
-    metric, max_drop: what may be lost, in the metric's unit (`measure.metrics`).
-    every_layer: quantize layers even where that is not faster here.
-    share:       (k, n): calibrate with the k-th of n shares of the samples alone (`Data.share`).
-    """
-
-    calibration: Any = None
-    cache: str | os.PathLike[str] | None = None
-    method: str = "mse"
-    samples: int | None = None
-    preprocess: Preprocess | None = None
-    activations: str = ""
-    prepare: tuple[str, ...] = ()
-    evaluation: Any = None
-    labels: Any = None
-    metric: str = "divergence"
-    max_drop: float | None = None
-    output: str = ""
-    every_layer: bool = False
-    share: tuple[int, int] = (0, 1)
-
-    @property
-    def asked(self) -> bool:
-        """True if there is anything to calibrate with."""
-        return self.calibration is not None or (self.cache is not None and Path(self.cache).exists())
 
 
 def quantize(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
@@ -139,6 +100,7 @@ def checked(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Plan:
     plan = builder.plan([g.copy() for g in graphs])
     run = Evaluation(open_data(o.evaluation, specs(graphs[0]), preprocess=o.preprocess, labels=o.labels), o.output)
     broken = _broken(run.outputs(plan))
+    builder.ran("check", samples=int(broken.size))
     if not broken.any():
         return plan
     broken &= ~_broken(run.outputs(builder.plan([g.copy() for g in graphs], "fp32", opt_level=0)))
@@ -183,6 +145,7 @@ def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Re
         seen_largest = largest(seen)
         for name in scaled:
             done.append({"step": name, "changed": [len(SCALING[name](g, seen_largest)) for g in graphs][0]})  # noqa: RUF015 (all of them)
+            builder.ran(name, changed=done[-1]["changed"])
         again = None if o.cache is None else Path(o.cache).with_suffix(f".{'-'.join(scaled)}.json")
         seen = calibration_of(builder, graphs[0], o, again, "+".join(("", *scaled)))
     codes: dict[str, np.ndarray] = {}
@@ -193,10 +156,12 @@ def calibrated(builder: Builder, graphs: Sequence[Graph], o: Quantization) -> Re
                                data_of(graphs[0], o),
                                progress=lambda n, of: builder.progress("rounding weights", n, of))
         done.append({"step": "round", "changed": len(codes)})
+        builder.ran("round", changed=len(codes))
     moved: dict[str, np.ndarray] = {}
     if "bias" in o.prepare:
         moved = shifts(graphs[0], means(seen), codes, code_type(builder, graphs[0], o))
         done.append({"step": "bias", "changed": len(moved)})
+        builder.ran("bias", changed=len(moved))
     if done:
         builder.told["prepared"] = done
     return Ready(graphs, seen, codes, moved)
@@ -236,11 +201,16 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
     key = graph_key(graph) + after
     expect = Expect(builder.sha256, key, None if o.preprocess is None else o.preprocess.key(), "", tuple(taps(graph)))
     given, axes = tapped(graph, shortcuts=builder.target.name == "cuda")
+
+    def told(seen: Calibration) -> Calibration:
+        builder.ran("calibrate", method=o.method, samples=seen.samples, batches=seen.batches)
+        return seen
+
     if isinstance(o.calibration, Calibration) and not after:
         o.calibration.check(expect)
-        return o.calibration
+        return told(o.calibration)
     if cache is not None and Path(cache).exists():
-        return Calibration.load(cache, expect)
+        return told(Calibration.load(cache, expect))
     data = data_of(graph, o)
     builder.progress("building the plan that calibration runs", 0, 0)
     engine = load(builder.here().plan([given], "fp32", opt_level=0))
@@ -248,7 +218,7 @@ def calibration_of(builder: Builder, graph: Graph, o: Quantization, cache: str |
                      progress=lambda done, total: builder.progress("calibrating", done, total or 0))
     if cache is not None:
         seen.save(cache)
-    return seen
+    return told(seen)
 
 
 def graph_key(graph: Graph) -> str:
@@ -323,6 +293,8 @@ def searched(builder: Builder, quantizer: Quantizer, seen: Calibration | None, o
                           "smooth), calibrate with more samples or by another method (--calib-method)")
         e.result = said
         raise e
+    builder.ran("search", candidates=len(found.points), metric=said.metric, max_drop=float(o.max_drop),
+                chosen=best.label)
     extra: dict[str, Any] = {"verdict": msgspec.to_builtins(said.judgement), "metric": said.metric,
                              "max_drop": o.max_drop, "chosen": best.label}
     if seen is not None:

@@ -51,7 +51,7 @@ def test_records_become_rows_of_that_host(tmp_path: Path) -> None:
     encode([record(model=comparing.row("a", "b", 1).record.model)]),  # another model
     encode([record(shapes={"x": (2, 4)})]), encode([record(latency=None)]), encode([record(), record()]),
     encode([record(backend="a\x1b[31m")]), encode([record(backend="b" * 5000)]), encode([record(date="yesterday")]),
-    encode([record()]).replace(b'"schema": 3', b'"schema": 99'), encode([record()]).replace(b'"p99"', b'"p98"'),
+    encode([record()]).replace(b'"schema": 4', b'"schema": 99'), encode([record()]).replace(b'"p99"', b'"p98"'),
     encode([record(throughput=None)]).replace(b'"threads": 2', b'"threads": -1')])
 def test_what_is_no_measurement_of_this_model_is_refused(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(RemoteError) as e:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decide.roi_scenarios import WORKED, decide, worked
-from whet.decide import scenario, scenario_file
+from whet import data_file
+from whet.decide import scenario
 from whet.errors import InputError
 
 YAML = """\
@@ -65,14 +66,12 @@ def read(folder: Path, name: str, text: str) -> scenario.Source:
 
 
 def test_the_three_kinds_say_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("yaml")
     found = [read(tmp_path, name, text).scenario for name, text in TEXTS.items()]
     assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_errors_name_field_and_line(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("yaml")
     broken = TEXTS[name].replace("180", '"fast"')
     line = next(i for i, row in enumerate(broken.splitlines(), 1) if "fast" in row)
     with pytest.raises(InputError) as e:
@@ -83,7 +82,6 @@ def test_errors_name_field_and_line(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_unknown_fields_are_named_with_their_line(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("yaml")
     text = TEXTS[name]
     broken = TOML.replace("\np99_ms = 90", "\np99ms = 90") if name == "a.toml" else text.replace("p99_ms", "p99ms")
     with pytest.raises(InputError, match="no field is named 'p99ms'") as e:
@@ -153,7 +151,6 @@ def test_without_before_and_after_costs_are_compared() -> None:
     ("x.json", "[" * 100_000, "nested"), ("x.yaml", "[" * 100_000, "nested"), ("x.yaml", "- " * 3000, "nested"),
     ("x.yaml", "a: !!python/object/apply:os.system ['true']", "not YAML"), ("x.yaml", "a: 2026-99-99", "not YAML")])
 def test_files_that_are_none(tmp_path: Path, name: str, text: str, what: str) -> None:
-    pytest.importorskip("yaml")
     with pytest.raises(InputError, match=what):
         read(tmp_path, name, text)
 
@@ -183,7 +180,7 @@ def test_changes_that_lead_nowhere(path: str) -> None:
                     max_leaves=8))
 def test_the_lines_of_json_are_found(data: Any) -> None:
     text = json.dumps(data, indent=1)
-    lines = dict(scenario_file._json_lines(text))
+    lines = dict(data_file._json_lines(text))
     rows = text.splitlines()
     for path, line in lines.items():
         if isinstance(data, dict) and path in data:
@@ -192,7 +189,7 @@ def test_the_lines_of_json_are_found(data: Any) -> None:
 
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_reader(text: str) -> None:
-    for reader in (scenario_file._json, scenario_file._toml):
+    for reader in (data_file.read_json, data_file.read_toml):
         try:
             scenario.build(reader(text, "x").data, "x")
         except InputError as e:

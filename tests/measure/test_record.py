@@ -20,7 +20,7 @@ def test_schema_is_valid_and_accepts_what_is_written() -> None:
     rows = json.loads(record.encode([measurement(), measurement(latency=stats.latency([0.1, 0.2]))]))
     for row in rows:
         jsonschema.validate(row, record.schema())
-        assert row["schema"] == record.SCHEMA == 3
+        assert row["schema"] == record.SCHEMA == 4
 
 
 def test_records_survive_the_file() -> None:
@@ -36,10 +36,10 @@ def test_bad_records_are_one_clear_error(data: bytes) -> None:
 
 def test_a_newer_schema_says_to_update() -> None:
     with pytest.raises(InputError, match="newer whet"):
-        record.decode(b'[{"schema": 4}]')
+        record.decode(b'[{"schema": 5}]')
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_records_of_older_versions_are_read_as_they_are(version: int) -> None:
     (row,) = json.loads(record.encode([measurement()]))
     (found,) = record.decode(json.dumps([row | {"schema": version}]).encode())

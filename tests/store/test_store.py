@@ -195,8 +195,8 @@ def test_an_older_store_is_brought_up_to_date(place: str, tmp_path: Path, monkey
         store.add([day(1)])
     newer = tmp_path / "migrations"
     shutil.copytree(Path(whet.store.__file__).parent / "migrations", newer)
-    (newer / "versions" / "v0002_note.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
+    (newer / "versions" / "v9999_note.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '9999', '0002'\n"
         "def upgrade():\n    op.add_column('whet_record', sa.Column('note', sa.Text))\n")
     config = database._config()
     config.set_main_option("script_location", str(newer))

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +15,9 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from command_line import Whet, command_line
 from record_samples import measurement
 from store import tool_outputs as tools
-from whet.cli import main as cli
 from whet.measure import record, stats
 from whet.measure.record import Measurement, Model
 from whet.report import history, spreadsheet
@@ -29,26 +28,12 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("alembic")
 
 DOCS = (Path(__file__).parents[2] / "docs" / "store.md").read_text("utf-8")
-Whet = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Whet:
     """The command line in this process: exit code, what it printed, what it complained about."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WHET_STORE", str(tmp_path / "store.db"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-
-    def call(*arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["whet", *map(str, arguments)])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        out, err = capsysbinary.readouterr()
-        return int(e.value.code or 0), out.decode(), err.decode()
-
-    return call
+    return command_line(monkeypatch, capsysbinary, tmp_path)
 
 
 def month(name: str = "resnet50") -> list[Measurement]:
@@ -251,8 +236,8 @@ def test_the_commands_of_the_docs_run(run: Whet, postgres: Callable[[], str]) ->
 
 def test_the_python_of_the_docs_runs(run: Whet) -> None:
     Path("out.json").write_bytes(record.encode(month()))
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-    exec(compile(block, "docs/store.md", "exec"), {})
+    for block in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL):
+        exec(compile(block, "docs/store.md", "exec"), {})
 
 
 def _has_pyarrow() -> bool:

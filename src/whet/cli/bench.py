@@ -27,6 +27,7 @@ from whet.errors import InputError, ModelError, UnsupportedError
 from whet.measure import Measurement, stats
 from whet.measure.device import gpus, usable_cores, with_gpus
 from whet.measure.record import Load, Memory, Model, encode
+from whet.measure.tools import stamp
 from whet.plan import Plan
 from whet.report import rows
 
@@ -61,6 +62,7 @@ def run(options: Options) -> int:
     piped = options.json == STDOUT
     if options.json is not None and not piped:
         check_output(options.json, "the output")
+    stamp()  # a lock that is not there is told before anything is built
     with ExitStack() as stack:
         progress = stack.enter_context(build_progress())
         plan, path, seconds = stack.enter_context(_plan(options, progress))

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from whet.cli import ab as trials
-from whet.cli import comparing, options, plan_diff
+from whet.cli import comparing, keeping, options, plan_diff
 from whet.errors import InputError
 
 
@@ -75,6 +75,8 @@ def command(
     remote: comparing.Remotes = None,
     fresh: comparing.Fresh = False,
     ray: comparing.Ray = "",
+    keep: keeping.Keep = False,
+    store: options.StorePlace = "",
 ) -> None:
     """Compare one model over all backends, and say what to deploy; or judge an A/B trial between two versions (--ab).
 
@@ -100,8 +102,11 @@ def command(
 
     Of a trial, exit code 0: B loses less than the margin. 1: more. 3: too few samples to say.
     """
+    plans = bool(paths) and any(p.suffix.lower() == ".plan" for p in paths or ())
+    if (keep or store) and (ab or plans):
+        raise InputError("only the comparison of a model over backends is kept", do="leave out --keep and --store")
     if not ab:
-        if paths and any(p.suffix.lower() == ".plan" for p in paths):
+        if paths and plans:
             raise Exit(plan_diff.run(paths, force=force, inputs=inputs, running=run, seconds=seconds, threads=threads,
                                      output=output, json=json, lang=lang))
         if not paths:
@@ -111,7 +116,7 @@ def command(
             paths, output, json, lang, backends, precisions, batches, threads, shapes or (), target, inputs, calib,
             calib_samples, preprocess, evaluation, eval_samples, metric, max_drop, torch, builds, fresh_builds, seconds,
             memory, timing_cache, opt_level, baseline, gate, weights, require or (), cite, price, server or (),
-            remote or (), mixed_hardware, fresh, ray)))
+            remote or (), mixed_hardware, fresh, ray, keep, store)))
     raise Exit(trials.run(trials.Options(
         tuple(paths or ()), margin, statistic, higher_better, unpaired, missing, column, method, stopping, planned,
         previous, looks, confidence, power, ratio, discordance, share, deviation, expected_loss, samples,

@@ -112,6 +112,8 @@ class Options:
     allow_mixed: bool
     fresh: bool
     ray: str
+    keep: bool = False
+    store: str = ""
 
 
 def run(o: Options) -> int:
@@ -152,6 +154,10 @@ def run(o: Options) -> int:
             soft_wrap=True)
         raise
     paths = report.write(found, o.output, o.lang)
+    if o.keep:
+        from whet.cli.keeping import keep
+
+        keep("comparison", found.encode(), o.paths[0].stem, o.store)
     if o.json == "-":
         import sys
 

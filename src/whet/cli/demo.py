@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import whet
 from whet import demo, report
+from whet.cli import demo_story as chapters
 from whet.cli.files import write_bytes
 from whet.cli.progress import build_progress
 from whet.compare import Backend, Reference, compare, installed, measured_limits, open_peer, open_whet
@@ -36,6 +38,7 @@ BUDGET = 1.0  # points of accuracy that a faster plan may lose
 SECONDS = 2.0  # of timing, for each of the two batches
 NOT_NATIVE = "bf16, computed in fp32"
 TITLE = "whet demo: handwritten digits"
+PAGE = "index.html"  # leads to all others
 
 
 @dataclass
@@ -48,7 +51,8 @@ class Answers:
 
 
 def run(folder: Path) -> int:
-    """Build, calibrate, check, time, and write `folder`/report.html and report.md; 0 if all outputs are right, else 1.
+    """Build, calibrate, check, time, compare, decide, document; `folder`/index.html leads to what was written. 0 if all
+    outputs are right, else 1.
 
     OutputError if the folder cannot be written to.
     """
@@ -72,8 +76,8 @@ def run(folder: Path) -> int:
         progress("checking outputs against the reference", 0, 0)
         reference = Reference("NumPy reference", interpret(load_model(path), {"image": images}))
         backends = {n: _open(plans, path, images[:n]) for n in (1, BATCH)}
-        answers = {b.key: _answers(plan, images, labels, reference)
-                   for b, (plan, _) in zip(backends[1], plans.values(), strict=False)}
+        answers = _judged({b.key: _answers(plan, images, labels, reference)
+                           for b, (plan, _) in zip(backends[1], plans.values(), strict=False)})
         progress("measuring what this machine can do", 0, 0)
         limits = measured_limits(plans["fp32"][0].contents.runtime["threads"])
         progress("timing, in turns", 0, 0)
@@ -90,12 +94,20 @@ def run(folder: Path) -> int:
         plan.close()
 
     right = all(a.error.value <= (a.error.limit or 0) for a in answers.values())
-    page, text = report.write(records, folder, TITLE)
+    report.write(records, folder, TITLE)
     _print(out, records, answers)
-    out.print(f"Written in {time.monotonic() - start:.0f} s: {page} and {text}; the plans lie beside them.",
+    with build_progress() as progress:
+        told = chapters.tell(records, folder, f"{len(images)} held-out images", BUDGET, progress)
+    for c in told:
+        out.print(f"[bold]{c.title}[/]: {escape(c.says)}.", soft_wrap=True)
+    store = folder / chapters.STORE
+    board = f"whet board --store {store}" if store.exists() else ""
+    write_bytes(folder / PAGE, chapters.page(TITLE, [chapters.BUILT, *told], board))
+    live = f" As a page that answers: {escape(board)}" if board else ""
+    out.print(f"Written in {time.monotonic() - start:.0f} s; all of it: {escape(str(folder / PAGE))}.{live}",
               soft_wrap=True)
-    out.print(f"Next: whet inspect {folder / 'digits-bf16.plan'}; your own: whet build model.onnx -o model.plan",
-              soft_wrap=True)
+    out.print(f"Next: whet inspect {escape(str(folder / 'digits-bf16.plan'))}; your own: whet build model.onnx -o "
+              "model.plan", soft_wrap=True)
     return 0 if right else 1
 
 
@@ -131,6 +143,13 @@ def _answers(plan: Plan, images: np.ndarray, labels: np.ndarray, reference: Refe
     compute = plan.manifest.info["precision"]["compute"]
     return Answers(Accuracy(metric="top1", value=float(right.mean()), samples=len(labels)),
                    output_error({"logits": logits}, reference, ALLOWED.get(compute, INT8_ERROR)), right)
+
+
+def _judged(answers: dict[str, Answers]) -> dict[str, Answers]:
+    """The same with each accuracy judged against the first's, on the same images."""
+    first, *others = answers
+    return {first: answers[first], **{key: replace(a, accuracy=judge(answers[first].right, a.right, BUDGET).accuracy(
+        first)) for key in others for a in [answers[key]]}}
 
 
 def _with(record: Measurement, answers: Answers | None) -> Measurement:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whet.errors import UnsupportedError, WhetError
+from whet.errors import InputError, UnsupportedError, WhetError
 from whet.measure.device import this_device
 from whet.runtime.cuda.driver import INSTALL
 from whet.tuning.cache import default_path
@@ -33,17 +34,40 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Modules whose distribution has another name.
 _DISTRIBUTIONS = {"cuda": "cuda-bindings", "nvmath": "nvmath-python", "cudnn": "nvidia-cudnn-frontend"}
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "typer", "rich")
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "llvmlite", "msgspec", "ml_dtypes", "pyelftools", "pyyaml", "typer", "rich")
 GIB, MIB, KIB = 1 << 30, 1 << 20, 1 << 10
 
 
-def run(as_json: bool) -> None:
-    """Print the report. UnsupportedError is not raised for an old CPU: it is what the report says."""
+def run(as_json: bool, require: str = "") -> int:
+    """Print the report; 1 if `require` (cpu or cuda) is not usable, else 0.
+
+    UnsupportedError is not raised for an old CPU: it is what the report says. InputError for a target there is not.
+    """
+    if require not in ("", "cpu", "cuda"):
+        raise InputError(f"--require {require}", why="there are cpu and cuda", do="choose one of them")
     found = examine()
     if as_json:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
+    problem = lacks(found, require) if require else ""
+    if problem:
+        Console(stderr=True, highlight=False).print(f"{require}: {problem}", style="red", markup=False, soft_wrap=True)
+    return 1 if problem else 0
+
+
+def lacks(found: Mapping[str, Any], target: str) -> str:
+    """What `examine` found that keeps this machine from building for a target and running there; "": nothing."""
+    if missing := [name for name, version in found["packages"].items() if not version]:
+        return f"missing: {', '.join(missing)}"
+    if not found["cache"]["writable"]:
+        return f"the cache {found['cache']['folder']} is not writable"
+    if target == "cpu":
+        return str(found["cpu"]["kernels"].get("why", ""))
+    usable = found["gpu"]["usable"]
+    if not usable["devices"]:
+        return f"{usable['why']} ({usable['do']})"
+    return f"missing: {', '.join(usable['missing'])}: {INSTALL}" if usable["missing"] else ""
 
 
 def examine() -> dict[str, Any]:

@@ -76,6 +76,9 @@ def command(
                                                                      "(pip install 'whet[parquet]').")] = "",
     records: Annotated[str, Option("--records", metavar="FILE", help="Write the whole records, for other commands; - "
                                                                      "is stdout.")] = "",
+    results: Annotated[str, Option("--results", metavar="FILE", help="Write what is kept beside measurements, as whet "
+                                   "record reads it: gates, failures, forecasts, comparisons, returns (of --model, "
+                                   "--since, --until); - is stdout.")] = "",
     lang: Annotated[str, Option("--lang", help="Language of --html and --md: en or zh.")] = "en",
 ) -> None:
     """List what was measured, or show one metric of one setting over time.
@@ -100,6 +103,12 @@ def command(
                      since=_date(since, "--since"), until=_date(until, "--until"))
     outputs = Outputs(json, csv, markdown, html, parquet, records)
     _check(outputs)
+    if results:
+        if any(asdict(outputs).values()) or series or wanted != Filters(model=model, since=wanted.since,
+                                                                        until=wanted.until):
+            raise InputError("--results beside what is for series", do="with it go --store, --model, --since, --until")
+        _results(store, wanted, results)
+        return
     with Store(store or None, create=False) as opened:
         found = opened.series(wanted)
         if series:
@@ -115,6 +124,22 @@ def command(
         _write(opened, groups, wanted, outputs, lang)
         if STDOUT not in asdict(outputs).values():
             _show(opened, groups, wanted, last)
+
+
+def _results(place: str, wanted: Filters, file: str) -> None:
+    """Write the results that are no measurements."""
+    from whet.cli.files import check_output
+    from whet.store import Store
+    from whet.store.results import encode
+
+    if file != STDOUT:
+        check_output(Path(file), "the results")
+    with Store(place or None, create=False) as store:
+        found = store.kept(model=wanted.model, since=wanted.since, until=wanted.until)
+    _put(file, encode(found))
+    if file != STDOUT:
+        Console(highlight=False).print(f"{len(found)} result{'s' * (len(found) != 1)} in {file}", markup=False,
+                                       soft_wrap=True)
 
 
 def _across(found: Sequence[Series]) -> list[Group]:

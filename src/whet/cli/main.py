@@ -8,7 +8,25 @@ from typing import Annotated
 
 import typer
 
-from whet.cli import compare, debug, history, inspect, lint, options, plan_fleet, quantize, record, roi, surgeon
+from whet.cli import (
+    board,
+    build,
+    compare,
+    debug,
+    doc,
+    forecast,
+    gate,
+    history,
+    inspect,
+    lint,
+    lock,
+    options,
+    plan_fleet,
+    quantize,
+    record,
+    roi,
+    surgeon,
+)
 from whet.errors import InputError, WhetError
 
 INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
@@ -20,82 +38,7 @@ app = typer.Typer(name="whet", no_args_is_help=True, pretty_exceptions_enable=Fa
                        "and `whet bench model.plan`.")
 
 
-@app.command()
-def build(
-    model: options.Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the plan.", show_default=False)],
-    target: options.Target = "cpu",
-    hardware_compat: options.HardwareCompat = "exact",
-    threads: options.Threads = None,
-    bf16: options.Bf16 = False,
-    int8: options.Int8 = False,
-    tf32: options.Tf32 = False,
-    fp16: options.Fp16 = False,
-    fp8: options.Fp8 = False,
-    best: options.Best = False,
-    force_precision: options.ForcePrecision = False,
-    calib: options.Calib = None,
-    calib_cache: options.CalibCache = None,
-    calib_method: options.CalibMethod = "mse",
-    calib_samples: options.CalibSamples = None,
-    preprocess: options.Preprocessing = None,
-    activations: options.Activations = "",
-    prepare: options.Prepare = None,
-    evaluation: options.Eval = None,
-    metric: options.Metric = "divergence",
-    max_drop: options.MaxDrop = None,
-    report: options.Report = None,
-    weights: options.Weights = None,
-    weight_group: options.WeightGroup = 128,
-    shapes: options.Shapes = None,
-    min_shapes: options.MinShapes = None,
-    opt_shapes: options.OptShapes = None,
-    max_shapes: options.MaxShapes = None,
-    profiles: options.Profiles = None,
-    states: options.States = None,
-    timing_cache: options.TimingCacheFile = None,
-    opt_level: options.OptLevel = 3,
-    dump: options.Dump = None,
-) -> None:
-    """Build a plan: optimize the graph, generate and tune kernels, write one file.
-
-    Examples: whet build resnet.onnx -o resnet.plan
-
-    whet build resnet.onnx -o resnet.plan --bf16 --shapes input:8x3x224x224
-
-    whet build resnet.onnx -o resnet.plan --best --calib train.npz --eval val.npz --metric top1 --max-drop 0.5
-
-    whet build bert.onnx -o bert.plan --min-shapes ids:1x8 --opt-shapes ids:1x128 --max-shapes ids:8x512
-
-    whet build gpt.onnx -o gpt.plan --state 'past.*=present.*' --profile x:1x1..1x1..1x1 --profile x:1x2..1x64..1x512
-
-    --shapes fixes an input's dimensions; the other three bound dynamic ones, and the plan is tuned for the optimum.
-    What was measured is kept in the timing cache, so that a second build is quick, and one that is stopped with Ctrl-C
-    goes on where it was.
-    """
-    from whet import pipeline
-    from whet.cli import precision
-    from whet.cli.files import check_output
-    from whet.cli.progress import build_progress
-    from whet.cli.shapes import parse_profile, parse_profiles, parse_shapes, parse_states
-
-    check_output(output)
-    profile = parse_profile(min_shapes or (), opt_shapes or (), max_shapes or ())
-    every = [*([profile] if profile else []), *parse_profiles(profiles or ())]
-    kept = parse_states(states, *_ends(model)) if states else None
-    asked = precision.quantization(calib, calib_cache, calib_method, calib_samples, preprocess, activations,
-                                   tuple(prepare or ()), evaluation, metric, max_drop, force_precision)
-    with precision.reporting(report), build_progress() as progress:
-        plan = pipeline.build(model, target=target, precision=_precision(bf16, best, int8, fp16, fp8, tf32),
-                              force_precision=force_precision, threads=threads, hardware_compat=hardware_compat,
-                              shapes=parse_shapes(shapes or ()) or None, profiles=every or None, states=kept,
-                              timing_cache=timing_cache, opt_level=opt_level, dump=dump, progress=progress,
-                              quantization=asked, weights=weights, weight_group=weight_group)
-    plan.save(output)
-    from whet.cli.inspect import print_summary
-
-    print_summary(plan, output)
-    raise typer.Exit(precision.show(plan, report))
+app.command("build")(build.command)
 
 
 @app.command()
@@ -183,10 +126,11 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report and the plans.")] =
         Path("whet-demo"),
 ) -> None:
-    """Show the whole story on a small trained model, in about half a minute and without a network.
+    """Show the whole story on a small trained model, in one to two minutes and without a network.
 
-    Builds fp32 and bf16 plans of a digit classifier, checks their outputs against a NumPy reference, states their
-    accuracy on held-out images, times them beside ONNX Runtime where that is installed, and writes report.html.
+    Optimize: builds fp32, bf16 and int8 plans of a digit classifier, checks their outputs against a NumPy reference,
+    and times them beside ONNX Runtime where that is installed. Compare, decide, gate, forecast, document: the other
+    commands, on these measurements and on example figures that are labelled as such. index.html leads to all of it.
     """
     from whet.cli import demo as story
 
@@ -221,11 +165,15 @@ def sign(
 
 
 @app.command()
-def doctor(json: options.AsJson = False) -> None:
+def doctor(
+    json: options.AsJson = False,
+    require: Annotated[str, typer.Option("--require", metavar="TARGET", help="cpu or cuda: exit code 1 where plans for "
+                                         "it can be neither built nor run.", show_default=False)] = "",
+) -> None:
     """Show this machine as whet sees it, and what is missing."""
     from whet.cli import doctor as view
 
-    view.run(json)
+    raise typer.Exit(view.run(json, require))
 
 
 app.command("inspect")(inspect.command)
@@ -233,20 +181,16 @@ app.command("lint")(lint.command)
 app.command("quantize")(quantize.command)
 app.command("compare")(compare.command)
 app.command("plan-fleet")(plan_fleet.command)
+app.command("doc")(doc.command)
 app.command("record")(record.command)
 app.command("history")(history.command)
 app.command("roi")(roi.command)
+app.command("gate")(gate.command)
+app.command("forecast")(forecast.command)
+app.command("lock")(lock.command)
+app.command("board")(board.command)
 app.add_typer(surgeon.app, name="surgeon")
 app.add_typer(debug.app, name="debug")
-
-
-def _ends(model: Path) -> tuple[list[str], list[str]]:
-    """The names of a model's inputs and outputs."""
-    from whet.frontends.protobuf import read
-
-    graph = read(model).proto.graph
-    weights = {t.name for t in graph.initializer}
-    return [v.name for v in graph.input if v.name not in weights], [o.name for o in graph.output]
 
 
 def _precision(bf16: bool, best: bool, int8: bool = False, fp16: bool = False, fp8: bool = False,
@@ -261,7 +205,8 @@ def main() -> None:
     try:
         code = app(prog_name="whet", standalone_mode=False)  # what typer.Exit carries, or None
     except WhetError as e:
-        _complain(str(e))
+        if not e.shown:
+            _complain(str(e))
         sys.exit(e.exit_code)
     except (typer.Exit, SystemExit) as e:
         code = getattr(e, "exit_code", getattr(e, "code", 0))

@@ -19,6 +19,12 @@ Int8 = Annotated[bool, Option("--int8", help="Allow INT8 for layers that it make
                                              "unless the model is quantized (Q/DQ).")]
 Fp16 = Annotated[bool, Option("--fp16", help="Allow FP16, where the target has it.")]
 Fp8 = Annotated[bool, Option("--fp8", help="Allow FP8, where the target has it.")]
+Fp32Layer = Annotated[list[str] | None, Option(
+    "--fp32-layer", metavar="NAME", help="A layer that stays in fp32: its products and results. May be repeated.")]
+Isa = Annotated[str, Option("--isa", help="host, or less than this CPU has: avx512_vnni, avx512, avx2_vnni, avx2.")]
+Config = Annotated[Path | None, Option(
+    "--config", metavar="FILE", help="A file of builds by name (whet.yaml): name one instead of a model (needless "
+    "where there is but one). Options that are given beside it win.")]
 Calib = Annotated[str | None, Option(
     "--calib", metavar="DATA", help="Samples to calibrate INT8 or FP8 with: .npz, .npy, a folder of images or arrays, "
     "or package.module:function.")]
@@ -78,4 +84,12 @@ RequireKey = Annotated[Path | None, Option(
 StorePlace = Annotated[str, Option(
     "--store", metavar="PLACE", help="The measurement store: a file, or postgresql://user@host/database. Default: "
     "$WHET_STORE, else a file of yours.")]
+FailureStore = Annotated[str, Option(
+    "--store", metavar="PLACE", help="Keep a record of a build that fails in this measurement store, with type, node "
+    "and stack. Default: $WHET_STORE, if that is set.")]
+Webhook = Annotated[str, Option(
+    "--webhook", metavar="URL", envvar="WHET_WEBHOOK", help="POST the result as JSON to this address, after it was "
+    "stored. Default: $WHET_WEBHOOK.")]
+NotifyCommand = Annotated[str, Option(
+    "--notify-command", metavar="COMMAND", help="Run this with the text on stdin, as mail -s 'whet' team@example.com.")]
 AsJson = Annotated[bool, Option("--json", help="As JSON.")]

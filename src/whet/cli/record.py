@@ -29,13 +29,14 @@ class Counts:
 
     new: int = 0
     known: int = 0
+    results: int = 0
     notes: list[str] = field(default_factory=list)
 
 
 def command(
     files: Annotated[list[str] | None, typer.Argument(
         metavar="FILE...", help="Measurements: whet bench --json, or another tool's output; a folder of asv's results; "
-                                "- is stdin.", show_default=False)] = None,
+                                "results of whet history --results; - is stdin.", show_default=False)] = None,
     store: options.StorePlace = "",
     kind: Annotated[str, typer.Option("--from", metavar="TOOL", help="whet, trtexec, perf_analyzer, genai-perf, "
                                       "pytest-benchmark or asv. Default: by what is in the file.")] = "",
@@ -130,6 +131,7 @@ def _checked(read: Iterable[Imported], files: int, json: Path | None) -> Counts:
             progress("reading", i + 1, files)
             counts.notes.extend(each.notes)
             counts.new += len(each.records)
+            counts.results += len(each.results)
             kept += each.records if json is not None else []
     _write(kept, json)
     return counts
@@ -151,13 +153,18 @@ def _keep(read: Iterator[Imported], files: int, place: str, json: Path | None) -
                 told = _bar(progress, f"recording file {i + 1} of {files}", len(pending.records))
                 told(0)
                 added = store.add(pending.records, progress=told)
+                for result in pending.results:
+                    store.keep(result.kind, result.body, model=result.model, at=result.at)
+                counts.results += len(pending.results)
                 counts.notes.extend(pending.notes)
                 counts.new, counts.known = counts.new + added.new, counts.known + added.known
                 kept += pending.records if json is not None else []
     except StoreError as e:
+        if pending.results:
+            raise  # they are in their file, and nowhere else they need to be
         raise keep(pending.records, e) from e
     except InputError:
-        if counts.new:
+        if counts.new or counts.results:
             _report(counts, f"recorded in {where} before this; what is there is not stored twice")
         raise
     _write(kept, json)
@@ -183,4 +190,8 @@ def _report(counts: Counts, what: str) -> None:
     if len(counts.notes) > NOTES:
         out.print(f"... and so in {len(counts.notes) - NOTES} more files")
     known = f" ({counts.known} were there already)" if counts.known else ""
-    out.print(f"{counts.new} measurement{'s' * (counts.new != 1)} {what}{known}", markup=False, soft_wrap=True)
+    found = f"{counts.new} measurement{'s' * (counts.new != 1)}"
+    if counts.results:
+        others = f"{counts.results} result{'s' * (counts.results != 1)}"
+        found = f"{found} and {others}" if counts.new or counts.known else others
+    out.print(f"{found} {what}{known}", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Option
 
+from whet.cli import keeping, options
 from whet.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def command(
     energy: Annotated[bool, Option("--energy", help="Measure the energy of one inference of a model or plan on this "
                                                     "machine.")] = False,
     list_prices: Annotated[bool, Option("--list-prices", help="Show the table of prices.")] = False,
+    keep: keeping.Keep = False,
+    store: options.StorePlace = "",
 ) -> None:
     """Say what a change returns: fleets under the P99 objective, cost, payback, NPV, and how sure that is.
 
@@ -85,7 +88,7 @@ def command(
     if lint:
         raise typer.Exit(_lint(scenario, changes, json, lang))
     source = _source(scenario, before, after, changes, price, instance)
-    raise typer.Exit(_run(source, prices, stale_days, gains, draws, seed, output, json, lang))
+    raise typer.Exit(_run(source, prices, stale_days, gains, draws, seed, output, json, lang, (keep, store)))
 
 
 def _changes(texts: Sequence[str]) -> dict[str, Any]:
@@ -103,7 +106,8 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(path: Path | None, before: Path | None, after: Path | None, changes: dict[str, Any], price: float | None,
             instance: str) -> Source:
-    from whet.decide import scenario, scenario_file
+    from whet import data_file
+    from whet.decide import scenario
 
     if price is not None and instance:
         raise InputError("--price and --instance exclude each other", do="give one of them")
@@ -113,7 +117,7 @@ def _source(path: Path | None, before: Path | None, after: Path | None, changes:
         if before is not None or after is not None:
             raise InputError("a scenario has its options in it", why="--before and --after stand for a scenario",
                              do="leave them out")
-        document = scenario_file.load(path)
+        document = data_file.load(path)
         options = document.data.get("options") if isinstance(document.data, dict) else None
         for o in options if isinstance(options, list) and machine else ():
             if isinstance(o, dict):
@@ -147,7 +151,7 @@ def _records(name: str, folder: Path, select: Mapping[str, str]) -> list[Measure
 
 
 def _run(source: Source, prices: Path | None, stale_days: int, gains: bool, draws: int, seed: int,
-         output: Path | None, json: str, lang: str) -> int:
+         output: Path | None, json: str, lang: str, kept: tuple[bool, str]) -> int:
     from whet.cli.files import check_output, write_bytes
     from whet.cli.progress import build_progress
     from whet.decide.roi import Settings, evaluate
@@ -163,6 +167,8 @@ def _run(source: Source, prices: Path | None, stale_days: int, gains: bool, draw
         made = (report.html(found, lang).encode(), report.markdown(found, lang).encode(), found.encode(),
                 report.table(found))
         write_files(dict(zip(FILES, made)), output)
+    if kept[0]:
+        keeping.keep("roi", found.encode(), "", kept[1])
     if json == "-":
         print(found.encode().decode(), end="")
     else:

@@ -18,6 +18,7 @@ from whet.errors import InputError
 from whet.measure import Measurement, stats
 from whet.measure.device import gpus, with_gpus
 from whet.measure.record import Comparison, Device, Load, Model, now
+from whet.measure.tools import stamp
 
 CALLS = 368  # the least n with 0.99^n <= 0.025
 ERROR_SCALE = 0.05  # of outputs' relative error, where there is no accuracy: what bf16 is allowed
@@ -76,7 +77,7 @@ def _record(c: Cell, timed: Sequence[Timed], measured: Measured, s: Settings, de
         memory=measured.memory.get(c.key), accuracy=measured.accuracy.get(c.kind),
         error=max(errors, key=lambda e: e.value, default=None),
         build_seconds=None if cached else median, cached_build_seconds=median if cached else None,
-        load_seconds=float(np.median(loads)) if loads else None)
+        load_seconds=float(np.median(loads)) if loads else None, **stamp())
 
 
 def result(found: Sequence[Row], s: Settings, *, citations: Sequence[Citation] = (), left_out: Sequence[LeftOut] = (),

@@ -66,15 +66,17 @@ def bench(name: str, template: str, model: Path, sha256: str, shapes: Mapping[st
     """
     text = ",".join(f"{n}:{'x'.join(map(str, s))}" for n, s in shapes.items())
     words = command(template, {"model": str(model), "shapes": text, "batch": str(batch), "json": "-"})
-    records = _checked(name, _run(name, words), sha256, shapes)
+    records = _checked(name, output(name, words), sha256, shapes)
     return [Row(key=f"{r.backend} {r.precision} on {name}, batch {batch}, "
                     f"{r.threads if r.threads is not None else '?'} threads",
                 backend=r.backend, precision=r.precision, batch=batch, threads=r.threads, place=name, record=r,
                 size_bytes=r.plan.bytes if r.plan else None) for r in records]
 
 
-def _run(name: str, words: list[str]) -> bytes:
-    """What it writes, within bytes and seconds; the whole group of processes ends with it."""
+def output(name: str, words: list[str], seconds: float | None = None) -> bytes:
+    """What a command that measures writes, within 16 MiB and `seconds` (None: half an hour); the whole group of its
+    processes ends with it. RemoteError where it fails, says too much or nothing, or takes too long."""
+    seconds = SECONDS if seconds is None else seconds
     try:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    start_new_session=True)
@@ -82,7 +84,7 @@ def _run(name: str, words: list[str]) -> bytes:
         raise _error(name, "the command cannot be started", str(e)) from e
     assert process.stdout is not None
     assert process.stderr is not None
-    out, tail, until = bytearray(), bytearray(), time.monotonic() + SECONDS
+    out, tail, until = bytearray(), bytearray(), time.monotonic() + seconds
     try:
         with selectors.DefaultSelector() as s:
             s.register(process.stdout, selectors.EVENT_READ, out)
@@ -97,10 +99,10 @@ def _run(name: str, words: list[str]) -> bytes:
                 if len(out) > MOST_BYTES:
                     raise _error(name, "the command says too much", f"more than {MOST_BYTES >> 20} MiB")
                 if time.monotonic() > until:
-                    raise _error(name, "the command takes too long", f"it has not ended after {SECONDS:.0f} s")
+                    raise _error(name, "the command takes too long", f"it has not ended after {seconds:.0f} s")
         code = process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired as e:
-        raise _error(name, "the command takes too long", f"it has not ended after {SECONDS:.0f} s") from e
+        raise _error(name, "the command takes too long", f"it has not ended after {seconds:.0f} s") from e
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

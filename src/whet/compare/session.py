@@ -13,6 +13,7 @@ from whet.compare.limits import Limits
 from whet.measure import Measurement, alternate, centred_error, relative_l2, stats
 from whet.measure.device import gpus, with_gpus
 from whet.measure.record import Comparison, Limit, Load, Memory, Model, OutputError, now
+from whet.measure.tools import stamp
 
 # Relative L2 from an fp32 reference. Of int8 the error is stated alone: random inputs lie outside calibrated ranges;
 # accuracy is judged with data (`whet build --eval`).
@@ -41,6 +42,7 @@ def compare(backends: Sequence[Backend], feeds: Mapping[str, np.ndarray], model:
     memory:   by backend key, where it was measured.
     on_error: called for every backend with how far its outputs are from the reference's.
     """
+    made = stamp()  # before anything is timed: a lock that is not there is told now
     errors: dict[str, OutputError] = {}
     if reference is not None:
         for b in (b for b in backends if b.key != reference.name):
@@ -61,7 +63,7 @@ def compare(backends: Sequence[Backend], feeds: Mapping[str, np.ndarray], model:
             throughput=batch / latency.p50.value, memory=(memory or {}).get(b.key), error=errors.get(b.key),
             limit=None if b.gpus else _limit(flops, limits, b.precision, latency.p50.value),
             comparisons=tuple(_comparison(o, b, series) for o in backends if o.name != b.name) if b.plan else (),
-            build_seconds=b.build_seconds, load_seconds=b.load_seconds))
+            build_seconds=b.build_seconds, load_seconds=b.load_seconds, **made))
     return records
 
 

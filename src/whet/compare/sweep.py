@@ -30,6 +30,7 @@ from whet.compare.session import ALLOWED, Reference, output_error
 from whet.errors import InputError, UnsupportedError, WhetError
 from whet.measure import alternate
 from whet.measure.record import Accuracy, Memory, OutputError, PlanId
+from whet.measure.tools import stamp
 from whet.precision.data import Preprocess
 
 KEPT = 1500  # samples of a build that are kept, evenly spaced
@@ -243,6 +244,7 @@ def check(sweep: Sweep) -> None:
     """What can be known to be wrong before anything is built. InputError."""
     if sweep.builds < 1:
         raise InputError("--builds counts from 1", do="give three or more, to see how builds differ")
+    stamp()  # a lock that is not there
     for batch in dict.fromkeys(c.batch for c in sweep.cells):
         shapes = sweep.shop.signature.at(batch, sweep.shapes)
         inputs.feeds(sweep.shop.signature, shapes, sweep.inputs, sweep.preprocess)

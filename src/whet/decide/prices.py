@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from whet.decide import scenario_file
+from whet import data_file
 from whet.errors import InputError
 
 STALE_DAYS = 90
@@ -92,13 +92,13 @@ def shipped() -> tuple[Price, ...]:
 
 def read(path: Path) -> tuple[Price, ...]:
     """Prices of a user's file (YAML, JSON, TOML) of the shipped one's form. InputError names field and line."""
-    document = scenario_file.load(path)
+    document = data_file.load(path)
     try:
         found = msgspec.convert(document.data, _File).prices
     except (msgspec.ValidationError, RecursionError) as e:
         what, _, at = str(e).partition(" - at `$")
         field = at.rstrip("`").lstrip(".")
-        line = scenario_file.line_of(document.lines, field)
+        line = data_file.line_of(document.lines, field)
         raise InputError("the file of prices does not fit", where=", ".join(
             p for p in (str(path), f"line {line}" if line else "", field) if p), why=what,
             do="give schema: 1 and prices: rows of provider, region, instance, price_per_hour, currency, as_of, "

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from whet.decide import scenario_file
+from whet import data_file
 from whet.errors import InputError
 
 SCHEMA = 1
@@ -224,13 +224,13 @@ class Source:
 
     def where(self, path: str) -> str:
         """`roi.yaml, line 12, options[0].throughput`."""
-        line = scenario_file.line_of(self._lines, path)
+        line = data_file.line_of(self._lines, path)
         parts = [self.origin, f"line {line}" if line else "", path]
         return ", ".join(p for p in parts if p)
 
     def line(self, path: str) -> int | None:
         """The line of a field, or of what holds it."""
-        return scenario_file.line_of(self._lines, path)
+        return data_file.line_of(self._lines, path)
 
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> Source:
@@ -238,7 +238,7 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> Source:
 
     InputError with the line if the file cannot be read, is not of its kind, breaks the schema, or contradicts itself.
     """
-    document = scenario_file.load(path)
+    document = data_file.load(path)
     return build(document.data, str(path), document.lines, path.parent, changes)
 
 
@@ -249,7 +249,7 @@ def build(data: Any, origin: str = "", lines: Mapping[str, int] | None = None, f
         raise InputError("a scenario is a table of fields", where=origin, why=f"this is a {type(data).__name__}",
                          do="see docs/roi.md")
     for field, value in (changes or {}).items():
-        scenario_file.put(data, field, value)
+        data_file.put(data, field, value)
     try:
         scenario = msgspec.convert(data, Scenario)
     except (msgspec.ValidationError, RecursionError) as e:

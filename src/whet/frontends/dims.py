@@ -307,9 +307,9 @@ def _profiled(shapes: Mapping[str, Shape], profiles: Sequence[Mapping[str, Any]]
             for i, d in enumerate(shapes[name]):
                 _learn_dim(name, shapes[name], i, d, (low, opt, high), learn)
         elif name in symbols:
-            learn(name, _ordered((low, opt, high), f"dimension {name}"), f"dimension {name}")
+            learn(name, _ordered(_plain(low, opt, high), f"dimension {name}"), f"dimension {name}")
         elif name.startswith("size_"):
-            learnt.given[name] = _ordered((low, opt, high), f"dimension {name}")
+            learnt.given[name] = _ordered(_plain(low, opt, high), f"dimension {name}")
         else:
             raise ProfileError(f"the model has no input or dimension {name!r}", why="a profile names it",
                                do=f"its inputs are {', '.join(shapes)}; its free dimensions "
@@ -323,6 +323,11 @@ def _bounds(name: str, bounds: Any) -> tuple[Any, Any, Any]:
     except (TypeError, ValueError):
         raise ProfileError(f"the profile of {name!r} is not (min, opt, max): {bounds!r}") from None
     return low, opt, high
+
+
+def _plain(*bounds: Any) -> Any:
+    """A dimension's bounds as ints: command lines and configurations give them as shapes of one dimension."""
+    return tuple(b[0] if isinstance(b, (tuple, list)) and len(b) == 1 else b for b in bounds)
 
 
 def _ordered(r: tuple[Any, Any, Any], where: str, negative: bool = False) -> Range:

@@ -1,9 +1,10 @@
 """The measurement record: one schema for every number that whet reports.
 
-`measurement-3.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
+`measurement-4.schema.json` beside this file is the contract (JSON Schema 2020-12); a test holds it equal to
 the types here. Times are in seconds, memory in bytes, throughput in samples per second. Version 2 added the interval
 and the judgement of an accuracy, version 3 figures that other tools state (`source`, `figures`), open-loop load, and
-threads and cores that are not known; records of older versions are read as they are.
+threads and cores that are not known, version 4 the versions of all tools and the lock (`tools`, `lock`); records of
+older versions are read as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from msgspec import Meta, Struct
 from whet.errors import InputError
 from whet.measure import contract
 
-SCHEMA = 3
+SCHEMA = 4
 SCHEMA_FILE = f"measurement-{SCHEMA}.schema.json"
 
 Share = Annotated[float, Meta(ge=0)]
@@ -226,6 +227,8 @@ class Measurement(_Record, frozen=True, kw_only=True):
     load_seconds: Share | None = None
     source: Annotated[Source | None, Meta(description="null: whet measured")] = None
     figures: Annotated[dict[str, Figure], Meta(description="what the fields above have no place for, by name")] = {}
+    tools: Annotated[dict[str, str], Meta(description="name -> version of what measured: measure/tools.py")] = {}
+    lock: Annotated[Sha256, Meta(description="SHA-256 of whet.lock; empty: none")] = ""
 
 
 def now() -> str:
@@ -273,5 +276,5 @@ def generate_schema() -> dict[str, Any]:
     return contract.generated(f"whet measurement {SCHEMA}", Measurement)
 
 
-if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-3.schema.json
+if __name__ == "__main__":  # python -m whet.measure.record > src/whet/measure/measurement-4.schema.json
     print(json.dumps(generate_schema(), indent=1))

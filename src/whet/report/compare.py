@@ -265,7 +265,9 @@ def _how(c: Result, lang: str) -> str:
     machines = "; ".join(f"{d.name}, {d.arch}, {rows.cores(d)}, {rows.size(d.memory_bytes)}, {d.kernel}, "
                          f"{label('fingerprint', lang)} {d.fingerprint}" for d in devices.values())
     versions = {k: v for r in c.rows if r.record is not None for k, v in r.record.versions.items()}
+    found = [r.record for r in c.rows if r.record is not None]
     facts = [("machine", machines), ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
+             ("tools", rows.tools(found)), ("lock", rows.locks(found)),
              ("model", f"{c.model}, SHA-256 {c.sha256[:16]}"), ("inputs", said(c.inputs, lang)), ("target", c.target)]
     listed = "".join(f"<dt>{escape(label(k, lang))}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
     return (f"<h2>{escape(label('How this was measured', lang))}</h2>"

@@ -43,7 +43,7 @@ _ZH = {
     "Builds": "各次构建", "builds": "构建次数", "plans": "不同计划数", "build, each": "每次构建时间", "median, each": "每次中位延迟", "spread": "差距",
     "Differences": "差异", "ratio": "比值", "95 % interval": "95 % 区间", "p (Holm)": "p(Holm 校正)", "rounds": "轮数",
     "What failed": "失败项", "what": "现象", "where": "位置", "Left out": "未参与", "Notes": "说明",
-    "How this was measured": "测量方法", "machine": "机器", "versions": "版本", "model": "模型", "inputs": "输入", "target": "目标",
+    "How this was measured": "测量方法", "machine": "机器", "versions": "版本", "tools": "工具版本", "lock": "版本锁", "model": "模型", "inputs": "输入", "target": "目标",
     "date": "日期", "features": "特性", "fingerprint": "指纹",
     "DIFFERENT HARDWARE: these rows were not measured on one machine, and differ in more than their backends.":
         "硬件不同:各行并非在同一台机器上测得,差异不止来自后端。",

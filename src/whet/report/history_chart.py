@@ -62,7 +62,7 @@ def chart(dots: Sequence[Dot], unit: str, title: str) -> tuple[str, int]:
 
     out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" '
            'xmlns="http://www.w3.org/2000/svg">']
-    for tick in _ticks(bottom, top):
+    for tick in ticks(bottom, top):
         at = y(tick / scale)
         out.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
                    f'<text class="tick" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
@@ -82,7 +82,7 @@ def chart(dots: Sequence[Dot], unit: str, title: str) -> tuple[str, int]:
     return "".join(out) + "</svg>", len(kept)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers between two, four to eight of them."""
     step = 10 ** np.floor(np.log10((high - low) / 4))
     step = next(step * m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= 8)

@@ -90,6 +90,7 @@ def _how(records: Sequence[Measurement]) -> str:
         ("machine", f"{device.name}, {device.arch}, {rows.cores(device)}, {rows.size(device.memory_bytes)} memory"),
         ("features", " ".join(device.features)), ("system", device.kernel), ("fingerprint", device.fingerprint),
         ("versions", ", ".join(f"{k} {v}" for k, v in {k: v for r in records for k, v in r.versions.items()}.items())),
+        ("tools", rows.tools(records)), ("lock", rows.locks(records)),
         ("model", ", ".join(dict.fromkeys(f"{r.model.name}, SHA-256 {r.model.sha256[:16]}" for r in records))),
         ("plans", ", ".join(dict.fromkeys(f"{r.precision} {r.plan.hash[:16]}" for r in records if r.plan))),
     ]

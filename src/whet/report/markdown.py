@@ -25,6 +25,8 @@ def markdown(records: Sequence[Measurement], title: str) -> str:
                 f"- machine: {device.name}, {device.arch}, {rows.cores(device)}, "
                 f"{rows.size(device.memory_bytes)} memory, {device.kernel}, fingerprint {device.fingerprint}",
                 f"- versions: {', '.join(f'{k} {v}' for k, v in versions.items())}"]
+        out += [f"- {name}: {text}" for name, text in (("tools", rows.tools(records)), ("lock", rows.locks(records)))
+                if text]
         out += [f"- model {name}: SHA-256 {sha}" for name, sha in dict.fromkeys(
             (r.model.name, r.model.sha256 or "unknown") for r in records)]
     return "\n".join(out) + "\n"

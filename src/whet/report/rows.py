@@ -168,3 +168,17 @@ def findings(records: Sequence[Measurement]) -> list[str]:
                 out.append(f"{group.title}: {label(record)} is off by {record.error.value:.1e}, "
                            f"more than the {record.error.limit:.0e} that is allowed.")
     return out
+
+
+def tools(records: Sequence[Measurement]) -> str:
+    """`numpy 2.4.6, onnx 1.23.2`: the tools that records carry; where they differ, `numpy 2.3.0 / 2.4.6`."""
+    found: dict[str, dict[str, None]] = {}
+    for r in records:
+        for name, version in r.tools.items():
+            found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' / '.join(versions)}" for name, versions in sorted(found.items()))
+
+
+def locks(records: Sequence[Measurement]) -> str:
+    """The beginnings of the hashes of the locks that records were made under."""
+    return ", ".join(dict.fromkeys(r.lock[:16] for r in records if r.lock))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from whet.measure.series import Setting
 from whet.store import tables
 from whet.store.database import Database
 from whet.store.filters import Filters
+from whet.store.results import Kept
 from whet.store.store import Point, Series
 from whet.store.tables import point, record, setting
 
@@ -70,6 +72,17 @@ def records(database: Database, filters: Filters, ids: Sequence[int]) -> Iterato
             query = sa.select(record.c.body).where(record.c.id.in_(part)).order_by(record.c.at, record.c.id)
             for body in connection.execute(query).scalars():
                 yield from decode(body.encode(), database.place)
+
+
+def kept(database: Database, kind: str, model: str, last: int | None, dates: Filters) -> list[Kept]:
+    """See `Store.kept`."""
+    of = tables.result.c
+    query = (sa.select(of.kind, of.model, of.at, of.body, of.id)
+             .where(*_like(of.kind, kind), *_like(of.model, model), *_dates(dates, of.at))
+             .order_by(of.at.desc(), of.id.desc()).limit(last))
+    with database.reading() as connection:
+        return [Kept(row.kind, row.model, row.at, json.loads(row.body), row.id)
+                for row in reversed(connection.execute(query).all())]
 
 
 def _setting(row: Any) -> Setting:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whet.errors import MissingExtraError
 from whet.measure.record import Measurement
 from whet.measure.series import Setting
 from whet.store.filters import Filters
 from whet.store.places import is_url, named
+from whet.store.results import Kept
 
 if TYPE_CHECKING:
     from whet.store.database import Database
+    from whet.store.views import Known, Latest, Marks
 
 CHUNK = 2_000  # records in one transaction where there are more
 TIMEOUT = 30.0  # seconds to wait for others who write
@@ -131,6 +133,63 @@ class Store:
         from whet.store import queries
 
         return queries.records(self._database, filters or Filters(), list(series))
+
+    def keep(self, kind: str, body: Mapping[str, Any], *, model: str, at: datetime) -> int:
+        """Keep a result that is no measurement, and give its number; one that is there already is not kept twice.
+
+        kind:  `gate`, `failure`, `forecast`, `comparison` or `roi`.
+        body:  the JSON that the command writes, 8 MiB at most.
+        model: the model's name; empty where it is of none or of several.
+
+        InputError for what cannot be kept; StoreBusyError, StoreWriteError if the store does not take it
+        (`whet.store.spool.keep_result` puts it into a file then).
+        """
+        from whet.store import results, writing
+
+        return writing.keep(self._database, results.row(kind, body, model, at))
+
+    def kept(self, kind: str | None = None, model: str | None = None, last: int | None = None, *,
+             since: datetime | None = None, until: datetime | None = None) -> list[Kept]:
+        """Results from the oldest to the newest, the `last` ones: of a kind, of a model (names may have `*`, `?`)."""
+        from whet.store import queries
+
+        return queries.kept(self._database, kind or "", model or "", last, Filters(since=since, until=until))
+
+    def models(self, part: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Known], int]:
+        """Models whose names hold `part`, those measured last first: one page of them, and how many there are."""
+        from whet.store import views
+
+        return views.models(self._database, part, offset, limit)
+
+    def latest(self, models: Sequence[str]) -> list[Latest]:
+        """All series of models of these names, each with its newest point; none is counted."""
+        from whet.store import views
+
+        return views.latest(self._database, models)
+
+    def marks(self, series: Sequence[int], filters: Filters | None = None, *, last: int = 100_000) -> Marks:
+        """As `history`, the newest `last` points, in columns and without plan and version: quicker by far."""
+        from whet.store import views
+
+        return views.marks(self._database, series, filters or Filters(), last)
+
+    def results(self, kind: str = "", model: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Kept], int]:
+        """One page of what `keep` kept, of a kind and a model, the newest first, and how many there are."""
+        from whet.store import views
+
+        return views.results(self._database, kind, model, offset, limit)
+
+    def result(self, number: int) -> Kept | None:
+        """The result of that number, None where there is none."""
+        from whet.store import views
+
+        return views.result(self._database, number)
+
+    def size(self) -> tuple[int, int]:
+        """How many settings and records there are."""
+        from whet.store import views
+
+        return views.size(self._database)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -4,6 +4,7 @@ setting   what must be equal for records to be comparable: model, backend, preci
 record    one measurement, whole, as JSON; a digest keeps it from being there twice
 series    one metric of one setting
 point     the value of a series at a date, and the record that it is from
+result    what was decided, and builds that failed: the JSON of a command, by kind, model and date
 """
 
 from __future__ import annotations
@@ -85,4 +86,16 @@ point = sa.Table(
     sa.Column("low", sa.Double),
     sa.Column("high", sa.Double),
     sqlite_with_rowid=False,  # the rows lie in the order of the key: one series is read in one go
+)
+
+result = sa.Table(
+    "whet_result", metadata,
+    sa.Column("id", BigId, primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("at", Utc, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Index("whet_result_kind", "kind", "at"),
+    sa.Index("whet_result_model", "model", "kind", "at"),
 )

@@ -16,6 +16,7 @@ from whet.measure.record import SCHEMA, Measurement
 from whet.measure.series import Setting, Value, setting, values, when
 from whet.store import tables
 from whet.store.database import Database
+from whet.store.results import Row
 from whet.store.store import Added, digest
 
 T = TypeVar("T")
@@ -42,6 +43,13 @@ def add(database: Database, records: Sequence[Measurement]) -> Added:
     rows = sorted({row.digest: row for row in map(_row, records)}.values(), key=lambda row: row.digest)
     new = database.write(lambda connection: _write(connection, rows))
     return Added(new, len(records) - new)
+
+
+def keep(database: Database, row: Row) -> int:
+    """Write a result; its number, also where it was there already."""
+    def write(connection: sa.Connection) -> int:
+        return _ids(connection, tables.result, ("digest",), [asdict(row)])[row.digest,]
+    return database.write(write)
 
 
 def _row(record: Measurement) -> _Row:

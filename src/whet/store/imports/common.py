@@ -14,6 +14,7 @@ from whet.errors import InputError
 from whet.measure.device import this_device
 from whet.measure.record import Device, Figure, Gpu, Latency, Load, Measurement, Model, Source
 from whet.measure.stats import latency
+from whet.store.results import Kept
 
 MOST_BYTES = 256 << 20  # of a file
 MOST_RECORDS = 100_000  # of a file
@@ -39,11 +40,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Imported:
-    """The records, which tool they are from, and what was left out."""
+    """The records, which tool they are from, and what was left out; whet's own results that are no measurements."""
 
     tool: str
     records: list[Measurement]
     notes: tuple[str, ...] = ()
+    results: tuple[Kept, ...] = ()
 
 
 def parse(data: bytes, where: str) -> Any:

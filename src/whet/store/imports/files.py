@@ -12,6 +12,7 @@ from typing import Any
 from whet.errors import InputError
 from whet.measure.record import decode
 from whet.measure.series import when
+from whet.store import results
 from whet.store.imports import asv, common, perf_analyzer, pytest_benchmark, trtexec
 from whet.store.imports.common import Given, Imported
 
@@ -79,6 +80,8 @@ def convert(data: bytes, where: str, given: Given | None = None, kind: str = "",
 def _json(data: bytes, where: str, given: Given, log: trtexec.Log | None,
           known: Callable[[], dict[str, Any]]) -> Imported:
     whole = common.parse(data, where)
+    if results.is_ours(whole):
+        return Imported(WHET, [], results=tuple(results.of_json(whole, where)))
     if trtexec.is_times(whole):
         return Imported(trtexec.TOOL, trtexec.of_times(whole, where, given, log))
     if trtexec.is_profile(whole):

@@ -1,4 +1,4 @@
-"""Files of figures that people write: YAML, JSON and TOML, with the line of every field."""
+"""Data files that people write: YAML, JSON and TOML, with the line of every field. Nothing in them can run, or grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError
 
 MOST_BYTES = 1 << 20
 DEEPEST = 40  # lists and tables within each other
@@ -29,27 +29,34 @@ class Document:
     lines: Mapping[str, int]
 
 
-def load(path: Path) -> Document:
-    """Read a file by its ending. InputError if it cannot be read, is too long, or is not what its ending says."""
+def load(path: Path, what: str = "a scenario", see: str = "docs/roi.md") -> Document:
+    """Read a file by its ending; `what` it is and where that is described are for errors.
+
+    InputError if it cannot be read, is too long, nested too deeply, or is not what its ending says.
+    """
     try:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise InputError("the file is too long for figures that people write", where=str(path),
-                             why=f"over {MOST_BYTES >> 20} MiB")
+            raise InputError(f"the file is too long for {what}", where=str(path), why=f"over {MOST_BYTES >> 20} MiB")
+        if not path.is_file() and path.exists():
+            raise InputError("this is not a file", where=str(path), do=f"name the file of {what}")
         text = path.read_bytes().decode("utf-8-sig")
-    except OSError as e:
-        raise InputError("the file cannot be read", where=str(path), why=e.strerror or str(e),
+    except (OSError, ValueError) as e:
+        if isinstance(e, UnicodeDecodeError):
+            raise InputError("the file is not UTF-8 text", where=str(path), why=str(e), do="save it as UTF-8") from e
+        raise InputError("the file cannot be read", where=str(path), why=getattr(e, "strerror", "") or str(e),
                          do="check the path") from e
-    except UnicodeDecodeError as e:
-        raise InputError("the file is not UTF-8 text", where=str(path), why=str(e), do="save it as UTF-8") from e
-    readers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".toml": _toml}
+    readers = {".yaml": read_yaml, ".yml": read_yaml, ".json": read_json, ".toml": read_toml}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError("a scenario is YAML, JSON or TOML", where=str(path),
+        raise InputError(f"{what} is YAML, JSON or TOML", where=str(path),
                          why=f"the ending is {path.suffix or 'missing'}", do="name it .yaml, .json or .toml")
     try:
-        return reader(text, str(path))
+        found = reader(text, str(path))
     except RecursionError as e:
         raise InputError("the file is nested too deeply", where=str(path)) from e
+    if found.data is None:
+        raise InputError("the file is empty", where=str(path), do=f"see {see}")
+    return found
 
 
 def line_of(lines: Mapping[str, int], path: str) -> int | None:
@@ -79,18 +86,22 @@ def put(data: dict[str, Any], path: str, value: Any) -> None:
             here = here.setdefault(step, {})
 
 
-def _json(text: str, where: str) -> Document:
+def read_json(text: str, where: str) -> Document:
+    """The data of a JSON text. InputError if it is none."""
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"the field {name!r} is given twice", where=where, do="keep one")
-        return dict(pairs)
+        out: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in out:
+                raise InputError(f"the field {name!r:.80} is given twice", where=where, do="keep one")
+            out[name] = value
+        return out
 
     try:
-        data = json.loads(text, object_pairs_hook=once)
+        data = _texts(json.loads(text, object_pairs_hook=once))
     except json.JSONDecodeError as e:
         raise InputError("the file is not JSON", where=f"{where}, line {e.lineno}", why=e.msg) from e
+    except ValueError as e:
+        raise InputError("the file is not JSON", where=where, why=str(e)) from e
     return Document(data, dict(_json_lines(text)))
 
 
@@ -141,7 +152,8 @@ def _json_lines(text: str) -> Iterator[tuple[str, int]]:
             yield found
 
 
-def _toml(text: str, where: str) -> Document:
+def read_toml(text: str, where: str) -> Document:
+    """The data of a TOML text. InputError if it is none."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
@@ -163,11 +175,11 @@ def _toml(text: str, where: str) -> Document:
     return Document(data, lines)
 
 
-def _yaml(text: str, where: str) -> Document:
-    try:
-        import yaml
-    except ImportError as e:
-        raise MissingExtraError.for_package("PyYAML", "decide", "a scenario in YAML (JSON and TOML go without)") from e
+def read_yaml(text: str, where: str) -> Document:
+    """The data of a YAML text (None where it is empty): safe types alone, no aliases, no key twice. InputError if it
+    is none."""
+    import yaml
+
     try:
         depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
@@ -180,7 +192,7 @@ def _yaml(text: str, where: str) -> Document:
                                  do="write the value out")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
-            raise InputError("the file is empty", where=where, do="see docs/roi.md")
+            return Document(None, {})
         lines = dict(_yaml_lines(node, "", where))
         return Document(_texts(yaml.safe_load(text)), lines)
     except yaml.YAMLError as e:
@@ -192,9 +204,11 @@ def _yaml(text: str, where: str) -> Document:
 
 
 def _texts(data: Any) -> Any:
-    """Keys as text, as JSON and TOML have them: `batches: {1: 4.0}`."""
+    """Keys as text, as JSON and TOML have them: `batches: {1: 4.0}`. ValueError for halves of characters."""
     if isinstance(data, dict):
-        return {str(k): _texts(v) for k, v in data.items()}
+        return {_texts(str(k)): _texts(v) for k, v in data.items()}
+    if isinstance(data, str):
+        data.encode("utf-8")  # escapes may have made surrogates, which no text holds
     return [_texts(v) for v in data] if isinstance(data, list) else data
 
 
@@ -203,8 +217,12 @@ def _yaml_lines(node: Any, path: str, where: str) -> Iterator[tuple[str, int]]:
         seen = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if key.id != "scalar" or key.tag == "tag:yaml.org,2002:merge":
+                raise InputError("a field's name is plain text", where=f"{where}, line {line}",
+                                 why="keys that are lists or tables, and merge keys (<<), are not read",
+                                 do="write the fields out")
             if key.value in seen:
-                raise InputError(f"the field {key.value!r} is given twice", where=f"{where}, line {line}",
+                raise InputError(f"the field {key.value!r:.80} is given twice", where=f"{where}, line {line}",
                                  do="keep one")
             seen.add(key.value)
             inner = f"{path}.{key.value}".lstrip(".")
