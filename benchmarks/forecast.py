@@ -67,7 +67,7 @@ def _short(series: Sequence[data.History]) -> list[data.History]:
 Change = Callable[[Sequence[data.History]], list[data.History]]
 # The same with other series: what it is called, the change, and the number added to the split's seed.
 VARIANTS: dict[str, tuple[Change, int]] = {
-    "another split": (list, 1), "a third split": (list, 2), "every second series": (_odd, 0),
+    "as above": (list, 0), "another split": (list, 1), "a third split": (list, 2), "every second series": (_odd, 0),
     "every second value": (_every_second, 0), "in microseconds": (_other_unit, 0),
     "with twice the noise added": (_noisier, 0), "the first 40 values": (_short, 0)}
 

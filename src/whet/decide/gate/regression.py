@@ -32,6 +32,7 @@ WINDOW = 200  # values of the history that are looked at
 SUSPICION = 0.05  # how unlikely one run must be to be worth reruns
 POWER = 0.95  # of the least effect that is stated as detectable
 PRIOR_SPREAD, PRIOR = 0.02, 2  # relative spread of a series of which nothing is known, worth so many values
+FEW = 10  # values of which a robust spread may miss what matters
 DRIFT = 0.25  # what a level moves by from run to run, in standard deviations of a run
 
 
@@ -200,8 +201,11 @@ def _base(values: np.ndarray, rejected: np.ndarray, rules: Rules,
 
 
 def _level(y: np.ndarray) -> _Level:
-    """The robust level of a segment; of few values the spread leans on what series usually have."""
+    """The robust level of a segment. Of few values the spread leans on what series usually have, and is no less than
+    their plain standard deviation: two of five that lie far off are no outliers. Of n > FEW it counts for a share of
+    sqrt(FEW / n)."""
     middle, _, own = location(y)
+    own = max(own, float(y.std(ddof=1)) * math.sqrt(min(1.0, FEW / len(y)))) if len(y) > 1 else own
     weight = PRIOR / (PRIOR + len(y))
     return _Level(middle, math.sqrt((1 - weight) * own**2 + weight * PRIOR_SPREAD**2), len(y), own)
 
