@@ -90,7 +90,7 @@ def test_a_store_without_the_table_gets_it(place: str, monkeypatch: pytest.Monke
         with Store(place) as store:
             store.add([measurement()])
             assert store._database.write(store._database._version) == "0001"
-    assert database._scripts().get_current_head() == "0002"
+    assert database._scripts().get_current_head() == "0003"
     with Store(place) as store:
         store.keep("roi", {"ratio": 0.3456}, model="", at=DAY)
         assert list(store.records()) == [measurement()]

@@ -185,6 +185,16 @@ def test_the_tables_are_those_of_the_migrations(place: str) -> None:
         assert compare_metadata(context, metadata) == []
 
 
+def test_postgresql_reads_points_from_the_index_alone(place: str) -> None:
+    if not place.startswith("postgresql"):
+        pytest.skip("SQLite keeps the points in the order of their key")
+    with Store(place) as store, store._database.reading() as connection:
+        found = connection.exec_driver_sql("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = "
+                                           "current_schema() AND indexdef LIKE '%%INCLUDE%%'").all()
+    assert {name: text[text.index("INCLUDE"):] for name, text in found} == {
+        "whet_point_pkey": "INCLUDE (value, low, high)"}
+
+
 def test_an_older_store_is_brought_up_to_date(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
@@ -196,7 +206,7 @@ def test_an_older_store_is_brought_up_to_date(place: str, tmp_path: Path, monkey
     newer = tmp_path / "migrations"
     shutil.copytree(Path(whet.store.__file__).parent / "migrations", newer)
     (newer / "versions" / "v9999_note.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '9999', '0002'\n"
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '9999', '0003'\n"
         "def upgrade():\n    op.add_column('whet_record', sa.Column('note', sa.Text))\n")
     config = database._config()
     config.set_main_option("script_location", str(newer))
