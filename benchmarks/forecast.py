@@ -3,8 +3,9 @@
     python benchmarks/forecast.py                    the sample that comes with the project (made up)
     python benchmarks/forecast.py --data PATH --pool src/whet/decide/history/pool.json
                                                      write the pool of the fitted half, as whet brings it along
-    python benchmarks/forecast.py --data PATH        a folder with numpy_asv_history.csv.gz, optimization_race.csv
-                                                     or both
+    python benchmarks/forecast.py --data PATH        tables like the sample's (benchmarks/data/forecast), told by their
+                                                     columns: a folder with one of series, one of a race or both, or
+                                                     one file
 
 Writes NAME.json (the record) and NAME.md (the tables) into benchmarks/results, and says whether the figures that are
 wanted are met: exit code 0 if so, 1 if not, 2 for data that cannot be read.
@@ -72,60 +73,59 @@ VARIANTS: dict[str, tuple[Change, int]] = {
     "with twice the noise added": (_noisier, 0), "the first 40 values": (_short, 0)}
 
 
-def _variant(folder: Path, name: str, seed: int) -> dict[str, Any]:
+def _variant(table: Path, name: str, seed: int) -> dict[str, Any]:
     """In a process of its own."""
     change, other = VARIANTS[name]
     try:
-        found = judge.judge(change(data.histories(folder / data.HISTORY)), seed + other, origins=8, pooled=1000)
+        found = judge.judge(change(data.histories(table)), seed + other, origins=8, pooled=1000)
     except InputError as e:
         return {"variant": name, "methods": [], "why": str(e)}
     return {"variant": name, "methods": [m for m in found["methods"] if m["method"] == judge.OURS]}
 
 
-def run(folder: Path, seed: int, origins: int, progress: Progress) -> dict[str, Any]:
-    """The record of a back-test of a folder's tables."""
-    files = [folder / name for name in (data.HISTORY, data.RACE) if (folder / name).exists()]
-    if not files:
-        raise InputError("nothing to back-test on", where=str(folder),
-                         why=f"neither {data.HISTORY} nor {data.RACE} is there",
-                         do="give the folder that holds them with --data")
+def run(path: Path, seed: int, origins: int, progress: Progress) -> dict[str, Any]:
+    """The record of a back-test of a folder's tables, or of one table."""
+    table, races = data.tables(path)
     began = time.perf_counter()
     record: dict[str, Any] = {
         "schema": "whet-backtest-1", "whet": whet.__version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": this_device().name, "seed": seed, "made_up": folder == data.SAMPLE,
-        "files": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}}
+        "device": this_device().name, "seed": seed, "made_up": path == data.SAMPLE,
+        "files": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (table, races) if f}}
     bar = progress.add_task("reading", total=None)
 
     def tick(what: str) -> None:
         progress.update(bar, description=what, advance=1)
 
-    if folder / data.HISTORY in files:
-        series = data.histories(folder / data.HISTORY)
+    if table:
+        series = data.histories(table)
         fitted, judged = data.split(series, seed)
         progress.update(bar, total=2 * len(fitted) + len(judged) + len(VARIANTS) + len(forecast_race.GRID) + 2)
         record["series"] = {"count": len(series), "values": sum(len(s.y) for s in series),
                             "rows_without_a_value": sum(s.dropped for s in series),
                             "shortest": min(len(s.y) for s in series), "longest": max(len(s.y) for s in series)}
         with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as beside:
-            waiting = [beside.submit(_variant, folder, name, seed) for name in VARIANTS]
+            waiting = [beside.submit(_variant, table, name, seed) for name in VARIANTS]
             record["levels"] = judge.judge(series, seed, origins=origins, milestones_too=True, tick=tick)
             record["robustness"] = []
             for one in waiting:
                 record["robustness"].append(one.result())
                 tick("other splits and series")
-    if folder / data.RACE in files:
-        record["race"] = forecast_race.judge(data.race(folder / data.RACE), tick)
+    if races:
+        record["race"] = forecast_race.judge(data.race(races), tick)
     record["seconds"] = round(time.perf_counter() - began, 1)
     record["wanted"] = forecast_report.wanted(record)
     return record
 
 
-def write_pool(folder: Path, seed: int, out: Path, progress: Progress) -> None:
+def write_pool(path: Path, seed: int, out: Path, progress: Progress) -> None:
     """Errors of forecasts of the fitted half of a folder's series, as a pool for metrics of either direction."""
-    series = data.histories(folder / data.HISTORY)
+    table, _ = data.tables(path)
+    if table is None:
+        raise InputError("a race makes no pool", where=str(path), do="give a table of series")
+    series = data.histories(table)
     fitted, _ = data.split(series, seed)
     bar = progress.add_task("pooling errors", total=len(fitted))
-    origin = f"{len(fitted)} series of {data.HISTORY} (docs/back-tests.md), half {seed} of the split"
+    origin = f"{len(fitted)} series of {table.name} (docs/back-tests.md), half {seed} of the split"
     found = pools.calibrate([series[i].y for i in fitted], symmetric=True, origin=origin,
                             progress=lambda: progress.update(bar, advance=1))
     write(out, {out.suffix: msgspec.json.encode(found) + b"\n"})
@@ -133,7 +133,8 @@ def write_pool(folder: Path, seed: int, out: Path, progress: Progress) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=data.SAMPLE, help="folder of the tables (default: the sample)")
+    parser.add_argument("--data", type=Path, default=data.SAMPLE,
+                        help="folder of the tables, or one table (default: the sample)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the origins")
     parser.add_argument("--origins", type=int, default=20, help="in each series that judges")
     parser.add_argument("--out", type=Path, help="the record; tables beside it (default: benchmarks/results)")

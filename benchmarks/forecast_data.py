@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from whet.errors import InputError
 
-HISTORY, RACE = "numpy_asv_history.csv.gz", "optimization_race.csv"
+HISTORY, RACE = "series.csv.gz", "race.csv"  # as the sample calls them; any name will do
+SERIES_COLUMNS, RACE_COLUMNS = ("series", "benchmark", "date", "seconds"), ("record", "minutes", "date")
 SAMPLE = Path(__file__).parent / "data" / "forecast"
 
 
@@ -39,11 +41,28 @@ class Track:
     values: tuple[float, ...]
 
 
+def tables(path: Path) -> tuple[Path | None, Path | None]:
+    """(series, race): the tables of a folder, whatever their names, or of one file; told by their columns. InputError
+    where there is neither, or more than one of a kind."""
+    files = [path] if path.is_file() else sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")])
+    of = [[f for f in files if columns <= _columns(f)] for columns in (set(SERIES_COLUMNS), set(RACE_COLUMNS))]
+    for found in of:
+        if len(found) > 1:
+            raise InputError("two tables of a kind", where=str(path), why=", ".join(f.name for f in found),
+                             do="name one file")
+    if not any(of):
+        raise InputError("nothing to back-test on", where=str(path),
+                         why=f"no table has columns {', '.join(SERIES_COLUMNS)}, or {', '.join(RACE_COLUMNS)}",
+                         do="give the folder or file of such a table")
+    series, races = ((*found, None)[0] for found in of)
+    return series, races
+
+
 def histories(path: Path) -> list[History]:
     """The series of a table `series,benchmark,...,date,seconds`. InputError for a table that is none."""
     rows: dict[str, list[tuple[str, float, str]]] = {}
     dropped: dict[str, int] = {}
-    for number, row in _rows(path, ("series", "benchmark", "date", "seconds")):
+    for number, row in _rows(path, SERIES_COLUMNS):
         text = (row["seconds"] or "").strip()
         try:
             value = float(text) if text else math.nan
@@ -70,7 +89,7 @@ def race(path: Path) -> list[Track]:
     """The tracks of a table `record,minutes,date`: a new one begins where the number of the record goes back."""
     tracks: list[list[tuple[float, date]]] = []
     last = math.inf
-    for number, row in _rows(path, ("record", "minutes", "date")):
+    for number, row in _rows(path, RACE_COLUMNS):
         try:
             record, minutes, day = float(row["record"]), float(row["minutes"]), date.fromisoformat(row["date"])
             if not 0 < minutes < math.inf:
@@ -92,17 +111,30 @@ def race(path: Path) -> list[Track]:
     return out
 
 
+def _columns(path: Path) -> set[str]:
+    """Of the table's first line."""
+    try:
+        with _opened(path) as f:
+            return set(next(csv.reader([f.readline(10_000)]), []))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as e:
+        raise InputError("a table that cannot be read", where=str(path), why=str(e)) from e
+
+
+def _opened(path: Path) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(
+        encoding="utf-8", newline="")
+
+
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+        with _opened(path) as f:
+            table = csv.DictReader(f)
+            missing = set(columns) - set(table.fieldnames or ())
+            if missing:
+                raise InputError("not a table of results", where=str(path), why=f"no column {sorted(missing)[0]}")
+            return list(enumerate(table, 2))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as e:
         raise InputError("a table that cannot be read", where=str(path), why=str(e)) from e
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    missing = set(columns) - set(table.fieldnames or ())
-    if missing:
-        raise InputError("not a table of results", where=str(path), why=f"no column {sorted(missing)[0]}")
-    return list(enumerate(table, 2))
 
 
 def split(series: Sequence[History], seed: int) -> tuple[list[int], list[int]]:

@@ -1,6 +1,6 @@
 """How often `whet gate` raises a false alarm, and what it finds, on the noise of real histories: by simulation.
 
-    python benchmarks/gate.py --data FOLDER     # with numpy_asv_history.csv.gz
+    python benchmarks/gate.py --data PATH       # a table like benchmarks/data/forecast's, or its folder
     python benchmarks/gate.py                   # with a small synthetic sample, made here
 
 Noise is drawn from the series block by block: stretches of consecutive runs, of geometric length with mean 10 (the
@@ -20,14 +20,11 @@ series: the robust standard deviation within its segments, averaged over them. W
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import math
 import multiprocessing
 import os
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forecast_data import histories, tables
 from rich.progress import track
 
 from whet.decide.gate import Rules, check, detectable
@@ -44,7 +42,6 @@ from whet.measure.bootstrap import weights
 from whet.measure.device import this_device
 from whet.measure.stats import wilson
 
-FILE = "numpy_asv_history.csv.gz"
 RESULTS = Path(__file__).parent / "results"
 CLASSES = ((0.0, 0.01), (0.01, 0.03), (0.03, 0.05), (0.05, math.inf))
 EFFECTS = (0.05, 0.10, 0.20)
@@ -61,17 +58,6 @@ class Source:
     spread: float
     level: np.ndarray
     raw: np.ndarray
-
-
-def read(folder: Path) -> dict[str, list[float]]:
-    """The series of the file, oldest first, without what is missing."""
-    found: dict[str, list[float]] = defaultdict(list)
-    with gzip.open(folder / FILE, "rt", newline="") as f:
-        for row in csv.DictReader(f):
-            value = float(row["seconds"] or "nan")
-            if math.isfinite(value) and value > 0:
-                found[row["series"]].append(value)
-    return found
 
 
 def synthetic(seed: int = 0) -> dict[str, list[float]]:
@@ -184,7 +170,7 @@ def bounds(alarms: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
 
 
-def table(rows: Sequence[dict[str, object]]) -> list[str]:
+def rows_of(rows: Sequence[dict[str, object]]) -> list[str]:
     """As Markdown."""
     head = ("spread of the series", "series", "noise", "reruns", "alarms in 200 runs (95 %)", "trials without",
             "undecided", "found: 5 %", "10 %", "20 %", "detectable, as stated")
@@ -200,12 +186,12 @@ def table(rows: Sequence[dict[str, object]]) -> list[str]:
 
 def page(record: dict[str, Any]) -> str:
     """The record as Markdown."""
-    command = f"python benchmarks/gate.py{' --data FOLDER' if record['data'] == FILE else ''}"
+    command = f"python benchmarks/gate.py{' --data PATH' if record['data'] != 'synthetic' else ''}"
     return "\n".join([
         "# False alarms and what is found", "",
         f"`{command}`: {record['data']}, {record['series']} series, noise in blocks of {record['block']:.0f} runs on "
         f"average, histories of {record['history']} values, a level of 0.1 % shared by {record['metrics']} metrics; "
-        f"{record['date'][:10]}, {record['device']}, {record['seconds']} s.", "", *table(record["rows"]), "",
+        f"{record['date'][:10]}, {record['device']}, {record['seconds']} s.", "", *rows_of(record["rows"]), "",
         "`level`: drawn from the longest segment of each series without a change point, so that what the method takes "
         "for a step is not in it. `raw`: whole series, steps included: many of these alarms are true. `single`: whole "
         "series, value by value. A level that "
@@ -215,14 +201,15 @@ def page(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help=f"the folder of {FILE}; default: a synthetic sample")
+    parser.add_argument("--data", type=Path, help="a table of series, or its folder; default: a synthetic sample")
     parser.add_argument("--trials", type=int, default=100, help="histories of 200 runs for each row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     start = time.perf_counter()
-    found = sources(read(options.data) if options.data else synthetic())
+    table, _ = tables(options.data) if options.data else (None, None)
+    found = sources({h.name: list(np.exp(h.y)) for h in histories(table)} if table else synthetic())
     wide = [("under 3 %", [s for s in found if s.spread < 0.03])]
     named = [(f"{a:.0%} to {b:.0%}" if b < math.inf else f"over {a:.0%}", [s for s in found if a <= s.spread < b])
              for a, b in CLASSES]
@@ -232,13 +219,13 @@ def main() -> None:
         waiting = [pool.submit(simulate, name, chosen, noise, reruns, options.trials, options.seed)
                    for (name, chosen), noise, reruns in jobs if chosen]
         rows = [w.result() for w in track(waiting, description="simulating", transient=True)]
-    print("\n".join(table(rows)))
+    print("\n".join(rows_of(rows)))
     device = this_device()
     record = {"schema": 1, "date": datetime.now(UTC).replace(microsecond=0).isoformat(), "device": device.name,
-              "data": FILE if options.data else "synthetic", "series": len(found), "history": HISTORY, "runs": RUNS,
+              "data": table.name if table else "synthetic", "series": len(found), "history": HISTORY, "runs": RUNS,
               "within": WITHIN, "block": BLOCK, "seed": options.seed, "metrics": METRICS,
               "seconds": round(time.perf_counter() - start), "rows": rows}
-    name = f"gate-{'synthetic' if not options.data else 'numpy'}"
+    name = f"gate-{table.name.split('_')[0] if table else 'synthetic'}"
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     (options.output / f"{name}.md").write_text(page(record), "utf-8")
