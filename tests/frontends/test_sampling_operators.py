@@ -124,18 +124,17 @@ def test_columns_to_image(image: tuple[int, ...], block: tuple[int, ...], more: 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 @pytest.mark.parametrize("exclude", [0, 1])
-@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("how", ["half_pixel", "align_corners", "asymmetric"])
-def test_resizing_with_antialiasing(mode: str, exclude: int, known: bool, how: str) -> None:
+def test_resizing_with_antialiasing(mode: str, exclude: int, how: str) -> None:
     """Smaller along one axis, larger along the other; sizes and scales that are constants, and inputs."""
     x = RNG(2).normal(size=(1, 2, 13, 5)).astype(np.float32)
-    m, feeds = one("Resize", [x, None, None, np.array([1, 2, 4, 7])], constants=[3] if known else [], mode=mode,
-                   antialias=1, exclude_outside=exclude, coordinate_transformation_mode=how)
-    agree(by_plan(m, feeds), by_reference(m, feeds), 1e-4, 1e-4)
-    scales = np.array([1, 1, 0.4, 0.7], np.float32)
-    m, feeds = one("Resize", [x, None, scales], constants=[2] if known else [], mode=mode, antialias=1,
-                   exclude_outside=exclude, coordinate_transformation_mode=how)
-    agree(by_plan(m, feeds), by_reference(m, feeds), 1e-4, 1e-4)
+    for given in ([x, None, None, np.array([1, 2, 4, 7])], [x, None, np.array([1, 1, 0.4, 0.7], np.float32)]):
+        want = None
+        for known in (True, False):
+            m, feeds = one("Resize", given, constants=[len(given) - 1] if known else [], mode=mode, antialias=1,
+                           exclude_outside=exclude, coordinate_transformation_mode=how)
+            want = want or by_reference(m, feeds)
+            agree(by_plan(m, feeds), want, 1e-4, 1e-4)
 
 
 def test_antialiasing_of_pixels() -> None:

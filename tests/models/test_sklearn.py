@@ -31,6 +31,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 import whet
 from whet.measure import relative_l2
+from whet.tuning.cache import TimingCache
 
 skl2onnx = pytest.importorskip("skl2onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -99,7 +100,8 @@ def check(model: onnx.ModelProto, x: np.ndarray) -> None:
     """The model runs on generated kernels, and as ONNX Runtime does at batches of 1, 7 and all."""
     (name,) = (i.name for i in model.graph.input)
     width = x.shape[1]
-    plan = whet.build(model, opt_level=0, profiles=[{name: ((1, width), (8, width), (len(x), width))}])
+    plan = whet.build(model, opt_level=0, timing_cache=TimingCache(),
+                      profiles=[{name: ((1, width), (8, width), (len(x), width))}])
     steps = plan.summary()["steps"]
     assert steps["reference"] + steps["host"] == 0, steps
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -118,7 +120,7 @@ def test_probabilities_by_class_come_as_dicts(names: list[Any]) -> None:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {model.graph.input[0].name: X[:5]}
     labels, scores = session.run(None, feeds)
-    with whet.load(whet.build(model, opt_level=0)) as engine:
+    with whet.load(whet.build(model, opt_level=0, timing_cache=TimingCache())) as engine:
         found = engine(feeds)
     assert found["output_label"].tolist() == labels.tolist()
     for got, want in zip(found["output_probability"], scores, strict=True):
