@@ -33,6 +33,10 @@ class Building:
 
     def __init__(self, compute: str, wide: str, here: bool = True) -> None:
         self.compute, self.wide, self.runs_here, self.note = compute, wide, here, ""
+        self.stages: list[str] = []
+
+    def ran(self, name, **facts):
+        self.stages.append(name)
 
     def plan(self, graphs, compute="", opt_level=None):
         return compute or self.compute
