@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from whet.cli import notify
 from whet.decide.gate import Objectives, anomaly
 from whet.decide.gate.judge import Past, metrics_of
 from whet.decide.gate.objectives import of_texts
@@ -76,7 +76,7 @@ class Measure:
         if self.measure and self.again_by:
             raise InputError("--measure and --rerun are two commands for one thing", do="leave --rerun out")
         if self.command or self.again_by:
-            _words(self.command or self.again_by)
+            notify.words(self.command or self.again_by)
 
     @property
     def command(self) -> str:
@@ -327,18 +327,8 @@ def _file(name: str) -> list[Measurement]:
     return decode(data, name)
 
 
-def _words(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as e:
-        raise InputError(f"not a command: {command[:200]!r}", why=str(e), do="quote it as for a shell") from e
-    if not words:
-        raise InputError("an empty command", do="name what runs whet bench ... --json -")
-    return words
-
-
 def _run(command: str, timeout: float) -> list[Measurement]:
     """The records that a command writes; RemoteError where it fails, says too much, or takes too long."""
     from whet.compare.remote import output
 
-    return decode(output(command, _words(command), timeout), command)
+    return decode(output(command, notify.words(command), timeout), command)

@@ -30,7 +30,7 @@ def check(webhook: str, command: str) -> None:
     if webhook:
         _parts(webhook)
     if command:
-        _words(command)
+        words(command)
 
 
 def tell(webhook: str, command: str, text: str, body: Mapping[str, Any], *,
@@ -46,7 +46,7 @@ def tell(webhook: str, command: str, text: str, body: Mapping[str, Any], *,
             failed.append(f"the webhook at {_parts(webhook)[1]} was not told: {why}")
     if command:
         if why := _run(command, text):
-            failed.append(f"the command {_words(command)[0]!r} did not tell: {why}")
+            failed.append(f"the command {words(command)[0]!r} did not tell: {why}")
     return failed
 
 
@@ -67,14 +67,15 @@ def _parts(url: str) -> tuple[str, str, int | None, str]:
     return found.scheme, found.hostname, port, target
 
 
-def _words(command: str) -> list[str]:
+def words(command: str) -> list[str]:
+    """The words of a command as a shell would split it. InputError for none, or an open quote."""
     try:
-        words = shlex.split(command)
+        found = shlex.split(command)
     except ValueError as e:
         raise InputError(f"not a command: {command[:200]!r}", why=str(e), do="quote it as for a shell") from e
-    if not words:
-        raise InputError("an empty command", do="name one, as: mail -s 'whet gate' team@example.com")
-    return words
+    if not found:
+        raise InputError("an empty command", do="name one")
+    return found
 
 
 def _post(url: str, text: str, body: Mapping[str, Any], sleep: Callable[[float], None]) -> str:
@@ -126,7 +127,7 @@ def _why(e: Exception) -> str:
 
 def _run(command: str, text: str) -> str:
     try:
-        done = subprocess.run(_words(command), input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        done = subprocess.run(words(command), input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                               timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"it has not ended after {SECONDS:g} s"

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.report import charts, rows, spreadsheet
+from whet.report import charts, elements, rows, spreadsheet
 from whet.report import compare_charts as drawn
 from whet.report.compare_tables import (
     Cell,
@@ -194,7 +194,7 @@ def _scatter(c: Result, lang: str) -> str:
         if any(d.area for d in dots) else \
         "lower left is better; the line joins what nothing else beats in both"
     svg = drawn.scatter(dots, label(title, lang), f"{label('P99 latency', lang)}, {unit}", y_axis, scale, y_scale)
-    return _figure(label(title, lang), label(note, lang), svg)
+    return elements.figure(label(title, lang), label(note, lang), svg)
 
 
 def _bars(c: Result, lang: str) -> list[str]:
@@ -216,14 +216,14 @@ def _bars(c: Result, lang: str) -> list[str]:
                  for n, r, l in zip(names, group, latencies)]
         width = min(330, max(charts.LABEL, 8 * max(map(len, names))))
         title = f"{label('Median latency', lang)}: {where}"
-        out.append(_figure(title, label("in {unit}, shorter is better; whiskers: 95 % interval", lang, unit=unit),
-                           charts.bars(found, title, unit, label_width=width)))
+        note = label("in {unit}, shorter is better; whiskers: 95 % interval", lang, unit=unit)
+        out.append(elements.figure(title, note, charts.bars(found, title, unit, label_width=width)))
         rates = [charts.Bar(n, batch / l.p50.value, f"{rows.significant(batch / l.p50.value)}/s", r.backend == "whet",
                             None if l.p50.high is None else batch / l.p50.high,
                             None if not l.p50.low else batch / l.p50.low)
                  for n, r, l in zip(names, group, latencies)]
         title = f"{label('Throughput', lang)}: {where}"
-        out.append(_figure(title, label("samples a second, longer is better; whiskers: 95 % interval", lang),
+        out.append(elements.figure(title, label("samples a second, longer is better; whiskers: 95 % interval", lang),
                            charts.bars(rates, title, "1/s", label_width=width)))
     if c.differences:
         by_key = {r.key: r for r in c.rows}
@@ -231,13 +231,9 @@ def _bars(c: Result, lang: str) -> list[str]:
                            by_key[d.key].backend == "whet", d.low, d.high) for d in c.differences]
         title = label("Speed against {b}", lang, b=kind(c.baseline))
         width = min(330, max(charts.LABEL, 8 * max(len(b.label) for b in bars)))
-        out.append(_figure(title, label("paired ratios, over 1 is faster; whiskers: 95 % interval", lang),
+        out.append(elements.figure(title, label("paired ratios, over 1 is faster; whiskers: 95 % interval", lang),
                            charts.bars(bars, title, "", reference=1.0, label_width=width)))
     return out
-
-
-def _figure(caption: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)} <span>{escape(note)}</span></figcaption>{svg}</figure>"
 
 
 def _left_out(c: Result, lang: str) -> list[str]:

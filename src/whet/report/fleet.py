@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.report import fleet_chart, rows
+from whet.report import elements, fleet_chart, rows
 from whet.report.files import write_files
 from whet.report.fleet_words import sentence, word
 
@@ -102,20 +102,15 @@ def html(plan: FleetPlan, lang: str = "en") -> str:
     parts = [f'<!doctype html>\n<html lang="{lang}"><head><meta charset="utf-8">'
              '<meta name="viewport" content="width=device-width, initial-scale=1">'
              f"<title>{escape(title(plan, lang))}</title><style>{style}</style></head><body><main>"
-             f"<h1>{escape(title(plan, lang))}</h1>", _list(findings(plan, lang))]
-    parts += [f"<figure><figcaption>{escape(word(name, lang))} <span>{escape(word(f'{name} note', lang))}</span>"
-              f"</figcaption>{svg}</figure>" for name, svg in charts]
+             f"<h1>{escape(title(plan, lang))}</h1>", elements.findings(findings(plan, lang))]
+    parts += [elements.figure(word(name, lang), word(f"{name} note", lang), svg) for name, svg in charts]
     parts += [f"<h2>{escape(word('around', lang))}</h2>", _table(*fleets(plan, lang), plan)]
     if ways(plan, lang)[0]:
         parts += [f"<h2>{escape(word('ways', lang))}</h2>", _table(*ways(plan, lang), None)]
-    parts += [f"<h2>{escape(word('notes', lang))}</h2>", _list([sentence(n, lang) for n in plan.notes]),
+    parts += [f"<h2>{escape(word('notes', lang))}</h2>", elements.findings([sentence(n, lang) for n in plan.notes]),
               f"<h2>{escape(word('how', lang))}</h2><p>{escape(word('how text', lang))}</p><dl>",
               *(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(plan, lang)), "</dl>"]
     return "".join(parts) + "</main></body></html>\n"
-
-
-def _list(items: list[str]) -> str:
-    return f'<ul class="findings">{"".join(f"<li>{escape(i)}</li>" for i in items)}</ul>'
 
 
 def _table(head: list[str], body: list[list[str]], plan: FleetPlan | None) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from whet.report import forecast_chart, rows
+from whet.report import elements, forecast_chart, rows
 from whet.report.charts import Bar, bars
 from whet.report.forecast_words import sentence, word
 from whet.report.history import amount
@@ -230,14 +229,14 @@ def html(found: Forecast, lang: str = "en") -> str:
              '<meta name="viewport" content="width=device-width, initial-scale=1">'
              f"<title>{heading}</title><style>{style}{forecast_chart.STYLE}</style></head><body><main>"
              f'<h1>{heading}</h1><p class="soft">{escape(found.date[:16].replace("T", " "))} UTC</p>']
-    parts += [_list(lines) for lines in findings(found, lang)]
+    parts += [elements.findings(lines) for lines in findings(found, lang)]
     for m in found.milestones:
         parts.append(_charts(m, lang))
     for name, head, body in tables(found, lang):
-        parts += [f"<h2>{escape(name)}</h2>", _table(head, body)]
+        parts += [f"<h2>{escape(name)}</h2>", elements.table(head, body)]
     for name, said in (("notes", notes(found, lang)), ("how", methods(found, lang))):
         if said:
-            parts += [f"<h2>{escape(word(name, lang))}</h2>", _list(said)]
+            parts += [f"<h2>{escape(word(name, lang))}</h2>", elements.findings(said)]
     return "".join(parts) + "</main></body></html>\n"
 
 
@@ -245,25 +244,9 @@ def _charts(m: Milestone, lang: str) -> str:
     out = ""
     if drawn := forecast_chart.fan(m, word("fan", lang, metric=m.metric)):
         note = word("fan note", lang) + ("; " + word("fan limit", lang) if m.limit is not None else "")
-        out += _figure(word("fan", lang, metric=m.metric), note, drawn)
+        out += elements.figure(word("fan", lang, metric=m.metric), note, drawn)
     if m.place == "ahead" and m.by_steps:
         items = [Bar(str(r.steps), 100 * r.probability, chance(r.probability), r.asked) for r in m.by_steps]
         name = word("chart steps", lang)
-        out += _figure(name, word("chart steps note", lang), bars(items, name, "%", label_width=70))
+        out += elements.figure(name, word("chart steps note", lang), bars(items, name, "%", label_width=70))
     return out
-
-
-def _figure(caption: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)} <span>{escape(note)}</span></figcaption>{svg}</figure>"
-
-
-def _list(items: Sequence[str]) -> str:
-    return f'<ul class="findings">{"".join(f"<li>{escape(i)}</li>" for i in items)}</ul>'
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th{" class=figure" if i else ""}>{escape(h)}</th>' for i, h in enumerate(head))
-    lines = ["".join(f'<td{" class=figure" if i else ""}>{escape(c) or "&ndash;"}</td>' for i, c in enumerate(row))
-             for row in body]
-    return (f'<div class="table"><table><thead><tr>{top}</tr></thead><tbody>'
-            f'{"".join(f"<tr>{line}</tr>" for line in lines)}</tbody></table></div>')

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.report import gate_chart, rows, spreadsheet
+from whet.report import elements, gate_chart, rows, spreadsheet
 from whet.report.files import write_files
 from whet.report.gate_words import word
 from whet.report.history import amount
@@ -173,7 +172,7 @@ def html(found: Gate, lang: str = "en") -> str:
     parts = [f'<!doctype html>\n<html lang="{lang}"><head><meta charset="utf-8">'
              '<meta name="viewport" content="width=device-width, initial-scale=1">'
              f"<title>{escape(title(found, lang))}</title><style>{style}{gate_chart.STYLE}</style></head><body>"
-             f"<main><h1>{escape(title(found, lang))}</h1>{_list(messages(found, lang))}"]
+             f"<main><h1>{escape(title(found, lang))}</h1>{elements.findings(messages(found, lang))}"]
     for c in found.cases:
         facts = ((word("setting", lang), setting(c, lang)),
                  (word("machine", lang), f"{plain(c.device_name)} ({plain(c.device)})"),
@@ -181,14 +180,13 @@ def html(found: Gate, lang: str = "en") -> str:
         listed = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
         parts.append(f"<h2>{escape(plain(c.model))}</h2><dl>{listed}</dl>")
         for heading, head, body in tables(c, lang):
-            parts.append(f"<h3>{escape(heading)}</h3>{_table(head, body)}")
+            parts.append(f"<h3>{escape(heading)}</h3>{elements.table(head, body, words=(0, len(head) - 1))}")
         for t in c.trends:
             if len(t.points) > 1:
                 drawn = gate_chart.trend(t, c.date, f"{plain(c.model)}, {plain(t.metric)}")
-                parts.append(f"<figure><figcaption>{escape(plain(t.metric))} "
-                             f"<span>{escape(word('legend', lang))}</span></figcaption>{drawn}</figure>")
+                parts.append(elements.figure(plain(t.metric), word("legend", lang), drawn))
     if said := notes(found, lang):
-        parts.append(f"<h2>{word('notes', lang)}</h2>{_list(said)}")
+        parts.append(f"<h2>{word('notes', lang)}</h2>{elements.findings(said)}")
     return "".join(parts) + f'<p class="soft">{escape(_how(found, lang))}</p></main></body></html>\n'
 
 
@@ -218,16 +216,3 @@ def _md(text: str) -> str:
 
 def _when(date: str) -> str:
     return f"{date[:16].replace('T', ' ')} UTC"
-
-
-def _list(items: Sequence[str]) -> str:
-    return f'<ul class="findings">{"".join(f"<li>{escape(i)}</li>" for i in items)}</ul>'
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f'<{tag}{" class=figure" if 0 < i < len(row) - 1 else ""}>{escape(cell) or "&ndash;"}</{tag}>'
-                       for i, cell in enumerate(row))
-
-    lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in body)
-    return f'<div class="table"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{lines}</tbody></table></div>'

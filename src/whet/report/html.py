@@ -7,7 +7,9 @@ from html import escape
 from importlib import resources
 
 from whet.measure.record import Measurement
-from whet.report import charts, rows
+from whet.report import charts, elements, rows
+
+WHISKERS = "whiskers: 95 % interval"
 
 
 def html(records: Sequence[Measurement], title: str) -> str:
@@ -42,24 +44,20 @@ def _group(group: rows.Group) -> str:
         def scaled(value: float | None) -> float | None:
             return None if value is None else value * scale
 
-        parts.append(_figure("Median latency", f"in {unit}, shorter is better; whiskers: 95 % interval", charts.bars(
+        parts.append(elements.figure("Median latency", f"in {unit}, shorter is better; {WHISKERS}", charts.bars(
             [charts.Bar(name, l.p50.value * scale, rows.seconds(l.p50.value), ours, scaled(l.p50.low),
                         scaled(l.p50.high))
              for name, ours, l in timed], f"median latency of {group.title}", unit)))
-        parts.append(_figure("Every call", f"in {unit}, a dot each; the line is the median", charts.strips(
+        parts.append(elements.figure("Every call", f"in {unit}, a dot each; the line is the median", charts.strips(
             [charts.Strip(name, [s * scale for s in l.samples], ours) for name, ours, l in timed if l.samples],
             f"latency samples of {group.title}", unit)))
     compared = [(r, c) for r in group.records for c in r.comparisons]
     if compared:
         ratios = [charts.Bar(f"{r.precision} / {rows.NAMES.get(c.backend, c.backend)} {c.precision}", c.ratio,
                              f"{c.ratio:.2f}x", r.backend == "whet", c.low, c.high) for r, c in compared]
-        parts.append(_figure("Speed against peers", "ratio of medians, over 1 is faster; whiskers: 95 % interval",
+        parts.append(elements.figure("Speed against peers", f"ratio of medians, over 1 is faster; {WHISKERS}",
                              charts.bars(ratios, f"speed ratios of {group.title}", "ratio", reference=1.0)))
     return "".join(parts)
-
-
-def _figure(caption: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)} <span>{escape(note)}</span></figcaption>{svg}</figure>"
 
 
 def _table(group: rows.Group) -> str:

@@ -10,8 +10,8 @@ from importlib import resources
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from whet.report import elements, rows
 from whet.report import roi_charts as charts
-from whet.report import rows
 from whet.report.roi_words import label
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def html(r: Result, lang: str = "en") -> str:
         items = "".join(f"<li>{escape(f.say.text(lang))} <small>{escape(', '.join(t for t in (f.code, f.where) if t))}"
                         "</small></li>" for f in r.findings)
         parts.append(f'<div class="warnings"><h3>{label("Warnings", lang)}</h3><ul>{items}</ul></div>')
-    parts += [f"<h2>{label('Options', lang)}</h2>", _table(*options_table(r, lang), words=(0, 6))]
+    parts += [f"<h2>{label('Options', lang)}</h2>", elements.table(*options_table(r, lang), words=(0, 6), cell=_split)]
     parts += _charts(r, lang)
     parts.append(f"<h2>{label('The four questions', lang)}</h2>")
     for a in r.answers:
@@ -210,14 +210,15 @@ def html(r: Result, lang: str = "en") -> str:
         parts.append(f'<h3>{escape(question)} <span class="state {_state(a)}">{escape(state)}</span></h3>')
         parts += [f"<p>{escape(s)}</p>" for s in says]
         if a.rows:
-            parts.append(_table(*answer_table(a, r, lang), words=(0,)))
-    parts += [f"<h2>{label('Energy and carbon', lang)}</h2>", _table(*power_table(r, lang), words=(0, 3, 4))]
+            parts.append(elements.table(*answer_table(a, r, lang), words=(0,), cell=_split))
+    parts += [f"<h2>{label('Energy and carbon', lang)}</h2>",
+              elements.table(*power_table(r, lang), words=(0, 3, 4), cell=_split)]
     head, body = price_table(r, lang)
     if body:
-        parts += [f"<h2>{label('Prices', lang)}</h2>", _table(head, body, words=(0, 4))]
+        parts += [f"<h2>{label('Prices', lang)}</h2>", elements.table(head, body, words=(0, 4), cell=_split)]
     if r.gains is not None:
         parts += [f"<h2>{label('Gains that somebody estimates', lang)}</h2><p>{escape(gains_line(r, lang))}</p>",
-                  _table(*gains_table(r, lang), words=(0, 2))]
+                  elements.table(*gains_table(r, lang), words=(0, 2), cell=_split)]
     parts.append(f"<h2>{label('How this was computed', lang)}</h2><p>{escape(how(r, lang))}</p>"
                  f'<p class="soft">whet {escape(r.whet)}, {escape(r.date[:16].replace("T", " "))} UTC</p>')
     return "".join(parts) + "</main></body></html>\n"
@@ -229,7 +230,7 @@ def _charts(r: Result, lang: str) -> list[str]:
         drawn = r.returned.intervals
         note = label("money by the end of each month", lang) + f" ({r.currency})" + (
             "; " + label("bands: 50 % and 90 % of the draws", lang) if drawn else "; " + label("as given", lang))
-        out.append(_figure(label("Cash flow", lang), note, charts.cash(
+        out.append(elements.figure(label("Cash flow", lang), note, charts.cash(
             list(accumulate(r.returned.flows)), drawn.fan if drawn else (), label("Cash flow", lang),
             label("months", lang))))
         bars = sways(r, lang)
@@ -238,33 +239,19 @@ def _charts(r: Result, lang: str) -> list[str]:
             note = f"{moved} ({r.currency})"
             if any(s.assumed for s in r.returned.tornado):
                 note += f"; *: {label('assumed 20 % to both sides', lang)}"
-            out.append(_figure(label("What sways it", lang), note,
+            out.append(elements.figure(label("What sways it", lang), note,
                                charts.tornado(bars, r.returned.npv, label("What sways it", lang))))
     fleets = [(o.name, [charts.Fleet(t.cost, t.p99 * 1e3, t.low * 1e3, t.high * 1e3,
                                      f"{t.devices} {label('machines', lang)}: P99 {rows.seconds(t.p99)}, "
                                      f"{money(t.cost, r.currency)}", t.servers == o.servers) for t in o.tried])
               for o in r.options if o.tried]
     if fleets:
-        out.append(_figure(
+        out.append(elements.figure(
             label("P99 against cost", lang),
             label("cost a month, each point a fleet; ringed: chosen; dashed: the objective", lang),
             charts.frontier(fleets, r.objective * 1e3, label("P99 against cost", lang),
                             (f"{label('cost a month', lang)}, {r.currency}", label("P99, ms", lang)))))
     return out
-
-
-def _figure(caption: str, note: str, svg: str) -> str:
-    return f"<figure><figcaption>{escape(caption)} <span>{escape(note)}</span></figcaption>{svg}</figure>"
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]], words: Sequence[int]) -> str:
-    def kind(i: int) -> str:
-        return "" if i in words else " class=figure"
-
-    top = "".join(f"<th{kind(i)}>{escape(t)}</th>" for i, t in enumerate(head))
-    cells = ("".join(f"<td{kind(i)}>{_split(t)}</td>" for i, t in enumerate(row)) for row in body)
-    lines = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f'<div class="table"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _split(text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet.report import rows, trial_chart
+from whet.report import elements, rows, trial_chart
 from whet.report.files import write_files
 from whet.report.trial_words import TESTS, sentence, word
 
@@ -175,7 +174,7 @@ def html(found: Trial | Design, lang: str = "en") -> str:
              '<meta name="viewport" content="width=device-width, initial-scale=1">'
              f"<title>{escape(title(found, lang))}</title><style>{style}{trial_chart.STYLE}</style></head><body><main>"
              f"<h1>{escape(title(found, lang))}</h1>"
-             f'<p class="soft">{escape(word(found.kind, lang))}</p>', _list(findings(found, lang))]
+             f'<p class="soft">{escape(word(found.kind, lang))}</p>', elements.findings(findings(found, lang))]
     if is_trial(found):
         drawn = trial_chart.losses(_spans(found, lang), found.margin, word("chart loss", lang),  # type: ignore[arg-type]
                                    lambda v: amount(v, found, lang))
@@ -185,11 +184,10 @@ def html(found: Trial | Design, lang: str = "en") -> str:
                                   word("chart power", lang), word("n", lang))
         name = "chart power"
     if drawn:
-        parts.append(f"<figure><figcaption>{escape(word(name, lang))} <span>{escape(word(f'{name} note', lang))}</span>"
-                     f"</figcaption>{drawn}</figure>")
+        parts.append(elements.figure(word(name, lang), word(f"{name} note", lang), drawn))
     for heading, head, body in tables(found, lang):
-        parts += [f"<h2>{escape(heading)}</h2>", _table(head, body)]
-    parts += [f"<h2>{escape(word('notes', lang))}</h2>", _list(notes(found, lang)),
+        parts += [f"<h2>{escape(heading)}</h2>", elements.table(head, body)]
+    parts += [f"<h2>{escape(word('notes', lang))}</h2>", elements.findings(notes(found, lang)),
               f"<h2>{escape(word('how', lang))}</h2><p>{escape(word(f'how {found.kind}', lang))}</p>"]
     return "".join(parts) + "</main></body></html>\n"
 
@@ -197,15 +195,3 @@ def html(found: Trial | Design, lang: str = "en") -> str:
 def _spans(t: Trial, lang: str) -> list[trial_chart.Span]:
     spans = [trial_chart.Span(word("decides", lang), t.loss, t.lower, t.upper, True)]
     return spans + [trial_chart.Span(f"{TESTS[s.method]}, 95 %", t.loss, s.low, s.high, False) for s in t.intervals]
-
-
-def _list(items: Sequence[str]) -> str:
-    return f'<ul class="findings">{"".join(f"<li>{escape(i)}</li>" for i in items)}</ul>'
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    top = "".join(f'<th{" class=figure" if i else ""}>{escape(h)}</th>' for i, h in enumerate(head))
-    lines = ["".join(f'<td{" class=figure" if i else ""}>{escape(c) or "&ndash;"}</td>' for i, c in enumerate(row))
-             for row in body]
-    return (f'<div class="table"><table><thead><tr>{top}</tr></thead><tbody>'
-            f'{"".join(f"<tr>{line}</tr>" for line in lines)}</tbody></table></div>')
