@@ -78,7 +78,7 @@ def test_every_page_is_whole_in_both_languages_and_runs_nothing_of_its_own(get: 
 
 def test_the_list_has_the_newest_first_with_its_value_and_change(get: Any) -> None:
     text = unescape(get("/").text)
-    assert "11 models, 13 settings, 412 measurements" in text
+    assert "models: 11; settings: 13; measurements: 412" in text
     assert text.index("resnet50") < text.index("yolo-nano") < text.index("bert-base")
     assert re.search(r"resnet50.*?effect better\">−3\d %", text, re.DOTALL)
 

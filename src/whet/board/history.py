@@ -232,10 +232,13 @@ def confidence(value: float) -> str:
     return "> 99.9 %" if value > 0.999 else f"{value * 100:.1f} %"
 
 
-def noise(line: Line, told: Story) -> str:
-    """How far one value lies from its level."""
+def unchanged(line: Line, told: Story, lang: str) -> str:
+    """What there is to say where no change was found: how far one value lies from its level."""
+    if len(told.marks) == 1:
+        return text("one value", lang)
     spread = told.segments[-1].spread
-    return f"{spread * 100:.2g} %" if told.log else report.amount(spread, line.unit)
+    return text("no changes", lang,
+                spread=f"{spread * 100:.2g} %" if told.log else report.amount(spread, line.unit))
 
 
 def settings(lines: Sequence[Line], shown: Line, lang: str, address: dict[str, str], most: int) -> tuple[Markup, int]:

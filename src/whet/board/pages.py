@@ -80,7 +80,7 @@ class Pages:
             bars, more = history.settings(every, line, asked.lang, address, SETTINGS)
             values |= {"chart": history.chart(line, told, asked.lang), "tiles": history.tiles(line, told, asked.lang),
                        "changes": self._made_by(line.ids, history.changes(line, told, asked.lang)),
-                       "noise": history.noise(line, told), "bars": bars, "more": more,
+                       "unchanged": history.unchanged(line, told, asked.lang), "bars": bars, "more": more,
                        "points": self._points(line.ids, told, page, asked.lang, line.unit),
                        "paging": self._paging(asked, page, POINTS, len(told.marks), "points")}
         return Answer("model.html", name, values)

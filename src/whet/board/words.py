@@ -16,7 +16,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "older": ("Older", "更早"), "newer": ("Newer", "更新"), "next": ("Next", "下一页"), "previous": ("Previous", "上一页"),
     "paging": ("More pages", "翻页"), "page of": ("{first}–{last} of {all}", "第 {first}–{last} 项,共 {all} 项"),
     # models
-    "size": ("{models} models, {settings} settings, {records} measurements", "{models} 个模型,{settings} 种条件,{records} 次测量"),
+    "size": ("models: {models}; settings: {settings}; measurements: {records}", "{models} 个模型,{settings} 种条件,{records} 次测量"),
     "search": ("Find a model", "查找模型"), "find": ("Find", "查找"),
     "settings of": ("{n} settings", "{n} 种条件"), "setting of": ("1 setting", "1 种条件"),
     "measured": ("measured {date}", "测量于 {date}"),
@@ -47,6 +47,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "effect": ("change", "变化"), "interval": ("95 % interval", "95 % 区间"), "confidence": ("confidence", "置信度"),
     "made by": ("made by", "来自"), "no changes": ("No change of level was found in this range: what differs from point to point is noise of {spread}.",
                                                    "此范围内没有发现水平变化:点与点之间的差异是 {spread} 的噪声。"),
+    "one value": ("There is one value: nothing to compare it with.", "只有一个值:无从比较。"),
     "settings": ("Settings of this model", "此模型的各种条件"), "settings note": ("newest value of {metric}", "{metric} 的最新值"),
     "more settings": ("{n} more settings are not drawn; the form above names all.", "另有 {n} 种条件未绘出;上方表单列出全部。"),
     "points": ("Points", "数据点"), "date": ("date", "日期"), "value": ("value", "数值"), "plan": ("plan", "计划"), "release": ("version", "版本"),

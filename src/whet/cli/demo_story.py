@@ -129,9 +129,10 @@ def returns(records: Sequence[Measurement], folder: Path) -> Chapter:
 
     peer = next((r for r in records if r.backend != "whet"), records[0])
     before = f"{peer.backend} {peer.precision}"
+    rate = busy(single([r for r in records if (r.backend, r.precision) == (peer.backend, peer.precision)])[0])
     text = f"""# What whet demo decides on: {EXAMPLE}. Put in your own, and then: whet roi {SCENARIO}
 title: "Digits in int8: {EXAMPLE}"
-load: {{rate: 20000}}             # example: requests a second at the busy hour
+load: {{rate: {rate}}}            # example: requests a second at the busy hour, several machines' worth
 objective: {{p99_ms: 50}}         # example
 labour: {{cost: 500}}             # example, in USD
 uncertainty: {{price: {{low: 0.8, high: 1.2}}, labour: {{low: 0.8, high: 2}}}}  # example: 5th and 95th percentiles
@@ -153,8 +154,17 @@ options:                        # measured on this machine; the price is an exam
     write_files({"roi.html": report.html(found).encode(), "roi.md": report.markdown(found).encode(),
                  "roi.json": found.encode()}, folder / "roi")
     fleets = ", ".join(f"{o.name}: {o.devices}" for o in found.options if o.devices is not None)
-    return Chapter("Decide", f"{found.verdict}, with {EXAMPLE}; machines for 20,000 requests a second: {fleets}",
+    return Chapter("Decide", f"{found.verdict}, with {EXAMPLE}; machines for {rate:,} requests a second: {fleets}",
                    "roi/roi.html", f"whet roi {SCENARIO}")
+
+
+def busy(record: Measurement) -> int:
+    """Requests a second, of one digit and zeros, that about five such machines answer: an example of a load that asks
+    for a fleet, whatever this machine's speed."""
+    assert record.latency is not None
+    rate = 5 / record.latency.p50.value
+    unit = 10.0 ** math.floor(math.log10(rate))
+    return max(1, int(rate / unit) * int(unit) if unit >= 1 else 1)
 
 
 def gate(folder: Path, budget: float) -> Chapter:
@@ -232,6 +242,12 @@ def call(*arguments: str) -> int:
     return found if isinstance(found, int) else 0
 
 
+def sentence(text: str) -> str:
+    """With a capital, unless it begins with a name: whet's own, or a file's."""
+    first = text.split(maxsplit=1)[0] if text else ""
+    return text if first == "whet" or "." in first else text[:1].upper() + text[1:]
+
+
 def page(title: str, chapters: Sequence[Chapter], board: str) -> bytes:
     """The page that leads to the others; nothing in it comes from elsewhere. board: the command that opens one."""
     style = resources.files("whet.report").joinpath("style.css").read_text("utf-8")
@@ -239,7 +255,7 @@ def page(title: str, chapters: Sequence[Chapter], board: str) -> bytes:
              f'device-width, initial-scale=1"><title>{escape(title)}</title><style>{style}</style></head><body><main>'
              f"<h1>{escape(title)}</h1>"]
     for c in chapters:
-        parts.append(f"<h2>{escape(c.title)}</h2><p>{escape(c.says[:1].upper() + c.says[1:])}.</p>")
+        parts.append(f"<h2>{escape(c.title)}</h2><p>{escape(sentence(c.says))}.</p>")
         if c.page:
             parts.append(f'<p><a href="{escape(c.page)}">{escape(c.page)}</a></p>')
         if c.command:
