@@ -17,6 +17,7 @@ from markupsafe import Markup
 from markupsafe import escape as escaped
 
 from whet.board.safe import visible
+from whet.report.roi_charts import ticks
 
 
 def escape(text: str) -> Markup:
@@ -50,15 +51,6 @@ def frame(xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray, ze
     room = (high - low) * 0.07 or abs(high) * 0.1 or 1.0
     bottom = low if zero and low == 0 else max(0.0, low - room) if low >= 0 else low - room
     return Frame(float(np.min(xs)), float(np.max(xs)), bottom, high + room)
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round values between two."""
-    if not high > low:
-        return [low]
-    step = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(step * m for m in (1, 2, 2.5, 5, 10, 20) if (high - low) / (step * m) <= most)
-    return [float(k) * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def dates(start: float, end: float) -> list[tuple[float, str]]:
@@ -97,7 +89,7 @@ class Plot:
 
     def y_axis(self, text: Callable[[float], str]) -> None:
         """Horizontal lines at round values."""
-        for value in ticks(self.frame.bottom, self.frame.top):
+        for value in ticks(self.frame.bottom, self.frame.top, 5):
             at = f"{self.frame.y(value):.2f}%"
             self._under.append(f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>'
                                f'<text class="tick" x="-8" y="{at}" dy=".32em" text-anchor="end">'

@@ -28,7 +28,7 @@ from whet.measure.record import Measurement
 from whet.measure.series import Setting
 from whet.report import roi as report
 from whet.report import rows
-from whet.report.roi_charts import money
+from whet.report.roi_charts import money, ticks
 from whet.report.roi_words import label
 from whet.store import Filters, Store
 from whet.store.views import Latest
@@ -259,7 +259,7 @@ def cash(r: Result, lang: str) -> Markup:
     last = len(totals) - 1
     plot = charts.Plot(charts.frame([0, last], every, zero=True), cash_summary(r, lang))
     plot.y_axis(money)
-    plot.x_axis([(m, f"{m:.0f}") for m in charts.ticks(0, last, 12) if m == round(m)])
+    plot.x_axis([(m, f"{m:.0f}") for m in ticks(0, last, 12) if m == round(m)])
     if fan:
         for kind, a, b in (("fan", 0, 4), ("fan inner", 1, 3)):
             plot.band(list(enumerate(fan[a])), list(enumerate(fan[b])), kind)

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from whet.report.charts import WIDTH
+from whet.report.history_chart import ticks
 from whet.report.rows import unit as time_unit
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fan(m: Milestone, title: str) -> str:
 
     out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}" '
            'xmlns="http://www.w3.org/2000/svg">']
-    for tick in _ticks(bottom, top):
+    for tick in ticks(bottom, top):
         out.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/><text class="tick" x="{LEFT - 6}" '
                    f'y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
     out.append(f'<text class="tick" x="{LEFT - 6}" y="{HEIGHT - 8}" text-anchor="end">{escape(unit)}</text>')
@@ -80,10 +81,3 @@ def fan(m: Milestone, title: str) -> str:
 
 def _day(text: str) -> int:
     return date.fromisoformat(text).toordinal()
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two, four to eight of them."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(step * m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= 8)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -40,3 +40,8 @@ def _table(group: rows.Group) -> list[str]:
         cells = (r.label, r.accuracy, median, r.p99, r.throughput, r.size, r.error)
         lines.append(f"| {' | '.join(c or '-' for c in cells)} |")
     return lines
+
+
+def one_line(text: str) -> str:
+    """Without what Markdown would take for HTML or a new line: names come from models, labels from files."""
+    return " ".join(text.split()).replace("<", "&lt;")

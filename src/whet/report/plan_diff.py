@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet.report import charts, rows
 from whet.report.files import write_files
+from whet.report.markdown import one_line
 from whet.report.plan_diff_words import word
 
 if TYPE_CHECKING:
@@ -125,19 +126,14 @@ def _distance(x: float) -> str:
 
 def markdown(found: PlanDiff, lang: str = "en") -> str:
     """The report as Markdown."""
-    out = [f"# {_plain(title(found, lang))}", "", *(f"- {_plain(line)}" for line in findings(found, lang))]
+    out = [f"# {one_line(title(found, lang))}", "", *(f"- {one_line(line)}" for line in findings(found, lang))]
     for name, head, body in tables(found, lang):
         out += ["", f"## {name}", "", _line(head), "|---" * len(head) + "|", *(_line(row) for row in body)]
     return "\n".join(out) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(c).replace('|', chr(92) + '|') or '-' for c in cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Without what Markdown would take for HTML or a new line: names come from models."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    return f"| {' | '.join(one_line(c).replace('|', chr(92) + '|') or '-' for c in cells)} |"
 
 
 def html(found: PlanDiff, lang: str = "en") -> str:

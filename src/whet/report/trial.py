@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whet.report import elements, rows, trial_chart
 from whet.report.files import write_files
+from whet.report.markdown import one_line
 from whet.report.trial_words import TESTS, sentence, word
 
 if TYPE_CHECKING:
@@ -152,19 +153,14 @@ def _p(p: float) -> str:
 
 def markdown(found: Trial | Design, lang: str = "en") -> str:
     """The report as Markdown."""
-    out = [f"# {_plain(title(found, lang))}", "", word(found.kind, lang), "",
-           *(f"- {_plain(line)}" for line in findings(found, lang))]
+    out = [f"# {one_line(title(found, lang))}", "", word(found.kind, lang), "",
+           *(f"- {one_line(line)}" for line in findings(found, lang))]
     for name, head, body in tables(found, lang):
         out += ["", f"## {name}", "", f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-        out += [f"| {' | '.join(_plain(c).replace('|', chr(92) + '|') or '-' for c in row)} |" for row in body]
-    out += ["", f"## {word('notes', lang)}", "", *(f"- {_plain(n)}" for n in notes(found, lang)), "",
+        out += [f"| {' | '.join(one_line(c).replace('|', chr(92) + '|') or '-' for c in row)} |" for row in body]
+    out += ["", f"## {word('notes', lang)}", "", *(f"- {one_line(n)}" for n in notes(found, lang)), "",
             f"## {word('how', lang)}", "", word(f"how {found.kind}", lang)]
     return "\n".join(out) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Without what Markdown would take for HTML or a new line: labels come from files."""
-    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def html(found: Trial | Design, lang: str = "en") -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import msgspec
 import numpy as np
 
 from whet.decide.gate.objectives import Objectives, judge, pooled
@@ -103,16 +104,17 @@ def trend(metric: str, unit: str, past: Past, runs: Sequence[Measurement], rules
     points = tuple(Point(at=a.isoformat(), value=v, rejected=r) for a, v, r in kept[-WINDOW:])
     base = Trend(metric=metric, unit=unit, higher_is_worse=not rising, state="undecided", values=tuple(measured),
                  count=len(kept), points=points, notes=tuple(notes))
-    numbers = [v for _, v, _ in kept]
+    numbers, rejected = [v for _, v, _ in kept], [r for _, _, r in kept]
     if not np.isfinite([*numbers, *measured]).all() or min([*numbers, *measured]) <= 0:
         return _noted(base, "not-positive")
-    found = check(numbers, measured, higher_is_worse=not rising, rules=rules, rejected=[r for _, _, r in kept])
+    found = check(numbers, measured, higher_is_worse=not rising, rules=rules, rejected=rejected)
     if found.level is None:
         return _noted(base, "few-history", count=len(kept), needed=FEWEST)
     steps = tuple(Step(start=s.start, count=s.count, level=s.level, spread=s.spread)
                   for s in segments([p.value for p in points], scale="log"))
     made = _of_check(base, found, steps, kept[found.since][0].isoformat() if found.since is not None else "")
-    alone = check(numbers, measured[:1], higher_is_worse=not rising, rules=rules, rejected=[r for _, _, r in kept])
+    alone = found if len(measured) == 1 else check(numbers, measured[:1], higher_is_worse=not rising, rules=rules,
+                                                   rejected=rejected)
     return _remarks(made, found, alone.state == "suspected", later)
 
 
@@ -136,18 +138,12 @@ def _remarks(t: Trend, c: Check, stood_out: bool, later: int) -> Trend:
     if c.since is not None and c.state == "regressed":
         t = _noted(t, "since", date=t.since)
     if later and t.state == "held":  # what came after the runs may say otherwise
-        t = _replaced(t, state="undecided")
+        t = msgspec.structs.replace(t, state="undecided")
     return t
 
 
 def _noted(t: Trend, code: str, **figures: str | int | float) -> Trend:
-    return _replaced(t, notes=(*t.notes, Note(code=code, values=figures)))
-
-
-def _replaced(t: Trend, **fields: object) -> Trend:
-    import msgspec
-
-    return msgspec.structs.replace(t, **fields)
+    return msgspec.structs.replace(t, notes=(*t.notes, Note(code=code, values=figures)))
 
 
 def _rules(metric: str, rules: Rules, objectives: Objectives, metrics: int, record: Measurement) -> Rules:
