@@ -37,8 +37,8 @@ TACTIC = ConvFirst()
 I8, U8, F8 = DType.I8, DType.U8, DType.F8E4M3FN
 N, H, W = symbol("n"), symbol("h"), symbol("w")
 DIMS = {"n": (0, 2, 3), "h": (3, 9, 40), "w": (3, 11, 40)}
-# Tensor cores cut off the terms of sums of 8-bit floats' products, Hopper's some 13 bits below the largest of those that
-# are added at once: about 5e-5 of the result of the convolution below, by NumPy in that way as on an H200.
+# Tensor cores cut off the terms of sums of 8-bit floats' products, Hopper's some 13 bits below the largest of what
+# is added at once: about 5e-5 of the result of the convolution below, by NumPy in that way as on an H200.
 F8_SUMS = 2.0**-12
 P = {"bm": 32, "bx": 8, "bn": 16, "bk": 32, "warps": 4, "stages": 1, "each": 0}
 
