@@ -19,7 +19,7 @@ from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
 from whet.lowering.storage import Launch, schedule
 from whet.passes.fuse import form_regions
-from whet.targets.base import Candidate
+from whet.targets.base import Candidate, Implementation, Kernel, Step
 from whet.targets.cuda.gpu import typical
 from whet.tuning import cuda, in_place
 from whet.tuning.cache import Entry, TimingCache, Trial
@@ -123,6 +123,72 @@ def test_what_is_faster_in_place_is_kept_and_known_the_next_time() -> None:
     assert others == [("b", {})], "what is far slower alone is not tried"
     assert len(trials.launches) == len(some)
     assert trials.arena > 0
+
+
+class Calling(Playing):
+    """Of the tactics those of libraries call one."""
+
+    def implement(self, region: Any, tactic: str, params: Any) -> Implementation:
+        made = super().implement(region, tactic, params)
+        kind = {"cudnn_matmul": "cudnn", "cublaslt": "cublaslt"}.get(tactic, "triton")
+        return replace(made, steps=(Step(Kernel(tactic, f'{{"type": "{kind}"}}'), (), 1),))
+
+
+@pytest.mark.parametrize(("times", "tried"), [
+    ("cudnn 10, cudnn 10.1, cublaslt 10.2, cudnn 10.3, tiles 15, tiles 15.5", "cudnn cublaslt tiles"),
+    ("cudnn 10, tiles 15.9", "tiles"),
+    ("cudnn 10, cudnn 10.1, cudnn 10.2, tiles 16.1", "cudnn cudnn"),
+    ("cudnn 10, cudnn 10.1, tiles 10.2, tiles 10.3", "cudnn tiles"),
+    ("tiles 10, tiles 10.1, rows 10.2, rows 10.3, cudnn 12, cublaslt 12.1", "tiles rows cudnn"),
+    ("tiles 10, cudnn 13.1", ""),
+    ("tiles 10, cudnn failed", ""),
+    ("cudnn 10, tiles failed", "")])
+def test_kernels_of_our_own_and_library_calls_are_both_tried_in_place(times: str, tried: str) -> None:
+    """Microseconds alone, the best first, and which of them are tried: of both sorts, if they are near."""
+    some, cache = launches(), TimingCache()
+    target = Calling(TARGET.gpu)
+    trials = []
+    for k, (tactic, us) in enumerate(t.split() for t in times.split(", ")):
+        tactic = {"cudnn": "cudnn_matmul"}.get(tactic, tactic)
+        trials.append(Trial(tactic, {"k": k}, None if us == "failed" else float(us) * 1e-6, "why" * (us == "failed")))
+    asked: list[in_place.Trials] = []
+
+    def ask(given: in_place.Trials) -> dict[str, Any]:
+        asked.append(given)
+        return {}
+
+    for _ in range(2):
+        out = Tuned()
+        for l in some:
+            cache.put(key_of(cache, target, l.region.timing_key()), Entry("matmul", trials))
+            out.choices[l.region.signature()] = Choice(trials[0].tactic, trials[0].params, "measured", 10e-6)
+        in_place.refine(some, {}, target, cache, 2, out, lambda p: None, ask)
+    assert len(asked) == bool(tried), "the second time it is known"
+    for given in asked:
+        for _, others in given.others:
+            assert [tactic.removesuffix("_matmul") for tactic, _ in others] == tried.split()
+            assert others == [(t.tactic, t.params) for t in trials if (t.tactic, t.params) in others], "the best first"
+
+
+def test_what_was_tried_in_place_is_known_unless_there_is_more_to_try() -> None:
+    """Results of one sort of candidates alone are not taken for those of both."""
+    some, cache = launches(), TimingCache()
+    target = Calling(TARGET.gpu)
+    tiles, near, far = Trial("tiles", {}, 15e-6), Trial("cudnn_matmul", {"k": 1}, 11e-6), Trial("rows", {}, 17e-6)
+    asked: list[in_place.Trials] = []
+
+    def ask(given: in_place.Trials) -> dict[str, Any]:
+        asked.append(given)
+        return {}
+
+    for behind, count in (([near], 1), ([near, far], 1), ([near, tiles], 2), ([near, tiles, far], 2), ([near], 2)):
+        out = Tuned()
+        for l in some:
+            entry = Entry("matmul", [Trial("cudnn_matmul", {"k": 0}, 10e-6), *behind])
+            cache.put(key_of(cache, target, l.region.timing_key()), entry)
+            out.choices[l.region.signature()] = Choice("cudnn_matmul", {"k": 0}, "measured", 10e-6)
+        in_place.refine(some, {}, target, cache, 2, out, lambda p: None, ask)
+        assert len(asked) == count
 
 
 def test_nothing_is_tried_in_place_without_a_gpu_or_time() -> None:

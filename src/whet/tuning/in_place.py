@@ -2,6 +2,10 @@
 
 Alone, a kernel finds the second-level cache as it likes it; in its place it finds what the others left. So the regions
 that take the most time (each as often as it occurs) are tried with their second and third best, in the graph of all.
+A library's call does not begin before its neighbour ends, nor lets the next one begin (`targets.cuda.compile.early`),
+which costs about a microsecond among kernels that do both: so where the best few are all library calls, a kernel of our
+own is tried, too, and a library call where they are all our own. The segment's kernels are in the form that candidates
+were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
 """
 
 from __future__ import annotations
@@ -20,12 +24,13 @@ from whet.lowering.assemble import Weights, assemble
 from whet.lowering.storage import Launch
 from whet.plan.data import Place
 from whet.targets.base import Implementation, Params
-from whet.targets.cuda.target import CudaTarget
+from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, key_of, winner
 
 BUDGET = {0: 0.0, 1: 0.0, 2: 4.0, 3: 12.0, 4: 40.0, 5: 120.0}  # seconds at each --opt-level
 OTHERS, NEAR = 2, 1.3  # how many candidates besides the best are tried, and how close to it they must be
+OWN = 1.6  # how close a kernel of our own must be to the best, where that and the others to try are library calls
 SHARE = 0.01  # of the time that a region takes to be worth it
 
 
@@ -64,10 +69,10 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         return
     regions = {l.region.signature(): l.region for l in launches}
     keys = {s: r.timing_key() for s, r in regions.items()}
-    known = key_of(cache, target, "in place " + digest([keys[l.region.signature()] for l in launches]))
+    others, added = _others(launches, keys, target, cache)
+    known = key_of(cache, target, "in place " + digest([keys[l.region.signature()] for l in launches] + added))
     entry = cache.get(known)
     if entry is None:
-        others = _others(launches, keys, target, cache)
         asked = segment(launches, dims, target, tuned, others, BUDGET[opt_level]) if others else None
         if asked is None:
             return
@@ -90,10 +95,12 @@ def digest(parts: Any) -> str:
 
 
 def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache
-            ) -> list[tuple[str, list[tuple[str, Params]]]]:
-    """What to try for the regions that take the most time, the heaviest first."""
+            ) -> tuple[list[tuple[str, list[tuple[str, Params]]]], list[Any]]:
+    """What to try for the regions that take the most time, the heaviest first; and, as JSON, what of it is tried for
+    being a kernel of our own or a library's call."""
     counts = Counter(l.region.signature() for l in launches)
-    found: list[tuple[float, str, list[tuple[str, Params]]]] = []
+    regions = {l.region.signature(): l.region for l in launches}
+    found: list[tuple[float, str, list[Trial]]] = []
     total = 0.0
     for s, n in counts.items():
         entry = cache.get(key_of(cache, target, keys[s]))
@@ -101,10 +108,42 @@ def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTar
         if entry is None or best is None or best.seconds is None:
             continue
         total += n * best.seconds
-        near = [(t.tactic, t.params) for t in entry.trials[1:] if t.seconds and t.seconds <= NEAR * best.seconds]
-        if near:
-            found.append((n * best.seconds, s, near[:OTHERS]))
-    return [(s, near) for weight, s, near in sorted(found, key=lambda f: -f[0]) if weight >= SHARE * total]
+        found.append((n * best.seconds, s, entry.trials))
+    others: list[tuple[str, list[tuple[str, Params]]]] = []
+    added: list[Any] = []
+    libraries: dict[tuple[str, str], bool] = {}
+    for weight, s, trials in sorted(found, key=lambda f: -f[0]):
+        if weight < SHARE * total:
+            break
+        near = _within(trials[1:], NEAR, trials[0])[:OTHERS]
+        sort = _other_sort(trials, near, regions[s], target, libraries)
+        if near or sort:
+            others.append((s, [(t.tactic, t.params) for t in (*near, *sort)]))
+        added += [[keys[s], t.tactic, t.params] for t in sort]
+    return others, added
+
+
+def _within(trials: Sequence[Trial], times: float, best: Trial) -> list[Trial]:
+    """Those that take at most so many times what the best takes."""
+    return [t for t in trials if t.seconds and best.seconds and t.seconds <= times * best.seconds]
+
+
+def _other_sort(trials: Sequence[Trial], near: Sequence[Trial], region: Region, target: CudaTarget,
+                libraries: dict[tuple[str, str], bool]) -> list[Trial]:
+    """Where the winner and those near it are all library calls, or all kernels of our own: the best of the other sort,
+    if it is close enough. `libraries`: of a kind of region and a tactic whether that calls a library, as far as known.
+    """
+    def calls(t: Trial) -> bool:
+        key = region.kind, t.tactic
+        if key not in libraries:
+            steps = target.implement(region, t.tactic, t.params).steps
+            libraries[key] = any(library_of(step.kernel.code) for step in steps)
+        return libraries[key]
+
+    library = calls(trials[0])
+    if any(calls(t) != library for t in near):
+        return []
+    return [t for t in _within(trials, OWN if library else NEAR, trials[0]) if calls(t) != library][:1]
 
 
 class _Names(Weights):
