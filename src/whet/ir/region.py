@@ -13,6 +13,7 @@ from whet.ir.expr import Apply, Expr, Imm, Leaf, Term
 from whet.ir.symbolic import Dim, Shape, Sym, from_json, to_json
 
 NORMS = frozenset({"layernorm", "rmsnorm"})  # kinds whose operand 0 may be a second result
+CHUNK = 64  # columns that the moments of a product's rows are taken over
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class Region:
     output:    the tensor that is written. `extra_outputs`: further results of the anchor itself. For the kinds NORMS
                there may be one: operand 0 as its prologue gives it (the result is computed from it before it is
                rounded to the extra output's type). A `conv` with attrs["mean"] has one: the mean over each image's
-               pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C].
+               pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C]. A `matmul` with
+               attrs["moments"], an int (CHUNK is the only one), has one in f32: of what it writes to `output` [.., n],
+               rounded as it is there, [.., n / CHUNK, 2], for each chunk of columns that lie side by side their mean,
+               and the sum of their squared deviations from that mean.
     picks:     {input k: input j} for the kinds NORMS: input k is a table [V, D], of which the leaf k of operand 0's
                prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
                from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,
@@ -159,13 +163,41 @@ def region_from_json(j: dict[str, Any]) -> Region:
         return Tensor(DType(dtype), tuple(map(from_json, shape)), tuple(map(from_json, strides)), bool(const),
                       not aligned)
 
-    return Region(
+    made = Region(
         j["kind"], {k: _unplain(v) for k, v in j["attrs"].items()}, tuple(tensor(t) for t in j["inputs"]),
         j["n_anchor"], tensor(j["output"]), tensor(j["anchor"]), expr_from_json(j["epilogue"]),
         {int(k): e for k, v in j["prologue"].items() if (e := expr_from_json(v)) is not None},
         tuple(tensor(t) for t in j["extra_outputs"]),
         {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"],
         {int(k): int(i) for k, i in j.get("picks", {}).items()})
+    if fault := moments_fault(made):
+        raise ValueError(fault)
+    return made
+
+
+def moments_fault(region: Region) -> str:
+    """What is wrong with the moments that a region is to give; "" if nothing is, also where it gives none."""
+    width = region.attrs.get("moments")
+    if width is None:
+        return "a product has a second result that is not its moments" \
+            if region.kind == "matmul" and region.extra_outputs else ""
+    out = region.output
+    if region.kind != "matmul":
+        return f"moments of a region of kind {region.kind!r}: only products (matmul) have them"
+    if type(width) is not int or width != CHUNK:
+        return f"moments of {width!r} columns: they are taken over {CHUNK}"
+    if out.dtype not in (DType.F32, DType.F16, DType.BF16):
+        return f"moments of results of {out.dtype.value}, not f32, f16 or bf16"
+    n = out.shape[-1] if out.shape else 0
+    if not isinstance(n, int) or n < CHUNK or n % CHUNK:
+        return f"moments of rows of {n} elements: it must be a known multiple of {CHUNK}"
+    want = (*out.shape[:-1], n // CHUNK, 2)
+    if len(region.extra_outputs) != 1:
+        return f"moments are one further result, the region has {len(region.extra_outputs)}"
+    t = region.extra_outputs[0]
+    if t.dtype is not DType.F32 or t.shape != want or len(t.strides) != len(want):
+        return f"moments of {t.dtype.value} {list(t.shape)} instead of f32 {list(want)}"
+    return ""
 
 
 def _plain(v: Any) -> Any:

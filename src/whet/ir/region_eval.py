@@ -13,7 +13,7 @@ from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR
 from whet.ir.graph import Node, Value
-from whet.ir.region import NORMS, Region
+from whet.ir.region import NORMS, Region, moments_fault
 from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
 BYTES_AS_REAL = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm", "attention"})
@@ -41,8 +41,11 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
         return [_fit(result, region.output.dtype, _concrete(region.output.shape, env))]
 
     mean = region.kind == "conv" and bool(region.attrs.get("mean"))
-    if mean:
-        plain = {k: v for k, v in region.attrs.items() if k != "mean"}
+    if fault := moments_fault(region):
+        raise InternalError(fault)
+    chunk = region.attrs.get("moments")
+    if mean or chunk:
+        plain = {k: v for k, v in region.attrs.items() if k not in ("mean", "moments")}
         results = _anchor(replace(region, attrs=plain, extra_outputs=()), arrays, env)
     else:
         results = _anchor(region, arrays, env)
@@ -53,6 +56,8 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
     if mean:
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             results.append(_mean_of_pixels(out))
+    if chunk:
+        results.append(_moments_of_rows(out, chunk))
     extra = [r.astype(t.dtype.np, copy=False) for r, t in zip(results[1:], region.extra_outputs, strict=True)]
     return [out, *extra]
 
@@ -61,6 +66,14 @@ def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
     """Of [N, spatial.., C], the mean over the pixels in f64: [N, 1.., C]."""
     axes = tuple(range(1, x.ndim - 1))
     return np.asarray(x.astype(np.float64).sum(axes, keepdims=True) / np.prod([x.shape[a] for a in axes]))
+
+
+def _moments_of_rows(x: np.ndarray, chunk: int) -> np.ndarray:
+    """Of [.., n], each chunk's mean and sum of squared deviations, in f64, rounded to f32: [.., n / chunk, 2]."""
+    wide = x.astype(np.float64).reshape(*x.shape[:-1], x.shape[-1] // chunk, chunk)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = wide.mean(-1, keepdims=True)
+        return np.stack([mean[..., 0], ((wide - mean) ** 2).sum(-1)], -1).astype(np.float32)
 
 
 def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -191,7 +191,9 @@ class _Region:
                 _need(p == 0 and alone)
                 return [0] * count
             case "matmul":
-                return [self.product(places)]
+                place = self.product(places)
+                _need(count == 1 or place != len(r.anchor.shape) - 1)  # moments are taken over columns
+                return [place] * count
             case "matmul_grouped":
                 _need(p is not None and p != len(shape) - 1 and alone)
                 return [p]

@@ -7,12 +7,12 @@ import numpy as np
 from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Leaf
-from whet.ir.region import Region
+from whet.ir.region import CHUNK, Region
 from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products
+from whet.targets.cuda.matmul_problem import MOMENTS, OUT, SUMS, Key, Problem, Products
 from whet.targets.cuda.shapes import divides, is_long
 
 EARLY = 64 * 64  # elements of a tile whose epilogue's operands have room in registers beside the sums
@@ -164,8 +164,9 @@ class Body:
                 self._ready[key] = self.s.name_of(
                     self.load(key, *self._place(key, rows, columns, row_mask, column_mask)), "early")
 
-    def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> None:
-        """The epilogue of the sums `total` and the store. rows, columns: texts of indices that broadcast to them."""
+    def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
+        """The epilogue of the sums `total` and the store; the name of what is stored. rows, columns: texts of indices
+        that broadcast to the sums."""
         s, region = self.s, self.region
 
         def read(key: Key) -> str:
@@ -180,8 +181,26 @@ class Body:
             dtype = region.epilogue.dtype
         pointers, _ = self._place(OUT, rows, columns, row_mask, column_mask)
         masks = " & ".join(t for t in (row_mask, column_mask) if t)
-        value = stored(value, dtype, region.output.dtype)
+        value = s.name_of(stored(value, dtype, region.output.dtype), "value")
         s.line(f"tl.store({pointers}, {value}, mask={masks})" if masks else f"tl.store({pointers}, {value})")
+        return value
+
+    def moments(self, value: str, bm: int) -> None:
+        """The mean of each row of the tile, which is one chunk wide, as `value` was stored, and the sum of its squared
+        deviations from that: in two passes over registers, so that a large mean costs no digits of the deviations."""
+        s, p = self.s, self.p
+        chunk, each = self.region.extra_outputs[0].strides[-2:]
+        row = p.strides[MOMENTS][-3]
+        row = row if row != 0 else 1  # addresses of the tile's rows, also where there is one
+        y = s.name_of(f"tl.broadcast_to({value}, ({bm}, {CHUNK})).to(tl.float32)", "y")
+        mean = s.name_of(f"tl.sum({y}, 1) * {1 / CHUNK}", "mean")
+        apart = s.name_of(f"{y} - {mean}[:, None]", "apart")
+        squares = s.name_of(f"tl.sum({apart} * {apart}, 1)", "squares")
+        terms = [self._bases[MOMENTS], f"rm * {self.number(row)}", f"{self.wide('pn')} * {self.number(chunk)}"]
+        pointers = s.name_of(" + ".join(terms), "at")
+        mask = self.m_mask(bm, "rm")
+        mask = f", mask={mask}" if mask else ""
+        s.line(f"tl.store({pointers}, {mean}{mask})\ntl.store({pointers} + {self.number(each)}, {squares}{mask})")
 
     def _place(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> tuple[str, str]:
         """(addresses, mask) of a tensor like the output, or one that broadcasts to it."""
