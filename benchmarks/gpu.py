@@ -9,8 +9,9 @@ the GPU where it is installed. In int8 and fp8 (of images; calibrated with other
 Outputs are checked against PyTorch's fp32 (without TF32) first. Inputs lie on the device. Backends take turns in one
 process; a call's time is the one between CUDA events around it in a queue of calls, so that neither an idle GPU nor a
 full queue hides what the host costs (XLA and ONNX Runtime have streams of their own: by the clock of the host, over the
-same queues). Results are saved after each case to `benchmarks/results/gpu-<name>.json`
-(measurement records) and `.md`; a run that was stopped goes on where it was, `--fresh` starts over.
+same queues). Beside it stands a call alone: on an idle GPU, from handing it over to its end by the host's clock.
+Results are saved after each case to `benchmarks/results/gpu-<name>.json` (measurement records) and `.md`; a run that
+was stopped goes on where it was, `--fresh` starts over.
 
 needs the extras `models` and `cuda`, and PyTorch with CUDA.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +38,7 @@ import numpy as np
 from benchmarks import gpu_jax, gpu_networks, gpu_tables
 from benchmarks.gpu_networks import MODELS
 from whet.measure import Measurement, centred_error, record, relative_l2, stats, this_device
-from whet.measure.record import Comparison, Load, Model, OutputError, PlanId, now
+from whet.measure.record import Comparison, Figure, Load, Model, OutputError, PlanId, now
 from whet.measure.tools import stamp
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +46,7 @@ ALLOWED = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 8e-2, "fp16": 2e-2, "int8": 0.35,
 CODES = ("int8", "fp8")  # every layer in them, all else in fp16
 CALIBRATION = 32  # samples
 ROUNDS, QUEUE = 12, 20  # turns of each backend, and calls in each
+ALONE = 50  # calls of each backend by themselves
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Contestant:
     plan: PlanId | None = None
     cached_build_seconds: float | None = None
     samples: list[list[float]] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
     keep: object = None
     wait: Callable[[object], object] = lambda last: None
 
@@ -162,8 +166,9 @@ def measure(name: str, batch: int, precision: str, options: argparse.Namespace) 
         build += f", {r.throughput:,.0f} samples a second" if r.throughput else ""
         build += f", again {r.cached_build_seconds:.1f} s" if r.cached_build_seconds else ""
         build += f", loaded {r.load_seconds:.2f} s" if r.load_seconds else ""
-        print(f"{name:12} b{batch:<3} {r.backend:28} {precision} {1e3 * r.latency.p50.value:7.3f} ms  error "
-              f"{r.error.value if r.error else 0:.1e} {build} {against}", flush=True)
+        print(f"{name:12} b{batch:<3} {r.backend:28} {precision} {1e3 * r.latency.p50.value:7.3f} ms, alone "
+              f"{1e3 * r.figures['alone'].value:.3f}  error {r.error.value if r.error else 0:.1e} {build} {against}",
+              flush=True)
     for c in contestants:
         c.keep = None
     torch.cuda.empty_cache()
@@ -356,6 +361,13 @@ def _time(contestants: list[Contestant]) -> None:
                     e.record()
             torch.cuda.synchronize()
             c.samples.append([1e-3 * a.elapsed_time(b) for a, b in itertools.pairwise(events[1:])])
+    for _ in range(ALONE):
+        for c in contestants:
+            start = time.perf_counter()
+            c.wait(c.call())
+            if c.stream is not None:
+                c.stream.synchronize()
+            c.alone.append(time.perf_counter() - start)
 
 
 def _record(c: Contestant, all_: list[Contestant], name: str, feeds: dict[str, np.ndarray], batch: int,
@@ -374,7 +386,7 @@ def _record(c: Contestant, all_: list[Contestant], name: str, feeds: dict[str, n
         device=this_device(), versions=versions, load=Load(alternating=tuple(o.name for o in all_)), plan=c.plan,
         latency=latency, throughput=batch / latency.p50.value, error=error, comparisons=tuple(comparisons),
         build_seconds=c.build_seconds, cached_build_seconds=c.cached_build_seconds, load_seconds=c.load_seconds,
-        **stamp())
+        figures={"alone": Figure(value=statistics.median(c.alone), unit="s")}, **stamp())
 
 
 def _there(done: list[Measurement], name: str, batch: int, precision: str) -> bool:

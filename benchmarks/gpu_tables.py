@@ -33,21 +33,23 @@ def markdown(records: Sequence[Measurement]) -> str:
     out = ["# whet on the GPU, beside its peers", "",
            f"{versions.pop('gpu', '')}; {', '.join(f'{k} {v}' for k, v in versions.items())}; {first.date[:10]}.", "",
            "Milliseconds between CUDA events around a call in a queue of calls, medians of alternating turns, inputs "
-           "on the device. Ratios are the peer's over whet's with 95 % intervals: over 1, whet is faster. Error: "
-           "relative L2 from PyTorch's fp32 after the mean over classes is taken off. `python benchmarks/gpu.py` makes "
-           "this.", ""]
+           "on the device. Ratios are the peer's over whet's with 95 % intervals: over 1, whet is faster. *Alone*: a "
+           "call on an idle GPU by the host's clock, from handing it over to its end, median. Error: relative L2 from "
+           "PyTorch's fp32 after the mean over classes is taken off. `python benchmarks/gpu.py` makes this.", ""]
     for precision in dict.fromkeys(r.precision for r in records):
         mine = [r for r in records if r.precision == precision]
         peers = [p for p in PEERS if any(r.backend == p for r in mine)]
-        columns = ["model", "batch", "whet", "samples/s", *(c for p in peers for c in (p, "ratio")), "error", "build",
-                   "again", "load"]
+        columns = ["model", "batch", "whet", "alone", "samples/s", *(c for p in peers for c in (p, "ratio", "alone")),
+                   "error", "build", "again", "load"]
         out += [f"## {precision}", "", f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
         for r in (r for r in mine if r.backend == "whet"):
-            cells = [TITLES[r.model.name], str(_batch(r)), _ms(r), f"{r.throughput:,.0f}" if r.throughput else "-"]
+            cells = [TITLES[r.model.name], str(_batch(r)), _ms(r), _alone(r),
+                     f"{r.throughput:,.0f}" if r.throughput else "-"]
             for p in peers:
                 peer = next((o for o in mine if o.backend == p and o.model == r.model and _batch(o) == _batch(r)), None)
                 c = next((c for c in r.comparisons if c.backend == p), None)
-                cells += [_ms(peer) if peer else "-", f"**{c.ratio:.2f}** ({c.low:.2f} to {c.high:.2f})" if c else "-"]
+                cells += [_ms(peer) if peer else "-", f"**{c.ratio:.2f}** ({c.low:.2f} to {c.high:.2f})" if c else "-",
+                          _alone(peer)]
             cells += [f"{r.error.value:.1e}" if r.error else "-", *(
                 rows.seconds(s) if s else "-" for s in (r.build_seconds, r.cached_build_seconds, r.load_seconds))]
             out.append(f"| {' | '.join(cells)} |")
@@ -77,3 +79,7 @@ def _batch(r: Measurement) -> int:
 
 def _ms(r: Measurement) -> str:
     return f"{1e3 * r.latency.p50.value:.3f}" if r.latency else "-"
+
+
+def _alone(r: Measurement | None) -> str:
+    return f"{1e3 * r.figures['alone'].value:.3f}" if r is not None and "alone" in r.figures else "-"
