@@ -69,8 +69,8 @@ class Region:
                rounded to the extra output's type). A `conv` with attrs["mean"] has one: the mean over each image's
                pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C]. A `matmul` with
                attrs["moments"], an int (CHUNK is the only one), has one in f32: of what it writes to `output` [.., n],
-               rounded as it is there, [.., n / CHUNK, 2], for each chunk of columns that lie side by side their mean,
-               and the sum of their squared deviations from that mean.
+               rounded as it is there, [2, n / CHUNK, ..], for each chunk of columns that lie side by side their mean,
+               and the sum of their squared deviations from that mean (rows side by side: readers load them so).
     picks:     {input k: input j} for the kinds NORMS: input k is a table [V, D], of which the leaf k of operand 0's
                prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
                from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,
@@ -191,7 +191,7 @@ def moments_fault(region: Region) -> str:
     n = out.shape[-1] if out.shape else 0
     if not isinstance(n, int) or n < CHUNK or n % CHUNK:
         return f"moments of rows of {n} elements: it must be a known multiple of {CHUNK}"
-    want = (*out.shape[:-1], n // CHUNK, 2)
+    want = (2, n // CHUNK, *out.shape[:-1])
     if len(region.extra_outputs) != 1:
         return f"moments are one further result, the region has {len(region.extra_outputs)}"
     t = region.extra_outputs[0]

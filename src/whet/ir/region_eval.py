@@ -69,11 +69,12 @@ def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
 
 
 def _moments_of_rows(x: np.ndarray, chunk: int) -> np.ndarray:
-    """Of [.., n], each chunk's mean and sum of squared deviations, in f64, rounded to f32: [.., n / chunk, 2]."""
+    """Of [.., n], each chunk's mean and sum of squared deviations, in f64, rounded to f32: [2, n / chunk, ..]."""
     wide = x.astype(np.float64).reshape(*x.shape[:-1], x.shape[-1] // chunk, chunk)
     with np.errstate(invalid="ignore", over="ignore"):
         mean = wide.mean(-1, keepdims=True)
-        return np.stack([mean[..., 0], ((wide - mean) ** 2).sum(-1)], -1).astype(np.float32)
+        both = np.stack([mean[..., 0], ((wide - mean) ** 2).sum(-1)])
+    return np.moveaxis(both, -1, 1).astype(np.float32)
 
 
 def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

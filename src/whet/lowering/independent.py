@@ -193,7 +193,7 @@ class _Region:
             case "matmul":
                 place = self.product(places)
                 _need(count == 1 or place != len(r.anchor.shape) - 1)  # moments are taken over columns
-                return [place] * count
+                return [place, None if place is None else place + 2][:count]
             case "matmul_grouped":
                 _need(p is not None and p != len(shape) - 1 and alone)
                 return [p]

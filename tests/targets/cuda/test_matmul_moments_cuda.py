@@ -36,7 +36,7 @@ TILES, H100 = MatmulTiles(), typical((9, 0))
 def moments(r: Region) -> Region:
     """The region with the moments of its rows as a second result."""
     *lead, n = r.output.shape
-    second = Tensor.dense(F32, (*lead, n // 64, 2))
+    second = Tensor.dense(F32, (2, n // 64, *lead))
     return replace(r, attrs={**r.attrs, "moments": 64}, extra_outputs=(second,))
 
 
@@ -45,11 +45,11 @@ def product(a: Sequence[int], b: Sequence[int], out: DType = F16, **more: object
 
 
 def strided(r: Region) -> Region:
-    """The output in every second place, the moments in parts: all means, then all sums of squares."""
+    """The output in every second place, each row's moments side by side."""
     (t,), steps = r.extra_outputs, tuple(2 * s for s in r.output.strides)
-    parts = Tensor.dense(F32, (2, *t.shape[:-1])).strides
+    rows = Tensor.dense(F32, (*t.shape[1:], 2)[1:] + (t.shape[1],)).strides  # [.., 2, chunk]
     return replace(r, output=replace(r.output, strides=steps),
-                   extra_outputs=(replace(t, strides=(*parts[1:], parts[0])),))
+                   extra_outputs=(replace(t, strides=(rows[-2], rows[-1], *rows[:-2])),))
 
 
 CASES = {
@@ -73,7 +73,7 @@ def of_rows(y: np.ndarray) -> np.ndarray:
     """The moments of an array's rows, in f64."""
     x = y.astype(np.float64).reshape(*y.shape[:-1], y.shape[-1] // 64, 64)
     with np.errstate(all="ignore"):
-        return np.stack([x.mean(-1), x.var(-1) * 64], -1)
+        return np.moveaxis(np.stack([x.mean(-1), x.var(-1) * 64]), -1, 1)
 
 
 def settings(r: Region, machine: Gpu, some: int) -> list[Params]:
@@ -98,7 +98,7 @@ def check(r: Region, run, arrays: list[np.ndarray], machine: Gpu = H100, some: i
         y, z = (x.astype(np.float64) for x in (got[0], want[0]))
         scale = np.abs(z[np.isfinite(z)]).max(initial=1e-3)
         np.testing.assert_allclose(y, z, coarse, coarse * scale, err_msg=str(params))
-        assert got[1].shape == (*got[0].shape[:-1], got[0].shape[-1] // 64, 2)
+        assert got[1].shape == (2, got[0].shape[-1] // 64, *got[0].shape[:-1])
         exact = of_rows(got[0])
         scale = np.abs(exact[np.isfinite(exact)]).max(initial=1e-3)
         np.testing.assert_allclose(got[1], exact, 1e-5, 1e-7 * scale, err_msg=str(params))
@@ -131,9 +131,9 @@ def odd_rows(run, machine: Gpu) -> None:
     r = moments(linear(5, 32, 192, residual=True))
     _, m = check(r, run, odd(r), machine)
     want = np.zeros(m.shape, bool)
-    want[1, 1] = want[2, 0] = want[2, 2] = True
+    want[:, 1, 1] = want[:, 0, 2] = want[:, 2, 2] = True
     np.testing.assert_array_equal(~np.isfinite(m), want)
-    np.testing.assert_array_equal(m[2, [0, 2], 0], [np.inf, -np.inf])
+    np.testing.assert_array_equal(m[0, [0, 2], 2], [np.inf, -np.inf])
 
 
 def far_from_zero(run, machine: Gpu) -> None:
@@ -143,9 +143,9 @@ def far_from_zero(run, machine: Gpu) -> None:
     a[:, 0], b[0], a[:, 1:] = 1000, 8, a[:, 1:] / 64  # 8000, and about 0.06 of noise
     _, m = check(r, run, [a, b], machine)
     exact = of_rows(region_reference(r, [a, b])[0])
-    assert 0.01 < exact[..., 1].min() < exact[..., 1].max() < 5
-    np.testing.assert_allclose(m[..., 0], exact[..., 0], 1e-6)
-    np.testing.assert_allclose(m[..., 1], exact[..., 1], 2e-2)
+    assert 0.01 < exact[1].min() < exact[1].max() < 5
+    np.testing.assert_allclose(m[0], exact[0], 1e-6)
+    np.testing.assert_allclose(m[1], exact[1], 2e-2)
 
 
 def test_nan_and_infinity_stay_in_their_chunk() -> None:
@@ -198,7 +198,7 @@ def malformed(name: str) -> Region:
     r = CASES["f32"]
     (t,) = r.extra_outputs
     second = {"narrow": replace(t, dtype=F16), "flat": Tensor.dense(F32, t.shape[:-1]),
-              "short": Tensor.dense(F32, (*t.shape[:-2], 1, 2))}
+              "short": Tensor.dense(F32, (2, 1, *t.shape[2:]))}
     match name:
         case "absent":
             return replace(r, attrs={})
@@ -238,7 +238,7 @@ def test_a_plan_keeps_the_moments() -> None:
     r = CASES["symbolic rows"]
     again = region_from_json(json.loads(json.dumps(r.describe())))
     assert again == r
-    assert evaluate(again.extra_outputs[0].shape[0], {"batch": 3}) == 3
+    assert evaluate(again.extra_outputs[0].shape[2], {"batch": 3}) == 3
 
 
 def test_a_batch_of_rows_stays_independent() -> None:
@@ -246,7 +246,8 @@ def test_a_batch_of_rows_stays_independent() -> None:
         g = Graph()
         g.dims.update(r.dims)
         g.inputs = [Value(f"x{i}", t.dtype, t.shape) for i, t in enumerate(r.inputs)]
-        g.outputs = g.add_node("region", g.inputs, {"region": r}).outputs
+        y, *m = g.add_node("region", g.inputs, {"region": r}).outputs
+        g.outputs = [y, *(g.add("transpose", [v], {"perm": (2, 0, 1)}) for v in m)]  # rows first
         g.output_names = ["y", "moments"][:len(g.outputs)]
         return independent(g)
 

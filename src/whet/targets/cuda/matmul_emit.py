@@ -189,7 +189,7 @@ class Body:
         """The mean of each row of the tile, which is one chunk wide, as `value` was stored, and the sum of its squared
         deviations from that: in two passes over registers, so that a large mean costs no digits of the deviations."""
         s, p = self.s, self.p
-        chunk, each = self.region.extra_outputs[0].strides[-2:]
+        each, chunk = self.region.extra_outputs[0].strides[:2]
         row = p.strides[MOMENTS][-3]
         row = row if row != 0 else 1  # addresses of the tile's rows, also where there is one
         y = s.name_of(f"tl.broadcast_to({value}, ({bm}, {CHUNK})).to(tl.float32)", "y")

@@ -113,7 +113,7 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
     if b is not None and b_arg is not None:
         tensors["b", 1], args["b", 1] = b, b_arg
     for t in region.extra_outputs:  # the moments, as the rows' programs see them: without the chunks
-        tensors[MOMENTS] = replace(t, shape=(*t.shape[:-2], 1), strides=(*t.strides[:-2], 0))
+        tensors[MOMENTS] = replace(t, shape=(*t.shape[2:], 1), strides=(*t.strides[2:], 0))
         args[MOMENTS] = Out(1)
     if sums is not None:
         shape = region.inputs[1].shape
