@@ -16,6 +16,7 @@ import whet
 
 sys.path.insert(0, str(Path(__file__).parent / "targets" / "cuda"))
 from on_device import needs_cuda
+from onnx_runtime import session
 
 from whet import passes
 from whet.frontends import load_model
@@ -25,7 +26,7 @@ from whet.targets.cuda.gpu import typical
 from whet.targets.cuda.target import CudaTarget
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("compilers")
 
 
 class Model:
@@ -103,10 +104,9 @@ def test_batch_norm_and_relu_have_no_regions() -> None:
 @pytest.mark.parametrize("make", [excitation, dense])
 @pytest.mark.parametrize("batch", [3, "n"])
 def test_blocks_match_onnx_runtime(make, name: str, batch: int | str) -> None:
-    ort = pytest.importorskip("onnxruntime")
     model = make(batch)
     x = np.random.default_rng(1).standard_normal((5 if batch == "n" else batch, 40, 13, 11)).astype(np.float32)
-    want = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    want = session(model).run(None, {"x": x})[0]
     with whet.load(whet.build(model, target="cuda", precision=name, opt_level=0)) as engine:
         (y,) = engine({"x": x}).values()
     assert centred_error(y, want) < (1e-4 if name == "fp32" else 1e-2)

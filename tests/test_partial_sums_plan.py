@@ -15,12 +15,13 @@ import whet
 
 sys.path.insert(0, str(Path(__file__).parent / "targets" / "cuda"))
 from on_device import needs_cuda
+from onnx_runtime import session
 
 from whet.measure import centred_error
 from whet.passes import row_moments
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("compilers")
 WIDTH, HEADS, ROWS = 384, 6, 24
 
 
@@ -113,10 +114,9 @@ def test_a_layer_is_seven_regions_of_a_step_each(post: bool, monkeypatch: pytest
 @pytest.mark.parametrize("post", [True, False], ids=["post-norm", "pre-norm"])
 def test_encoders_match_onnx_runtime(post: bool, depth: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_moments, "DEPTH", depth)
-    ort = pytest.importorskip("onnxruntime")
     model = Encoder(post).model
     x = np.random.default_rng(1).standard_normal((2, ROWS // 2, WIDTH)).astype(np.float32)
-    want = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    want = session(model).run(None, {"x": x})[0]
     with whet.load(whet.build(model, target="cuda", precision=precision, opt_level=0)) as engine:
         (y,) = engine({"x": x}).values()
     assert centred_error(y, want) < {"fp32": 1e-4, "bf16": 5e-2}.get(precision, 1e-2)

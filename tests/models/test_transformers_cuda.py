@@ -17,10 +17,11 @@ from families import FAMILIES, Family, export
 from test_decoders import HEAD, LAYERS, decoder, exported, profile_of
 
 import whet
+from onnx_runtime import session
 from targets.cuda.on_device import needs_cuda
 from whet.measure import relative_l2
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.usefixtures("compilers")]
 
 NAMES = ("bert", "distilbert", "vit", "swin", "gpt2", "llama", "t5_decoder", "whisper_encoder", "detr", "lstm_tagger")
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 6e-2}  # relative L2 distance
@@ -40,11 +41,9 @@ def family(name: str) -> Family:
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("name", NAMES)
 def test_matches_onnx_runtime_on_the_cpu(name: str, precision: str, folder: Path) -> None:
-    import onnxruntime as ort
-
     f = family(name)
     path = export(f, folder)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    reference = session(path)
     plan = whet.build(path, target="cuda", precision=precision, profiles=[dict(f.ranges)], opt_level=0)
     steps = plan.summary()["steps"]
     assert not steps["reference"], steps
@@ -52,7 +51,7 @@ def test_matches_onnx_runtime_on_the_cpu(name: str, precision: str, folder: Path
         for i, sizes in enumerate(f.sizes, 1):
             feeds = f.feeds(np.random.default_rng(i), sizes)
             found = engine(feeds)
-            for output, want in zip(session.get_outputs(), session.run(None, feeds), strict=True):
+            for output, want in zip(reference.get_outputs(), reference.run(None, feeds), strict=True):
                 assert relative_l2(found[output.name], want) < max(TOLERANCE[precision], f.tolerance), sizes
 
 
@@ -60,17 +59,15 @@ def test_matches_onnx_runtime_on_the_cpu(name: str, precision: str, folder: Path
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_prompts_and_tokens_match_onnx_runtime(kind: str, precision: str, tmp_path: Path) -> None:
-    import onnxruntime as ort
-
     model = exported(kind, "sdpa", 17, False, tmp_path)
     plan = whet.build(model, target="cuda", precision=precision, opt_level=0, profiles=[profile_of(model)])
     assert not plan.summary()["steps"]["reference"]
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    reference = session(model)
     rng = np.random.default_rng(0)
     with whet.load(plan) as engine:
         for batch, new, past in ((2, 7, 0), (1, 1, 5), (3, 1, 40), (2, 4, 9), (1, 1, 0)):
             feeds: dict[str, np.ndarray] = {}
-            for v in session.get_inputs():
+            for v in reference.get_inputs():
                 if v.name == "input_ids":
                     feeds[v.name] = rng.integers(0, 199, (batch, new))
                 elif v.name == "attention_mask":
@@ -79,7 +76,7 @@ def test_prompts_and_tokens_match_onnx_runtime(kind: str, precision: str, tmp_pa
                 else:
                     feeds[v.name] = rng.standard_normal((batch, v.shape[1], past, HEAD)).astype(np.float32)
             got = engine(feeds)
-            for o, want in zip(session.get_outputs(), session.run(None, feeds), strict=True):
+            for o, want in zip(reference.get_outputs(), reference.run(None, feeds), strict=True):
                 assert relative_l2(got[o.name], want) < TOLERANCE[precision], (o.name, batch, new, past)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,9 @@ from targets.cuda.on_device import needs_cuda
 from whet.measure.verdict import judge
 from whet.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("compilers")
 # The products that each precision is to be found in.
 PRODUCTS = {"tf32": "tf32", "fp16": "f16", "bf16": "bf16", "int8": "int8", "fp8": "f8"}
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHET_CACHE", str(tmp_path))
 
 
 def built(of: Case, precision: str) -> Plan:

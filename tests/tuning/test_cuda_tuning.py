@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from tuning.fake_gpu import Playing
 from whet.errors import TuningError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
+from whet.ir.region import Region, Tensor
 from whet.lowering.storage import Launch, schedule
 from whet.passes.fuse import form_regions
 from whet.targets.base import Candidate, Implementation, Kernel, Step
 from whet.targets.cuda.gpu import typical
+from whet.targets.cuda.target import CudaTarget
 from whet.tuning import cuda, in_place
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.cuda import pick
-from whet.tuning.found import Choice, Tuned, key_of
+from whet.tuning.found import Choice, Tuned, describe, key_of
 from whet.tuning.pool import Crew, NotTriedError, WorkerDied
 from whet.tuning.tuner import tune
 
@@ -263,3 +265,23 @@ def test_builds_within_one_another_share_their_children() -> None:
         assert outer.users == 1
     with cuda.children(TARGET) as later:
         assert later is not outer
+
+
+def test_a_library_that_ends_the_child_costs_its_candidates_alone() -> None:
+    target = CudaTarget(replace(typical((9, 0)), live=True, libraries={"cudnn": "9.19"}))
+    region = Region("matmul", {}, (Tensor.dense(DType.F16, (9, 16)), Tensor.dense(DType.F16, (16, 8))), 2,
+                    Tensor.dense(DType.F32, (9, 8)), Tensor.dense(DType.F32, (9, 8)), compute="f16")
+
+    class Ending:
+        def submit(self, timeout: float, method: str, target: CudaTarget, region: Region) -> Future[list[Candidate]]:
+            job: Future[list[Candidate]] = Future()
+            if target.gpu.libraries:
+                job.set_exception(WorkerDied("crashed (exit -11)"))
+            else:
+                job.set_result([Candidate("matmul_tiles", {}, 1.0)])
+            return job
+
+    out = Tuned()
+    found = cuda._candidates([region], target, Ending(), out, lambda _: None)
+    assert [c.tactic for _, given in found for c in given] == ["matmul_tiles"]
+    assert out.notes == [f"libraries gave no candidates for {describe(region)}: crashed (exit -11)"]

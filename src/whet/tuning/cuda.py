@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whet.errors import InternalError, MissingExtraError, TuningError
@@ -85,7 +85,7 @@ def choose(regions: Sequence[Region], target: CudaTarget, cache: TimingCache, op
     _check_compiler()
     with children(target) as team:
         crew = team.compilers
-        todo = _candidates(regions, target, crew, progress)
+        todo = _candidates(regions, target, crew, out, progress)
         if CANDIDATES[opt_level] == 0 or not target.gpu.live:
             _settle(todo, target, crew, out, progress)
             if not target.gpu.live:
@@ -356,15 +356,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _candidates(regions: Sequence[Region], target: CudaTarget, crew: Crew, progress: Callable[[Progress], None]
-                ) -> list[tuple[Region, list[Candidate]]]:
-    """Each region's candidates. Libraries are asked on the GPU, in children; without one nothing needs to be opened."""
+def _candidates(regions: Sequence[Region], target: CudaTarget, crew: Crew, out: Tuned,
+                progress: Callable[[Progress], None]) -> list[tuple[Region, list[Candidate]]]:
+    """Each region's candidates. Libraries are asked on the GPU, in children; without one nothing needs to be opened.
+    Where that fails (a library may end the child that asks it) kernels of our own are left, and `out.notes` says so."""
     progress(Progress(0, len(regions), "candidates"))
     if not target.gpu.live:
         found: list[tuple[list[Candidate], str]] = [(target.candidates(r), "") for r in regions]
     else:
         jobs = [crew.submit(COMPILE_TIMEOUT, "candidates", target, r) for r in regions]
         found = [(given or [], failed) for given, failed in map(result, jobs)]
+        ours = replace(target, gpu=replace(target.gpu, libraries={}))
+        again = {i: crew.submit(COMPILE_TIMEOUT, "candidates", ours, regions[i])
+                 for i, (_, failed) in enumerate(found) if failed}
+        for i, job in again.items():
+            out.notes.append(f"libraries gave no candidates for {describe(regions[i])}: {found[i][1]}")
+            given, failed = result(job)
+            found[i] = given or [], failed
     for region, (candidates, failed) in zip(regions, found):
         if not candidates:
             raise TuningError(f"no tactic runs this {region.kind}", where=describe(region),

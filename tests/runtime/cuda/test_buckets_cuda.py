@@ -17,7 +17,7 @@ from whet.runtime import Pointer
 from whet.runtime.cuda.context import CudaContext
 from whet.runtime.engine import load_data
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("compilers")]
 F, I = TensorProto.FLOAT, TensorProto.INT64
 MOST = 37
 

@@ -26,6 +26,7 @@ TYPES = {DType.F32: "FLOAT", DType.F16: "HALF", DType.BF16: "BFLOAT16", DType.I8
          DType.F8E4M3FN: "FP8_E4M3"}
 WORKSPACE = 64 << 20  # bytes that a plan may ask for
 COMPILED = 1 << 20  # bytes that are kept for a plan which only tells once it has been compiled
+OPERATORS = 24  # of an epilogue: asked for plans with 75, cuDNN 9.19 ended the process
 MOST = 48
 
 
@@ -235,6 +236,8 @@ class _Number:
 def translate(nodes: Nodes, e: Expr, anchor: tuple[str, int], leaf: Callable[[int], tuple[str, int]],
               output: DType) -> tuple[str, int]:
     """The expression's nodes; its value, which is rounded to `output` when stored. UntranslatableError."""
+    if sum(isinstance(t, Apply) for t in e.terms) > OPERATORS:
+        raise UntranslatableError(f"an expression of more than {OPERATORS} operators")
     values: dict[int, tuple[str, int]] = {}
     leaves: dict[int, tuple[str, int]] = {}
     last = len(e.terms) - 1
