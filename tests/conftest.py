@@ -21,7 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # read when NumPy or PyTorch is first i
 settings.register_profile("whet", deadline=None)  # no test fails for taking long
 settings.load_profile("whet")
 
-LONGEST = ("conformance/test_onnx_backend.py", "test_light_models.py", "targets/cuda/test_conv_depthwise_cuda.py",
+LONGEST = ("test_cuda_models.py", "conformance/test_onnx_backend.py", "test_light_models.py",
+           "targets/cuda/test_conv_depthwise_cuda.py",
            "fuzz/test_fuzz.py", "precision/test_trained_models.py", "frontends/test_sampling_operators.py",
            "cli/test_commands.py", "compare/test_remote.py", "compare/test_servers.py", "test_build.py",
            "test_bad_input.py", "tools/test_debug.py", "targets/cpu/test_grouped_products.py",

@@ -16,8 +16,8 @@ import whet
 
 sys.path.insert(0, str(Path(__file__).parent / "targets" / "cuda"))
 from on_device import needs_cuda
-from onnx_runtime import session
 
+from onnx_runtime import session
 from whet import passes
 from whet.frontends import load_model
 from whet.measure import centred_error
