@@ -184,6 +184,7 @@ class Builder:
             "steps": counts, "copies": first.copies, "layers": told.layers,
             "output_values": told.outputs, "plugins": _plugins(outlines),
             **({"untuned": tuned.untuned} if tuned.untuned else {}), **early,
+            **({"in_place": tuned.in_place} if tuned.in_place else {}),
             "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                        "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                        "weights": sum(w.nbytes for w in weights.arrays.values())},

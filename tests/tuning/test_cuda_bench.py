@@ -131,7 +131,11 @@ def test_the_last_round_is_in_turns(bench: CudaBench) -> None:
     assert times == pytest.approx([5e-6, 4e-6])
 
 
-def asked(some: list[Launch], others: list[tuple[str, list[tuple[str, dict[str, Any]]]]]) -> Trials:
+Choices = tuple[str, dict[str, Any]]
+
+
+def asked(some: list[Launch], others: list[tuple[str, list[Choices]]], own: dict[str, Choices] | None = None
+          ) -> Trials:
     body = assemble(some, [Implementation(()) for _ in some], {}, _Names(), branches=True)
     assert body.place is not None
     assert body.waits is not None
@@ -140,7 +144,7 @@ def asked(some: list[Launch], others: list[tuple[str, list[tuple[str, dict[str, 
     placed = [Placed(s, w, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
               for s, w, l in zip(names, body.waits, some)]
     return Trials(placed, dict(zip(names, (l.region for l in some))), {}, body.arena,
-                  {s: ("a", {"us": 5}) for s in names}, others, 60.0)
+                  {s: ("a", {"us": 5}) for s in names}, others, own or {}, 60.0)
 
 
 def test_early_launches_run_the_same_segment_with_other_kernels(bench: CudaBench, monkeypatch: pytest.MonkeyPatch
@@ -186,12 +190,32 @@ def test_in_place_the_faster_ones_are_kept(bench: CudaBench) -> None:
     def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
         return implement(region), {"k": f"product:{params['us']}".encode()}
 
-    trials = asked(some, [(names[0], [("b", {"us": 6}), ("c", {"us": 3}), ("d", {"us": 2.999})]),
-                          (names[2], [("b", {"us": 4})])])
+    trials = asked(some, [(names[0], [("a", {"us": 5}), ("b", {"us": 6}), ("c", {"us": 3}), ("d", {"us": 2.999})]),
+                          (names[2], [("a", {"us": 5}), ("b", {"us": 4})])])
     segment = cuda_segment.Segment(bench, trials, compiled)
-    changed = segment.run()
-    assert {s: t for s, (t, _, _) in changed.items()} == {names[0]: "c", names[2]: "b"}
+    attempts = segment.run()
+    assert {s: tactic for a in attempts if a.kept for s, (tactic, _) in a.choices.items()} == {
+        names[0]: "c", names[2]: "b"}
     equal = names.count(names[0])
-    assert changed[names[2]][2] == pytest.approx(3e-6 * equal + 4e-6 + 5e-6 * (2 - equal))
+    assert [a.after for a in attempts if a.kept][-1] == pytest.approx(3e-6 * equal + 4e-6 + 5e-6 * (2 - equal))
+    assert all(a.kept == (a.after < 0.998 * a.before) for a in attempts)
+    assert len(attempts) == 8, "a second time: what is not chosen now, the first winners too"
     segment.close()
     assert not device.blocks
+
+
+@pytest.mark.parametrize(("us", "kept"), [(4, True), (6, False)])
+def test_kernels_of_our_own_are_tried_all_at_once_first(us: int, kept: bool, bench: CudaBench) -> None:
+    some = launches()
+    names = [l.region.signature() for l in some]
+
+    def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+        return implement(region), {"k": f"product:{params['us']}".encode()}
+
+    own = {s: ("own", {"us": us}) for s in names}
+    segment = cuda_segment.Segment(bench, asked(some, [(s, [("a", {"us": 5}), own[s]]) for s in own], own), compiled)
+    first, *rest = segment.run()
+    assert (set(first.choices), first.kept) == (set(names), kept)
+    assert {c for a in rest for c, _ in a.choices.values()} == {"a" if kept else "own"}, "then back, one by one"
+    assert not any(a.kept for a in rest)
+    segment.close()

@@ -109,20 +109,25 @@ def test_what_is_faster_in_place_is_kept_and_known_the_next_time() -> None:
     some, cache = launches(), TimingCache()
     asked: list[in_place.Trials] = []
 
-    def ask(trials: in_place.Trials) -> dict[str, Any]:
+    def ask(trials: in_place.Trials) -> list[in_place.Attempt]:
         asked.append(trials)
-        return {trials.others[0][0]: ("b", {}, 9e-6)}
+        first = trials.others[0][0]
+        return [in_place.Attempt({first: ("d", {})}, 10e-6, 9e-6, True),
+                in_place.Attempt({first: ("b", {})}, 9e-6, 8e-6, True),
+                in_place.Attempt({first: ("c", {})}, 8e-6, 9e-6, False)]
 
     for _ in range(2):
         out = tuned_for(some, cache)
         in_place.refine(some, {}, TARGET, cache, 3, out, lambda p: None, ask)
-        how = [out.choices[l.region.signature()].how for l in some]
-        assert sorted(set(how)) == ["in place", "measured"]
+        found = {(c.tactic, c.how) for c in (out.choices[l.region.signature()] for l in some)}
+        assert found == {("b", "in place"), ("a", "measured")}
+        assert [(t["tactic"], t["before"], t["after"], t["kept"]) for t in out.in_place] == [
+            ("d", 10e-6, 9e-6, True), ("b", 9e-6, 8e-6, True), ("c", 8e-6, 9e-6, False)]
     (trials,) = asked
     heaviest, others = trials.others[0]
     assert [l.region for l in trials.launches].count(heaviest) == max(
         [l.region for l in trials.launches].count(s) for s in trials.regions)
-    assert others == [("b", {})], "what is far slower alone is not tried"
+    assert others == [("a", {}), ("b", {})], "what is far slower alone is not tried"
     assert len(trials.launches) == len(some)
     assert trials.arena > 0
 
@@ -136,17 +141,17 @@ class Calling(Playing):
         return replace(made, steps=(Step(Kernel(tactic, f'{{"type": "{kind}"}}'), (), 1),))
 
 
-@pytest.mark.parametrize(("times", "tried"), [
-    ("cudnn 10, cudnn 10.1, cublaslt 10.2, cudnn 10.3, tiles 15, tiles 15.5", "cudnn cublaslt tiles"),
-    ("cudnn 10, tiles 15.9", "tiles"),
-    ("cudnn 10, cudnn 10.1, cudnn 10.2, tiles 16.1", "cudnn cudnn"),
-    ("cudnn 10, cudnn 10.1, tiles 10.2, tiles 10.3", "cudnn tiles"),
-    ("tiles 10, tiles 10.1, rows 10.2, rows 10.3, cudnn 12, cublaslt 12.1", "tiles rows cudnn"),
-    ("tiles 10, cudnn 13.1", ""),
-    ("tiles 10, cudnn failed", ""),
-    ("cudnn 10, tiles failed", "")])
-def test_kernels_of_our_own_and_library_calls_are_both_tried_in_place(times: str, tried: str) -> None:
-    """Microseconds alone, the best first, and which of them are tried: of both sorts, if they are near."""
+@pytest.mark.parametrize(("times", "tried", "own"), [
+    ("cudnn 10, cudnn 10.1, cublaslt 10.2, cudnn 10.3, tiles 15, tiles 15.5", "cudnn cudnn cublaslt tiles", "tiles"),
+    ("cudnn 10, tiles 15.9", "cudnn tiles", "tiles"),
+    ("cudnn 10, cudnn 10.1, cudnn 10.2, tiles 16.1", "cudnn cudnn cudnn", ""),
+    ("cudnn 10, rows 10.1, tiles 10.2, tiles 10.3", "cudnn rows tiles", "rows"),
+    ("tiles 10, tiles 10.1, rows 10.2, rows 10.3, cudnn 12, cublaslt 12.1", "tiles tiles rows cudnn cublaslt", ""),
+    ("tiles 10, cudnn 16.1", "", ""),
+    ("tiles 10, cudnn failed", "", ""),
+    ("cudnn 10, tiles failed", "", "")])
+def test_the_best_few_and_the_best_of_each_other_tactic_are_tried_in_place(times: str, tried: str, own: str) -> None:
+    """Microseconds alone, the best first; which of them are tried, and which takes a library call's place at first."""
     some, cache = launches(), TimingCache()
     target = Calling(TARGET.gpu)
     trials = []
@@ -155,9 +160,9 @@ def test_kernels_of_our_own_and_library_calls_are_both_tried_in_place(times: str
         trials.append(Trial(tactic, {"k": k}, None if us == "failed" else float(us) * 1e-6, "why" * (us == "failed")))
     asked: list[in_place.Trials] = []
 
-    def ask(given: in_place.Trials) -> dict[str, Any]:
+    def ask(given: in_place.Trials) -> list[in_place.Attempt]:
         asked.append(given)
-        return {}
+        return []
 
     for _ in range(2):
         out = Tuned()
@@ -167,21 +172,21 @@ def test_kernels_of_our_own_and_library_calls_are_both_tried_in_place(times: str
         in_place.refine(some, {}, target, cache, 2, out, lambda p: None, ask)
     assert len(asked) == bool(tried), "the second time it is known"
     for given in asked:
-        for _, others in given.others:
+        for s, others in given.others:
             assert [tactic.removesuffix("_matmul") for tactic, _ in others] == tried.split()
             assert others == [(t.tactic, t.params) for t in trials if (t.tactic, t.params) in others], "the best first"
+            assert given.own.get(s, ("",))[0] == own
 
 
 def test_what_was_tried_in_place_is_known_unless_there_is_more_to_try() -> None:
-    """Results of one sort of candidates alone are not taken for those of both."""
     some, cache = launches(), TimingCache()
     target = Calling(TARGET.gpu)
     tiles, near, far = Trial("tiles", {}, 15e-6), Trial("cudnn_matmul", {"k": 1}, 11e-6), Trial("rows", {}, 17e-6)
     asked: list[in_place.Trials] = []
 
-    def ask(given: in_place.Trials) -> dict[str, Any]:
+    def ask(given: in_place.Trials) -> list[in_place.Attempt]:
         asked.append(given)
-        return {}
+        return []
 
     for behind, count in (([near], 1), ([near, far], 1), ([near, tiles], 2), ([near, tiles, far], 2), ([near], 2)):
         out = Tuned()
@@ -196,7 +201,7 @@ def test_what_was_tried_in_place_is_known_unless_there_is_more_to_try() -> None:
 def test_nothing_is_tried_in_place_without_a_gpu_or_time() -> None:
     some, cache = launches(), TimingCache()
 
-    def never(trials: in_place.Trials) -> dict[str, Any]:
+    def never(trials: in_place.Trials) -> list[in_place.Attempt]:
         raise AssertionError("asked")
 
     for target, level in ((TARGET, 0), (TARGET, 1), (replace(TARGET, gpu=typical((9, 0))), 3)):

@@ -23,7 +23,7 @@ from whet.tuning.agree import difference
 from whet.tuning.bench import random_array
 from whet.tuning.cuda_bench import CHUNK, CudaBench, Operands, reach
 from whet.tuning.early import Answer
-from whet.tuning.in_place import Trials
+from whet.tuning.in_place import Attempt, Trials
 
 TURNS, LONG = 9, 5  # measurements each way; how many times as many for a decision about the whole plan
 GAIN = 0.998  # of the segment's time that a change must not exceed
@@ -42,33 +42,47 @@ class Segment:
         self._reset()
         self.steps: dict[str, list[Steps]] = {}  # by region: of each of its launches
 
-    def run(self) -> dict[str, tuple[str, Params, float]]:
-        """The choices that are faster in place, with the segment's seconds then."""
+    def run(self) -> list[Attempt]:
+        """Try what is asked for, twice where the first time changed something and there is time left."""
         a = self.asked
         for s, (tactic, params) in a.choices.items():
             self.steps[s] = self._prepared(s, tactic, params)
-        changed: dict[str, tuple[str, Params, float]] = {}
+        chosen, attempts = dict(a.choices), list[Attempt]()
         until = time.monotonic() + a.seconds
         current = self._graph({})
         self.bench.replay(current)
-        for s, others in a.others:
-            for tactic, params in others:
-                if time.monotonic() > until:
-                    return changed
-                kept = len(self.memory)
-                steps = self._prepared(s, tactic, params)
-                graph = self._graph({s: steps})
-                self.bench.replay(graph)
-                times = [(self.bench.replay(current), self.bench.replay(graph)) for _ in range(TURNS)]
-                before, after = (statistics.median(t) for t in zip(*times))
-                if after < GAIN * before:
-                    current, self.steps[s] = graph, steps
-                    changed[s] = (tactic, params, float(f"{after:.4g}"))
-                else:
-                    for m in self.memory[kept:]:
-                        m.close()
-                    del self.memory[kept:]
-        return changed
+
+        def attempt(choices: dict[str, tuple[str, Params]]) -> None:
+            nonlocal current
+            kept = len(self.memory)
+            steps = {s: self._prepared(s, *c) for s, c in choices.items()}
+            graph = self._graph(steps)
+            self.bench.replay(graph)
+            times = [(self.bench.replay(current), self.bench.replay(graph)) for _ in range(TURNS)]
+            before, after = (float(f"{statistics.median(t):.4g}") for t in zip(*times))
+            attempts.append(Attempt(choices, before, after, after < GAIN * before))
+            if attempts[-1].kept:
+                current = graph
+                self.steps.update(steps)
+                chosen.update(choices)
+            else:
+                for m in self.memory[kept:]:
+                    m.close()
+                del self.memory[kept:]
+
+        if a.own:
+            attempt(a.own)
+        for _ in range(2):
+            begin = len(attempts)
+            for s, several in a.others:
+                for choice in several:
+                    if time.monotonic() > until:
+                        return attempts
+                    if choice != chosen[s]:
+                        attempt({s: choice})
+            if not any(t.kept for t in attempts[begin:]):
+                break
+        return attempts
 
     def early(self, forms: Objects) -> Answer:
         """The segment's seconds as it is, and with kernels that are launched early, in turns; the second None where

@@ -18,7 +18,7 @@ from whet.tuning import store
 from whet.tuning.cuda_bench import CudaBench
 from whet.tuning.cuda_segment import Objects, Segment
 from whet.tuning.early import Answer
-from whet.tuning.in_place import Trials
+from whet.tuning.in_place import Attempt, Trials
 from whet.tuning.worker import serve
 
 
@@ -43,8 +43,8 @@ class CudaWorker:
         made = [(target.implement(region, tactic, params), objects) for tactic, params, objects in several]
         return self.opened(target).playoff(region, made)
 
-    def in_place(self, target: CudaTarget, asked: Trials) -> dict[str, tuple[str, Params, float]]:
-        """The choices that are faster within their segment."""
+    def in_place(self, target: CudaTarget, asked: Trials) -> list[Attempt]:
+        """Other choices tried within their segment."""
         segment = Segment(self.opened(target), asked, self._compiled(target))
         try:
             return segment.run()

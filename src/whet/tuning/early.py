@@ -40,7 +40,7 @@ def decide(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
                          for step in t.implement(r, choices[s].tactic, choices[s].params).steps}
                         for t in (target, target.timed))
         codes = {symbol: code for symbol, code in {**plain, **forms}.items() if (symbol in plain) != (symbol in forms)}
-        asked = segment(launches, dims, target, tuned, [], BUDGET[opt_level]) if codes else None
+        asked = segment(launches, dims, target, tuned, BUDGET[opt_level]) if codes else None
         if asked is None:
             return
         progress(Progress(0, 1, "early launch"))

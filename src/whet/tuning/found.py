@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from whet.ir.region import Region
 from whet.targets.base import Candidate, Params, Target
@@ -45,7 +46,9 @@ class EarlyLaunch:
 class Tuned:
     """Choices by region signature, and the objects that are compiled already, by kernel symbol. `notes`: what went
     wrong on the way. `failed`: candidates that could not be used, by tactic: why, and how many. `untuned`: why nothing
-    was measured. `work`: seconds of children, by what they did. `early`: None where it was not measured."""
+    was measured. `work`: seconds of children, by what they did. `early`: None where it was not measured. `in_place`:
+    what was tried inside a whole segment: region, tactic, the segment's seconds before and after, whether it was kept.
+    """
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class Tuned:
     untuned: str = ""
     work: dict[str, float] = field(default_factory=dict)
     early: EarlyLaunch | None = None
+    in_place: list[dict[str, Any]] = field(default_factory=list)
 
 
 def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:

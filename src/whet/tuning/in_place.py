@@ -1,11 +1,12 @@
-"""The last word on the regions that weigh most: their best few candidates tried inside the whole segment.
+"""The last word on the regions that weigh most: their best candidates tried inside the whole segment.
 
-Alone, a kernel finds the second-level cache as it likes it; in its place it finds what the others left. So the regions
-that take the most time (each as often as it occurs) are tried with their second and third best, in the graph of all.
-A library's call does not begin before its neighbour ends, nor lets the next one begin (`targets.cuda.compile.early`),
-which costs about a microsecond among kernels that do both: so where the best few are all library calls, a kernel of our
-own is tried, too, and a library call where they are all our own. The segment's kernels are in the form that candidates
-were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
+Alone, a kernel finds the second-level cache as it likes it; in its place it finds what the others left. And a library's
+call neither begins before its neighbour ends nor lets the next one begin early (`targets.cuda.compile.early`), which
+costs about a microsecond on each side among kernels that do both. So, in the graph of all, first the kernels of our own
+take the place of the library calls, all at once (one alone would gain the half of it); then the regions that take the
+most time (each as often as it occurs) are tried with their next best candidates and with the best one of each other
+tactic. What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the
+form that candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from whet.plan.data import Place
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import Entry, TimingCache, Trial
-from whet.tuning.found import Choice, Progress, Tuned, key_of, winner
+from whet.tuning.found import Choice, Progress, Tuned, describe, key_of, winner
 
-BUDGET = {0: 0.0, 1: 0.0, 2: 4.0, 3: 12.0, 4: 40.0, 5: 120.0}  # seconds at each --opt-level
+BUDGET = {0: 0.0, 1: 0.0, 2: 6.0, 3: 15.0, 4: 40.0, 5: 120.0}  # seconds at each --opt-level
 OTHERS, NEAR = 2, 1.3  # how many candidates besides the best are tried, and how close to it they must be
-OWN = 1.6  # how close a kernel of our own must be to the best, where that and the others to try are library calls
+FAMILY = 1.6  # how close the best candidate of another tactic must be
 SHARE = 0.01  # of the time that a region takes to be worth it
 
 
@@ -47,7 +48,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Trials:
-    """What the device is asked: the segment, the choices, and what else to try, the heaviest region first."""
+    """What the device is asked: the segment, the choices, and what else to try, the heaviest region first (the winner
+    alone among it, to come back to). `own`: kernels of our own for regions whose winner is a library's call."""
 
     launches: list[Placed]
     regions: dict[str, Region]
@@ -55,38 +57,56 @@ class Trials:
     arena: int
     choices: dict[str, tuple[str, Params]]
     others: list[tuple[str, list[tuple[str, Params]]]]
+    own: dict[str, tuple[str, Params]]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Choices (by region) that were tried at once, the segment's seconds without and with them, and whether they were
+    kept: the next attempt begins where this one ended."""
+
+    choices: dict[str, tuple[str, Params]]
+    before: float
+    after: float
+    kept: bool
 
 
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
            cache: TimingCache, opt_level: int, tuned: Tuned, progress: Callable[[Progress], None],
-           ask: Callable[[Trials], dict[str, tuple[str, Params, float]]]) -> None:
-    """Change `tuned.choices` where another candidate is faster in place. What was found before is in the cache.
-
-    ask: gives the choices that changed, with the segment's seconds.
-    """
+           ask: Callable[[Trials], list[Attempt]]) -> None:
+    """Change `tuned.choices` where another candidate is faster in place. What was found before is in the cache."""
     if not target.gpu.live or BUDGET[opt_level] == 0 or len(launches) < 2:
         return
     regions = {l.region.signature(): l.region for l in launches}
     keys = {s: r.timing_key() for s, r in regions.items()}
-    others, added = _others(launches, keys, target, cache)
-    known = key_of(cache, target, "in place " + digest([keys[l.region.signature()] for l in launches] + added))
+    others, own = _others(launches, keys, target, cache)
+    tried = [[keys[s], several] for s, several in others]
+    known = key_of(cache, target, "in place " + digest([[keys[l.region.signature()] for l in launches], tried]))
     entry = cache.get(known)
     if entry is None:
-        asked = segment(launches, dims, target, tuned, others, BUDGET[opt_level]) if others else None
+        asked = segment(launches, dims, target, tuned, BUDGET[opt_level], others, own) if others else None
         if asked is None:
             return
         progress(Progress(0, len(others), "in place"))
-        entry = Entry("in place", [
-            Trial(tactic, {"region": keys[s], "params": params}, seconds) for s, (tactic, params, seconds) in
-            sorted(ask(asked).items())] or [Trial("", {"region": "", "params": {}})])
+        entry = Entry("in place", _trials(ask(asked), keys) or [Trial("", {})])
         cache.put(known, entry)
         cache.save()
-    changed = {t.params.get("region"): t for t in entry.trials}
+    names = {key: describe(regions[s]) for s, key in keys.items()}
+    known_ones = [t for t in entry.trials if t.params.get("region") in names]
+    tuned.in_place += [{"region": names[t.params["region"]], "tactic": t.tactic, "before": t.params.get("before"),
+                        "after": t.seconds, "kept": bool(t.params.get("kept"))} for t in known_ones]
+    last = {t.params["region"]: t for t in known_ones if t.params.get("kept")}
     for s, key in keys.items():
-        if (t := changed.get(key)) is not None:
+        if key in last:
             alone = tuned.choices[s].seconds
-            tuned.choices[s] = Choice(t.tactic, dict(t.params["params"]), "in place", alone)
+            tuned.choices[s] = Choice(last[key].tactic, dict(last[key].params["params"]), "in place", alone)
+
+
+def _trials(attempts: Sequence[Attempt], keys: Mapping[str, str]) -> list[Trial]:
+    """Attempts as the cache holds them: one for each region."""
+    return [Trial(tactic, {"region": keys[s], "params": params, "before": a.before, "kept": a.kept}, a.after)
+            for a in attempts for s, (tactic, params) in a.choices.items()]
 
 
 def digest(parts: Any) -> str:
@@ -95,9 +115,9 @@ def digest(parts: Any) -> str:
 
 
 def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache
-            ) -> tuple[list[tuple[str, list[tuple[str, Params]]]], list[Any]]:
-    """What to try for the regions that take the most time, the heaviest first; and, as JSON, what of it is tried for
-    being a kernel of our own or a library's call."""
+            ) -> tuple[list[tuple[str, list[tuple[str, Params]]]], dict[str, tuple[str, Params]]]:
+    """What to try for the regions that take the most time, the heaviest first and of each the winner first; and the
+    best kernel of our own for those whose winner calls a library."""
     counts = Counter(l.region.signature() for l in launches)
     regions = {l.region.signature(): l.region for l in launches}
     found: list[tuple[float, str, list[Trial]]] = []
@@ -110,40 +130,35 @@ def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTar
         total += n * best.seconds
         found.append((n * best.seconds, s, entry.trials))
     others: list[tuple[str, list[tuple[str, Params]]]] = []
-    added: list[Any] = []
-    libraries: dict[tuple[str, str], bool] = {}
+    own: dict[str, tuple[str, Params]] = {}
     for weight, s, trials in sorted(found, key=lambda f: -f[0]):
         if weight < SHARE * total:
             break
-        near = _within(trials[1:], NEAR, trials[0])[:OTHERS]
-        sort = _other_sort(trials, near, regions[s], target, libraries)
-        if near or sort:
-            others.append((s, [(t.tactic, t.params) for t in (*near, *sort)]))
-        added += [[keys[s], t.tactic, t.params] for t in sort]
-    return others, added
+        several = _worth_trying(trials)
+        if len(several) > 1:
+            others.append((s, [(t.tactic, t.params) for t in several]))
+        if _calls_library(several[0], regions[s], target):
+            mine = next((t for t in several if not _calls_library(t, regions[s], target)), None)
+            if mine is not None:
+                own[s] = mine.tactic, mine.params
+    return others, own
 
 
-def _within(trials: Sequence[Trial], times: float, best: Trial) -> list[Trial]:
-    """Those that take at most so many times what the best takes."""
-    return [t for t in trials if t.seconds and best.seconds and t.seconds <= times * best.seconds]
+def _worth_trying(trials: Sequence[Trial]) -> list[Trial]:
+    """The winner, the next best, and the best of each other tactic."""
+    best, *rest = trials
+    assert best.seconds is not None
+    near = [t for t in rest if t.seconds and t.seconds <= NEAR * best.seconds][:OTHERS]
+    seen = {t.tactic for t in (best, *near)}
+    for t in rest:
+        if t.seconds and t.seconds <= FAMILY * best.seconds and t.tactic not in seen:
+            near.append(t)
+            seen.add(t.tactic)
+    return [best, *near]
 
 
-def _other_sort(trials: Sequence[Trial], near: Sequence[Trial], region: Region, target: CudaTarget,
-                libraries: dict[tuple[str, str], bool]) -> list[Trial]:
-    """Where the winner and those near it are all library calls, or all kernels of our own: the best of the other sort,
-    if it is close enough. `libraries`: of a kind of region and a tactic whether that calls a library, as far as known.
-    """
-    def calls(t: Trial) -> bool:
-        key = region.kind, t.tactic
-        if key not in libraries:
-            steps = target.implement(region, t.tactic, t.params).steps
-            libraries[key] = any(library_of(step.kernel.code) for step in steps)
-        return libraries[key]
-
-    library = calls(trials[0])
-    if any(calls(t) != library for t in near):
-        return []
-    return [t for t in _within(trials, OWN if library else NEAR, trials[0]) if calls(t) != library][:1]
+def _calls_library(t: Trial, region: Region, target: CudaTarget) -> bool:
+    return any(library_of(step.kernel.code) for step in target.implement(region, t.tactic, t.params).steps)
 
 
 class _Names(Weights):
@@ -154,7 +169,8 @@ class _Names(Weights):
 
 
 def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget, tuned: Tuned,
-             others: list[tuple[str, list[tuple[str, Params]]]], seconds: float) -> Trials | None:
+            seconds: float, others: list[tuple[str, list[tuple[str, Params]]]] | None = None,
+            own: dict[str, tuple[str, Params]] | None = None) -> Trials | None:
     """What the device is asked of a segment; None where its memory is not known now."""
     signatures = [l.region.signature() for l in launches]
     regions = dict(zip(signatures, (l.region for l in launches)))
@@ -167,4 +183,4 @@ def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]]
     placed = [Placed(s, waits, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
               for s, waits, l in zip(signatures, body.waits, launches)]
     env = {n: opt for n, (_, opt, _) in dims.items()}
-    return Trials(placed, regions, env, body.arena, choices, others, seconds)
+    return Trials(placed, regions, env, body.arena, choices, others or [], own or {}, seconds)
