@@ -184,7 +184,6 @@ class Builder:
             "steps": counts, "copies": first.copies, "layers": told.layers,
             "output_values": told.outputs, "plugins": _plugins(outlines),
             **({"untuned": tuned.untuned} if tuned.untuned else {}), **early,
-            **({"in_place": tuned.in_place} if tuned.in_place else {}),
             "memory": {"arena": max((b.arena for b in bodies if isinstance(b.arena, int)), default=0),
                        "sum_of_temporaries": sum(b.arena_sum for b in bodies),
                        "weights": sum(w.nbytes for w in weights.arrays.values())},
@@ -198,6 +197,7 @@ class Builder:
             trailer={"tuning": evidence, "tuning_seconds": round(tuned.seconds, 3),
                      **({"work": tuned.work} if tuned.work else {}),
                      **({"notes": tuned.notes} if tuned.notes else {}),
+                     **({"in_place": tuned.in_place} if tuned.in_place else {}),
                      **({"failed": {k: dict(v) for k, v in tuned.failed.items()}} if tuned.failed else {}),
                      KEY: msgspec.to_builtins(Built(
                          date=datetime.now(UTC).isoformat(timespec="seconds"), asked=dict(self.asked),
