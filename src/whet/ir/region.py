@@ -14,6 +14,8 @@ from whet.ir.symbolic import Dim, Shape, Sym, from_json, to_json
 
 NORMS = frozenset({"layernorm", "rmsnorm"})  # kinds whose operand 0 may be a second result
 CHUNK = 64  # columns that the moments of a product's rows are taken over
+STATISTICS = ("mean", "deviation", "rms")  # numbers that expressions may have of a row's moments
+MOST_CHUNKS = 64  # of a row whose moments a region reads
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class Region:
                prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
                from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,
                which is the anchor's.
+    statistics: {input k: (what, epsilon)}: input k is the moments [2, chunks, ..] in f32 that a product left of its
+               rows; the epilogue of a matmul, and of the kinds NORMS operand 0's prologue and the epilogue, see for
+               each row a number, [.., 1] in f32: its `mean`, `deviation` for 1 / sqrt(variance + epsilon), or `rms` for
+               1 / sqrt(mean of squares + epsilon). With the chunks' means m and squared deviations q, of n = CHUNK *
+               chunks columns: mean = sum(m) / chunks, variance = (sum(q) + CHUNK * sum((m - mean)^2)) / n (Chan et al.
+               1979), mean of squares = variance + mean^2.
     """
 
     kind: str
@@ -91,10 +99,14 @@ class Region:
     # of F8E4M3FN, f32 sums: the anchor's dtype).
     compute: str = "f32"
     picks: dict[int, int] = field(default_factory=dict)
+    statistics: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def seen(self, k: int) -> Tensor:
-        """Input k as a prologue sees it: of a table the rows that are picked, with stride 0 from one to the next."""
+        """Input k as expressions see it: of a table the rows that are picked, with stride 0 from one to the next; of
+        rows' moments a number for each row."""
         t = self.inputs[k]
+        if k in self.statistics:
+            return replace(t, shape=(*t.shape[2:], 1), strides=(*t.strides[2:], 0))
         if k not in self.picks:
             return t
         shape = self.inputs[self.picks[k]].shape
@@ -110,7 +122,8 @@ class Region:
         exprs = {k: _masked(e) for k, e in self.prologue.items()}
         attrs = {k: 0 if k == "pad_value" else 1.0 if k in _CODE_SCALES and v else v for k, v in self.attrs.items()}
         epilogue = None if self.epilogue is None else _masked(self.epilogue)
-        return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs).describe())
+        statistics = {k: (what, 0.0) for k, (what, _) in self.statistics.items()}
+        return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs, statistics=statistics).describe())
 
     def describe(self) -> dict[str, Any]:
         """The region as JSON data, readable and complete."""
@@ -127,6 +140,8 @@ class Region:
             "prologue": {str(k): expr_to_json(e) for k, e in sorted(self.prologue.items())},
             "dims": {k: list(v) for k, v in sorted(self.dims.items())}, "compute": self.compute,
             **({"picks": {str(k): j for k, j in sorted(self.picks.items())}} if self.picks else {}),
+            **({"statistics": {str(k): [what, _plain(e)] for k, (what, e) in sorted(self.statistics.items())}}
+               if self.statistics else {}),
         }
 
 
@@ -169,14 +184,41 @@ def region_from_json(j: dict[str, Any]) -> Region:
         {int(k): e for k, v in j["prologue"].items() if (e := expr_from_json(v)) is not None},
         tuple(tensor(t) for t in j["extra_outputs"]),
         {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"],
-        {int(k): int(i) for k, i in j.get("picks", {}).items()})
-    if fault := moments_fault(made):
+        {int(k): int(i) for k, i in j.get("picks", {}).items()},
+        {int(k): (what, _unplain(epsilon)) for k, (what, epsilon) in j.get("statistics", {}).items()})
+    if fault := region_fault(made):
         raise ValueError(fault)
     return made
 
 
-def moments_fault(region: Region) -> str:
-    """What is wrong with the moments that a region is to give; "" if nothing is, also where it gives none."""
+def region_fault(region: Region) -> str:
+    """What is wrong with the moments of rows that a region gives or reads; "" if nothing is."""
+    return _moments_fault(region) or _statistics_fault(region)
+
+
+def _statistics_fault(region: Region) -> str:
+    if region.statistics and region.kind not in ("matmul", *NORMS):
+        return f"statistics of rows in a region of kind {region.kind!r}: products (matmul) and norms of rows read them"
+    for k, (what, epsilon) in region.statistics.items():
+        if not region.n_anchor <= k < len(region.inputs):
+            return f"statistics of input {k}, which expressions alone do not read"
+        if k in region.picks or k in region.picks.values():
+            return f"statistics of input {k}, which is a table or its indices"
+        if what not in STATISTICS:
+            return f"statistics {what!r}: there are {', '.join(STATISTICS)}"
+        if type(epsilon) is not float or not (math.isfinite(epsilon) and epsilon >= 0):
+            return f"statistics with an epsilon of {epsilon!r}: it is a finite number of 0 or more"
+        t = region.inputs[k]
+        if t.dtype is not DType.F32 or len(t.shape) < 3 or len(t.strides) != len(t.shape) or t.shape[0] != 2:
+            return f"statistics of {t.dtype.value} {list(t.shape)} instead of f32 [2, chunks, rows..]"
+        if not isinstance(t.shape[1], int) or not 1 <= t.shape[1] <= MOST_CHUNKS:
+            return f"statistics of {t.shape[1]} chunks: it must be a known number up to {MOST_CHUNKS}"
+        if any(k in e.leaves for i, e in region.prologue.items() if region.kind == "matmul" or i != 0):
+            return f"statistics of input {k} in the prologue of an operand that cannot have them"
+    return ""
+
+
+def _moments_fault(region: Region) -> str:
     width = region.attrs.get("moments")
     if width is None:
         return "a product has a second result that is not its moments" \

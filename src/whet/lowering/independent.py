@@ -163,7 +163,12 @@ class _Region:
         return _broadcast([(self.region.seen(k).shape, self.place(k)) for k in e.leaves], shape, self.n)
 
     def place(self, k: int) -> Place:
-        """Of an input as expressions see it: a table's rows are where their indices are."""
+        """Of an input as expressions see it: a table's rows are where their indices are, those of moments come after
+        the chunks."""
+        place = self.places[k]
+        if k in self.region.statistics and place is not None:
+            _need(place >= 2)
+            return place - 2
         if k not in self.region.picks:
             return self.places[k]
         _need(self.places[k] is None)

@@ -142,14 +142,16 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
     graph, x = state.graph, n.output
     before: Region = n.attrs["region"]
     region: Region = norm.attrs["region"]
-    values, tensors = list(norm.inputs), list(region.inputs)
+    values, tensors, statistics = list(norm.inputs), list(region.inputs), dict(region.statistics)
 
-    def source(v: Value, t: Tensor) -> int:
+    def source(v: Value, t: Tensor, statistic: tuple[str, float] | None = None) -> int:
         for i in range(region.n_anchor, len(values)):
-            if values[i] is v:
+            if values[i] is v and statistics.get(i) == statistic:
                 return i
         values.append(v)
         tensors.append(t)
+        if statistic is not None:
+            statistics[len(values) - 1] = statistic
         return len(values) - 1
 
     at = values.index(x)
@@ -161,7 +163,7 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
         terms += [Leaf(source(v, part), DType.F32), Apply("add", (len(terms) - 1, len(terms)), DType.F32)]
     value = Expr(tuple(terms))
     if before.epilogue is not None:
-        moved = {i: source(n.input(i), before.inputs[i]) for i in before.epilogue.leaves}
+        moved = {i: source(n.input(i), before.inputs[i], before.statistics.get(i)) for i in before.epilogue.leaves}
         value = unrounded(before.epilogue).remap(moved).inline(ANCHOR, value)
     operand = widened(region.prologue.get(0) or identity(0, x.dtype), at)
     assert operand is not None
@@ -171,7 +173,7 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
         norm.outputs.append(x)
         x.producer, x.index = norm, 1
     norm.inputs = values
-    norm.attrs["region"] = replace(region, inputs=tuple(tensors), extra_outputs=written,
+    norm.attrs["region"] = replace(region, inputs=tuple(tensors), extra_outputs=written, statistics=statistics,
                                    prologue={**region.prologue, 0: operand.inline(at, value)})
 
 

@@ -51,7 +51,7 @@ class CublasLt:
     def _reason(self, region: Region) -> str:
         """What keeps a static region from the library, whatever the machine."""
         how = products(region)
-        if region.extra_outputs:
+        if region.extra_outputs or region.statistics:
             return NO_MOMENTS
         if region.prologue:
             return "operands are computed on load"

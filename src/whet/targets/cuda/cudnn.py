@@ -244,7 +244,7 @@ class CudnnMatmul:
 
     def _reason(self, region: Region) -> str:
         a, b, out = region.inputs[0], region.inputs[1], region.output
-        if region.extra_outputs:
+        if region.extra_outputs or region.statistics:
             return NO_MOMENTS
         if region.prologue:
             return "operands are computed on load"

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Expr, Leaf
-from whet.ir.region import Region, Tensor
+from whet.ir.region import CHUNK, Region, Tensor
 from whet.ir.symbolic import Dim, Shape
 from whet.targets.base import In, Out
-from whet.targets.cuda.expr import emit
+from whet.targets.cuda.expr import constant, division, emit, root
 from whet.targets.cuda.kernel import Source
-from whet.targets.cuda.shapes import is_long, reach
+from whet.targets.cuda.shapes import is_long, power_of_two, reach
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,38 @@ def load_tensor(s: Source, t: Tensor, pointer_: str, block: Block, wide: bool = 
     if cache:
         text += f", {cache}"
     return s.name_of(f"tl.load({text}) != 0" if t.dtype is DType.BOOL else f"tl.load({text})", "x")
+
+
+def row_statistic(s: Source, region: Region, k: int, pointers: str, mask: str, lanes: str, each: str, chunk: str,
+                  wide: bool) -> str:
+    """A number of each row, from the moments that input k is (`Region.statistics`), with the rows' shape.
+
+    pointers: text of where the first chunk's mean lies, with an axis of one element for the chunks, or a scalar.
+    mask: which rows there are ("": all). lanes: what makes a row of chunks broadcast to the pointers: "[None, :]", or
+    "" where they are a scalar. each, chunk: texts of the steps from means to squared deviations, and from chunk to
+    chunk. wide: offsets need 64 bits.
+    """
+    what, epsilon = region.statistics[k]
+    chunks = region.inputs[k].shape[1]
+    assert isinstance(chunks, int), "`region_fault` lets no other pass"
+    width = power_of_two(chunks)
+    lane = s.name_of(f"tl.arange(0, {width}){lanes}{'.to(tl.int64)' if wide else ''}", "lane")
+    here = "" if width == chunks else f"({lane} < {chunks})"
+    inside = " & ".join(t for t in (mask and f"({mask})", here) if t)
+    masked = f", mask={inside}, other=0.0" if inside else ""
+    at = s.name_of(f"{pointers} + {lane} * {chunk}", "moments")
+    over = ", 1, keep_dims=True" if lanes else ", 0"
+    means = s.name_of(f"tl.load({at}{masked})", "means")
+    squares = s.name_of(f"tl.load({at} + {each}{masked})", "squares") if what != "mean" else ""
+    mean = s.name_of(f"tl.sum({means}{over}) * {1 / chunks}", "mean")
+    if what == "mean":
+        return mean
+    apart = s.name_of(f"tl.where({here}, {means} - {mean}, 0.0)" if here else f"{means} - {mean}", "apart")
+    total = f"tl.sum({squares} + {apart} * {apart} * {CHUNK}.0{over}) * {1 / (CHUNK * chunks)}"
+    if what == "rms":
+        total += f" + {mean} * {mean}"
+    one, small = constant(1.0, DType.F32), constant(epsilon, DType.F32)
+    return s.name_of(division(one, root(f"({total} + {small})")), what)
 
 
 def filled(s: Source, x: str, t: Tensor, block: Block, shape: Sequence[int]) -> str:

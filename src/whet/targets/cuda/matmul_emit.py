@@ -11,6 +11,7 @@ from whet.ir.region import CHUNK, Region
 from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
+from whet.targets.cuda.index import row_statistic
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.matmul_problem import MOMENTS, OUT, SUMS, Key, Problem, Products
 from whet.targets.cuda.shapes import divides, is_long
@@ -161,16 +162,26 @@ class Body:
         constants (which may be read before the kernel waits for others), or everything else."""
         for key in [k for k in self.p.tensors if k[0] == "e" and self.p.tensors[k].const == const]:
             if key not in self._ready:
-                self._ready[key] = self.s.name_of(
-                    self.load(key, *self._place(key, rows, columns, row_mask, column_mask)), "early")
+                self._ready[key] = self.s.name_of(self._read(key, rows, columns, row_mask, column_mask), "early")
+
+    def _read(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
+        """What the epilogue reads: text of a load, or of a statistic of the rows."""
+        pointers, mask = self._place(key, rows, columns, row_mask, column_mask)
+        if key[0] == "e" and key[1] in self.region.statistics:
+            each, chunk = self.region.inputs[key[1]].strides[:2]
+            return row_statistic(self.s, self.region, key[1], pointers, mask, "[None, :]", self.number(each),
+                                 self.number(chunk), self.p.wide)
+        return self.load(key, pointers, mask)
 
     def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
         """The epilogue of the sums `total` and the store; the name of what is stored. rows, columns: texts of indices
         that broadcast to the sums."""
-        s, region = self.s, self.region
+        s, region, ready = self.s, self.region, dict(self._ready)
 
         def read(key: Key) -> str:
-            return self._ready.get(key) or self.load(key, *self._place(key, rows, columns, row_mask, column_mask))
+            if key not in ready:
+                ready[key] = self._read(key, rows, columns, row_mask, column_mask)
+            return ready[key]
 
         if SUMS in self.p.tensors:
             total = s.name_of(f"{total} + 128 * {read(SUMS)}", "total")

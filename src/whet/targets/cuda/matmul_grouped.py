@@ -95,7 +95,7 @@ def codes_of(region: Region, most: int, chunks: int, deep: bool) -> Codes:
 
 def reason(region: Region) -> str:
     """Why no kernel takes the region; "" if one may."""
-    if region.extra_outputs:
+    if region.extra_outputs or region.statistics:
         return NO_MOMENTS
     if not all(t.const for t in region.inputs[1 : region.n_anchor]):
         return "the weights are not constants"

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from whet.ir.dtypes import DType
-from whet.ir.region import Region, Tensor, moments_fault
+from whet.ir.region import Region, Tensor, region_fault
 from whet.ir.symbolic import Dim, product, upper
 from whet.targets.base import Arg, In, Out, Pack, Packed
 from whet.targets.cuda.gpu import Gpu
@@ -44,7 +44,7 @@ class Problem:
 
     Adjacent dimensions that every tensor steps through evenly are merged. `strides[key]` are in elements, along
     (*batch, m, n, k), 0 where the tensor does not change (of the moments none along n: what is side by side shares
-    them). `wide`: offsets need 64 bits.
+    them, those that the epilogue reads too). `wide`: offsets need 64 bits.
     """
 
     batch: tuple[Dim, ...]
@@ -87,7 +87,7 @@ def reason(region: Region, machine: Gpu, moments: bool = False) -> str:
     """Why no Triton kernel takes this matmul; "" if one may. moments: for tactics that give those of rows, too."""
     if region.extra_outputs and not moments:
         return NO_MOMENTS
-    if fault := moments_fault(region):
+    if fault := region_fault(region):
         return fault
     if region.compute == "f8" and not machine.has_fp8:
         return f"{machine.arch} has no products of 8-bit floats"
@@ -109,7 +109,7 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
         for leaf in region.prologue[i].leaves if i in region.prologue else (i,):
             tensors[role, leaf], args[role, leaf] = region.inputs[leaf], In(leaf)
     for leaf in region.epilogue.leaves if region.epilogue is not None else ():
-        tensors["e", leaf], args["e", leaf] = region.inputs[leaf], In(leaf)
+        tensors["e", leaf], args["e", leaf] = region.seen(leaf), In(leaf)
     if b is not None and b_arg is not None:
         tensors["b", 1], args["b", 1] = b, b_arg
     for t in region.extra_outputs:  # the moments, as the rows' programs see them: without the chunks
@@ -138,7 +138,7 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
     limits = ranges(region)
     extents = (*(e for e, _ in batch), rows, n, k)
     wide = any(is_long(_reach(extents, s, limits)) for s in strides.values()) or any(
-        is_long(reach(region, t)) for t in region.extra_outputs)
+        is_long(reach(region, t)) for t in (*region.extra_outputs, *(region.inputs[j] for j in region.statistics)))
     return Problem(tuple(e for e, _ in batch), rows, n, k, tensors, args, strides, limits, wide)
 
 

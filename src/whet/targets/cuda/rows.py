@@ -19,7 +19,18 @@ from whet.ir.symbolic import Dim, Shape, ceildiv, product, upper
 from whet.targets.base import In, Out, Params, Work
 from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide, finish
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Block, axes_of, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
+from whet.targets.cuda.index import (
+    Block,
+    axes_of,
+    is_wide,
+    load_tensor,
+    merged,
+    offsets,
+    pointer_to,
+    row_statistic,
+    store_tensor,
+    unravel,
+)
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.moving import place
 from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, power_of_two, ranges
@@ -96,7 +107,7 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
     for i, t in enumerate((region.output, *region.extra_outputs)):
         put(("o", i), t, _through(t, region.output.shape, rank, cols))
     for k in region.epilogue.leaves if region.epilogue is not None else ():
-        put(("e", k), region.inputs[k], _through(region.inputs[k], region.output.shape, rank, cols))
+        put(("e", k), region.seen(k), _through(region.seen(k), region.output.shape, rank, cols))
 
     whole = shape or given
     keys = list(tensors)
@@ -150,6 +161,7 @@ class Tile:
         self.flat = self.r == 1
         self._row_coords: tuple[str, ...] = ()
         self._row_mask = ""
+        self._statistics: dict[int, str] = {}  # of the rows, by input
 
     @property
     def kind(self) -> str:
@@ -200,6 +212,19 @@ class Tile:
         if self.nest.rows:
             row, self._row_mask = self.row(pid)
             self._row_coords = tuple(unravel(self.s, row, self.nest.rows, "r"))
+        self._statistics = {k: self._statistic(k) for k in self.region.statistics
+                            if any(i == k for _, i in self.nest.views)}
+
+    def _statistic(self, k: int) -> str:
+        """A number for each row, from the moments of rows that input k is."""
+        s, t = self.s, self.region.inputs[k]
+        view = next(v for (role, i), v in self.nest.views.items() if i == k and role in "xe")
+        wide, block = is_wide(self.region, t), self.rows_block()
+        at = offsets(s, view, block.coords, wide)
+        mask = block.mask(axes_of(view, block))
+        each, chunk = (s.integer(d, wide=wide and not isinstance(d, int)) for d in t.strides[:2])
+        return row_statistic(s, self.region, k, f"{pointer_to(s, In(k), t)} + {at}", mask,
+                             "" if self.flat else "[None, :]", each, chunk, wide)
 
     def blocks(self) -> Dim:
         """Blocks of rows that there are."""
@@ -266,6 +291,8 @@ class Tile:
         return cast(self.s, v, DType.F32 if compute_type(have) == "float32" else have, want)
 
     def _load(self, role: str, t: Leaf, block: Block) -> str:
+        if t.source in self._statistics:
+            return self._statistics[t.source]
         region_tensor = self.region.inputs[t.source]
         view = self.nest.views[role, t.source]
         p = pointer_to(self.s, In(t.source), region_tensor)
