@@ -8,8 +8,9 @@ x = product, y = (x - mean) / sigma * g + b, z = epilogue(y @ W):
 
 so that the next product multiplies x as it is, by weights with g in them (rounded as weights are), and its epilogue
 does the rest; where y is added to something (the residual of transformers that normalize last), it is computed from
-x there. Chunks are put together as in Chan et al. 1979: the squares are of deviations, so nothing cancels in sigma. In
-the product, what is subtracted are sums in fp32: y's error is 2^-24 of |mean| / sigma more than the norm's.
+x there. Who reads a row's moments puts its chunks together itself (`Region.statistics`), by deviations, so that nothing
+cancels in sigma (Chan et al. 1979). In the product, what is subtracted are sums in fp32: y's error is 2^-24 of
+|mean| / sigma more than the norm's.
 
 The product is not divided along its depth then (`partial_sums`), which takes longer the deeper it is: beyond DEPTH the
 norm that adds up its parts costs no more. Works on regions after `precision`, before `partial_sums`.
@@ -24,16 +25,16 @@ from math import prod
 import numpy as np
 
 from whet.ir.dtypes import DType
-from whet.ir.expr import ANCHOR, Apply, Expr, Imm, Leaf, Term, identity
+from whet.ir.expr import ANCHOR, Apply, Expr, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import CHUNK, NORMS, Region, Tensor
 from whet.passes.expressions import widened
 from whet.passes.partial_sums import COMPUTES, FEW_ROWS, FLOATS
 
-CHUNKS = 16  # of a row at most: each is two numbers that every reader loads
+CHUNKS = 16  # of a row at most: every reader loads two numbers of each
 ROWS = 256  # at most: with more, a norm's launch is little beside the products
 DEPTH = 1024  # of the product that leaves moments, at most
-READERS = (*NORMS, "matmul", "pointwise")  # kinds that may compute y from x
+READERS = (*NORMS, "matmul")  # kinds that may compute y from x
 
 
 def attach(graph: Graph) -> None:
@@ -125,10 +126,11 @@ def _move(graph: Graph, norm: Node, readers: Sequence[Node], products: Sequence[
     producer.outputs.append(moments)
     producer.attrs["region"] = replace(made, attrs={**made.attrs, "moments": CHUNK},
                                        extra_outputs=(Tensor.dense(DType.F32, moments.shape),))
-    parts = [_part(graph, moments, i, c, norm.origin) for i in (0, 1) for c in range(chunks)]
+    kind, epsilon = region.kind, float(region.attrs["epsilon"])
     for r in dict.fromkeys(readers):
         reader = _Reader(r)
-        mean, inverse = _statistics([reader.source(v) for v in parts], region, columns)
+        mean = reader.statistic(moments, "mean", 0.0) if kind == "layernorm" else None
+        inverse = reader.statistic(moments, "deviation" if kind == "layernorm" else "rms", epsilon)
         if r in products:
             _normalize_product(graph, reader, norm, mean, inverse)
         else:
@@ -142,11 +144,22 @@ class _Reader:
     def __init__(self, node: Node) -> None:
         self.node, self.region = node, node.attrs["region"]
         self.values, self.tensors = list(node.inputs), list(self.region.inputs)
+        self.statistics = dict(self.region.statistics)
+
+    def statistic(self, moments: Value, what: str, epsilon: float) -> int:
+        """The index of a number for each row, by its moments."""
+        for i, told in self.statistics.items():
+            if told == (what, epsilon) and self.values[i] is moments:
+                return i
+        self.values.append(moments)
+        self.tensors.append(Tensor.dense(moments.dtype, moments.shape))
+        self.statistics[len(self.values) - 1] = what, epsilon
+        return len(self.values) - 1
 
     def source(self, v: Value) -> int:
         """The index of a value that expressions read."""
         for i in range(self.region.n_anchor, len(self.values)):
-            if self.values[i] is v:
+            if self.values[i] is v and i not in self.statistics:
                 return i
         self.values.append(v)
         self.tensors.append(Tensor.dense(v.dtype, v.shape, const=v.data is not None))
@@ -158,87 +171,36 @@ class _Reader:
 
     def save(self) -> None:
         self.node.inputs = self.values
-        self.node.attrs["region"] = replace(self.region, inputs=tuple(self.tensors))
+        self.node.attrs["region"] = replace(self.region, inputs=tuple(self.tensors), statistics=self.statistics)
 
 
-def _part(graph: Graph, moments: Value, which: int, chunk: int, origin: str) -> Value:
-    """A chunk's mean (0) or squared deviations (1), a number for each row."""
-    _, _, *rows = moments.shape
-    cut = graph.add("slice", [moments], {"starts": (which, chunk, *(0,) * len(rows)), "sizes": (1, 1, *rows),
-                                         "steps": (1,) * moments.rank}, origin=origin)
-    return graph.add("reshape", [cut], {"shape": (*rows, 1)}, origin=origin)
-
-
-class _Terms:
-    """An expression in fp32 that is being written."""
-
-    def __init__(self) -> None:
-        self.terms: list[Term] = []
-
-    def put(self, t: Term) -> int:
-        self.terms.append(t)
-        return len(self.terms) - 1
-
-    def leaf(self, source: int) -> int:
-        return self.put(Leaf(source, DType.F32))
-
-    def number(self, v: float) -> int:
-        return self.put(Imm(float(np.float32(v)), DType.F32))
-
-    def apply(self, op: str, *args: int) -> int:
-        return self.put(Apply(op, args, DType.F32))
-
-    def total(self, of: Sequence[int]) -> int:
-        """A sum, by halves."""
-        while len(of) > 1:
-            of = [self.apply("add", *of[i:i + 2]) if i + 1 < len(of) else of[i] for i in range(0, len(of), 2)]
-        return of[0]
-
-    def result(self) -> Expr:
-        return Expr(tuple(self.terms))
-
-
-def _statistics(sources: Sequence[int], norm: Region, columns: int) -> tuple[Expr | None, Expr]:
-    """A row's mean (None for a norm that does not subtract it) and 1 / sigma, from its chunks' moments."""
-    half = len(sources) // 2
-    t = _Terms()
-    means = [t.leaf(s) for s in sources[:half]]
-    mean = t.apply("mul", t.total(means), t.number(1 / half))
-    of_mean = t.result()
-    away = [t.apply("sub", m, mean) for m in means]
-    squares = t.apply("mul", t.total([t.apply("mul", d, d) for d in away]), t.number(CHUNK))
-    squares = t.apply("add", squares, t.total([t.leaf(s) for s in sources[half:]]))
-    variance = t.apply("mul", squares, t.number(1 / columns))
-    centred = norm.kind == "layernorm"
-    if not centred:
-        variance = t.apply("add", variance, t.apply("mul", mean, mean))
-    t.apply("reciprocal", t.apply("sqrt", t.apply("add", variance, t.number(norm.attrs["epsilon"]))))
-    return of_mean if centred else None, t.result()
-
-
-_MEAN, _INVERSE = -2, -3  # leaves that other expressions take the place of
-
-
-def _normalized(what: Leaf, mean: Expr | None, inverse: Expr, subtracted: int | None, factor: int | None,
+def _normalized(what: Leaf, mean: int | None, inverse: int, subtracted: int | None, factor: int | None,
                 added: int | None) -> Expr:
-    """(what - mean * subtracted) * inverse * factor + added; sources, None for what is 1 (or for `added` 0)."""
-    t = _Terms()
-    value = t.put(what)
+    """(what - mean * subtracted) * inverse * factor + added, in fp32; indices of leaves, None for what is 1 (or 0)."""
+    terms: list[Term] = [what]
+
+    def apply(op: str, source: int | None) -> None:
+        """The expression so far and a leaf (or only the expression)."""
+        last = len(terms) - 1
+        if source is not None:
+            terms.append(Leaf(source, DType.F32))
+        terms.append(Apply(op, (last,) if source is None else (last, last + 1), DType.F32))
+
     if what.dtype is not DType.F32:
-        value = t.apply("cast", value)
+        apply("cast", None)
     if mean is not None:
-        m = t.leaf(_MEAN)
-        value = t.apply("sub", value, m if subtracted is None else t.apply("mul", m, t.leaf(subtracted)))
-    value = t.apply("mul", value, t.leaf(_INVERSE))
-    if factor is not None:
-        value = t.apply("mul", value, t.leaf(factor))
-    if added is not None:
-        value = t.apply("add", value, t.leaf(added))
-    e = t.result().inline(_INVERSE, inverse)
-    return e if mean is None else e.inline(_MEAN, mean)
+        value = len(terms) - 1
+        terms.append(Leaf(mean, DType.F32))
+        if subtracted is not None:
+            apply("mul", subtracted)
+        terms.append(Apply("sub", (value, len(terms) - 1), DType.F32))
+    for op, source in (("mul", inverse), ("mul", factor), ("add", added)):
+        if source is not None:
+            apply(op, source)
+    return Expr(tuple(terms))
 
 
-def _normalize_product(graph: Graph, r: _Reader, norm: Node, mean: Expr | None, inverse: Expr) -> None:
+def _normalize_product(graph: Graph, r: _Reader, norm: Node, mean: int | None, inverse: int) -> None:
     """Multiply x with scaled weights; the epilogue first makes of that what the product of y would be."""
     w = r.values[1]
     assert w is not None
@@ -257,7 +219,7 @@ def _normalize_product(graph: Graph, r: _Reader, norm: Node, mean: Expr | None, 
     r.region = replace(r.region, epilogue=(r.region.epilogue or identity(ANCHOR, DType.F32)).inline(ANCHOR, value))
 
 
-def _normalize_leaf(r: _Reader, norm: Node, mean: Expr | None, inverse: Expr) -> None:
+def _normalize_leaf(r: _Reader, norm: Node, mean: int | None, inverse: int) -> None:
     """Compute y from x in the expressions that read it."""
     x, y = norm.input(0), norm.output
     at = next(i for i, v in enumerate(r.values) if v is y)
