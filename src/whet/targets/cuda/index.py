@@ -117,36 +117,58 @@ def load_tensor(s: Source, t: Tensor, pointer_: str, block: Block, wide: bool = 
     return s.name_of(f"tl.load({text}) != 0" if t.dtype is DType.BOOL else f"tl.load({text})", "x")
 
 
-def row_statistic(s: Source, region: Region, k: int, pointers: str, mask: str, lanes: str, each: str, chunk: str,
-                  wide: bool) -> str:
-    """A number of each row, from the moments that input k is (`Region.statistics`), with the rows' shape.
+@dataclass(frozen=True)
+class Moments:
+    """Names of loaded moments of rows: lanes along the chunks, means, squared deviations ("" where none are needed)."""
+
+    lane: str
+    means: str
+    squares: str
+    flat: bool
+
+
+def load_moments(s: Source, region: Region, k: int, pointers: str, mask: str, flat: bool, steps: Sequence[str],
+                 wide: bool) -> Moments:
+    """The chunks of each row of what input k is (`Region.statistics`), as one tile.
 
     pointers: text of where the first chunk's mean lies, with an axis of one element for the chunks, or a scalar.
-    mask: which rows there are ("": all). lanes: what makes a row of chunks broadcast to the pointers: "[None, :]", or
-    "" where they are a scalar. each, chunk: texts of the steps from means to squared deviations, and from chunk to
-    chunk. wide: offsets need 64 bits.
+    mask: which rows there are ("": all). flat: there is one row, whose chunks have one axis. steps: texts of the
+    strides from means to squared deviations, and from chunk to chunk. wide: offsets need 64 bits.
     """
-    what, epsilon = region.statistics[k]
     chunks = region.inputs[k].shape[1]
     assert isinstance(chunks, int), "`region_fault` lets no other pass"
-    width = power_of_two(chunks)
-    lane = s.name_of(f"tl.arange(0, {width}){lanes}{'.to(tl.int64)' if wide else ''}", "lane")
-    here = "" if width == chunks else f"({lane} < {chunks})"
-    inside = " & ".join(t for t in (mask and f"({mask})", here) if t)
+    lane = f"tl.arange(0, {power_of_two(chunks)})" + ("" if flat else "[None, :]") + (".to(tl.int64)" if wide else "")
+    lane = s.name_of(lane, "lane")
+    inside = " & ".join(t for t in (mask and f"({mask})", _chunks_inside(region, k, lane)) if t)
     masked = f", mask={inside}, other=0.0" if inside else ""
-    at = s.name_of(f"{pointers} + {lane} * {chunk}", "moments")
-    over = ", 1, keep_dims=True" if lanes else ", 0"
+    at = s.name_of(f"{pointers} + {lane} * {steps[1]}", "moments")
     means = s.name_of(f"tl.load({at}{masked})", "means")
-    squares = s.name_of(f"tl.load({at} + {each}{masked})", "squares") if what != "mean" else ""
-    mean = s.name_of(f"tl.sum({means}{over}) * {1 / chunks}", "mean")
+    centre = region.statistics[k][0] == "mean"
+    return Moments(lane, means, "" if centre else s.name_of(f"tl.load({at} + {steps[0]}{masked})", "squares"), flat)
+
+
+def row_statistic(s: Source, region: Region, k: int, loaded: Moments) -> str:
+    """The number of each row that expressions see of input k, of the rows' shape [rows, 1], or a scalar."""
+    (what, epsilon), chunks = region.statistics[k], region.inputs[k].shape[1]
+    assert isinstance(chunks, int), "`region_fault` lets no other pass"
+    over = ", 0" if loaded.flat else ", 1, keep_dims=True"
+    mean = s.name_of(f"tl.sum({loaded.means}{over}) * {1 / chunks}", "mean")
     if what == "mean":
         return mean
-    apart = s.name_of(f"tl.where({here}, {means} - {mean}, 0.0)" if here else f"{means} - {mean}", "apart")
-    total = f"tl.sum({squares} + {apart} * {apart} * {CHUNK}.0{over}) * {1 / (CHUNK * chunks)}"
+    inside = _chunks_inside(region, k, loaded.lane)
+    apart = f"{loaded.means} - {mean}"
+    apart = s.name_of(f"tl.where({inside}, {apart}, 0.0)" if inside else apart, "apart")
+    total = f"tl.sum({loaded.squares} + {apart} * {apart} * {CHUNK}.0{over}) * {1 / (CHUNK * chunks)}"
     if what == "rms":
         total += f" + {mean} * {mean}"
     one, small = constant(1.0, DType.F32), constant(epsilon, DType.F32)
     return s.name_of(division(one, root(f"({total} + {small})")), what)
+
+
+def _chunks_inside(region: Region, k: int, lane: str) -> str:
+    """Text of which lanes are chunks; "" if all are."""
+    chunks = region.inputs[k].shape[1]
+    return "" if isinstance(chunks, int) and chunks == power_of_two(chunks) else f"({lane} < {chunks})"
 
 
 def filled(s: Source, x: str, t: Tensor, block: Block, shape: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from whet.ir.region import CHUNK, Region
 from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import row_statistic
+from whet.targets.cuda.index import Moments, load_moments, row_statistic
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.matmul_problem import MOMENTS, OUT, SUMS, Key, Problem, Products
 from whet.targets.cuda.shapes import divides, is_long
@@ -160,28 +160,31 @@ class Body:
     def preload(self, rows: str, columns: str, row_mask: str, column_mask: str, const: bool) -> None:
         """Load what the epilogue reads before the products are summed, so that nothing waits for it at the end:
         constants (which may be read before the kernel waits for others), or everything else."""
-        for key in [k for k in self.p.tensors if k[0] == "e" and self.p.tensors[k].const == const]:
-            if key not in self._ready:
-                self._ready[key] = self.s.name_of(self._read(key, rows, columns, row_mask, column_mask), "early")
+        place = rows, columns, row_mask, column_mask
+        keys = [k for k in self.p.tensors
+                if k[0] == "e" and self.p.tensors[k].const == const and k not in self._ready]
+        moments = {k: self._moments(k, *place) for k in keys if k[1] in self.region.statistics}
+        for key in keys:
+            if key not in moments:
+                self._ready[key] = self.s.name_of(self.load(key, *self._place(key, *place)), "early")
+        for key, loaded in moments.items():  # sums wait for loads, so all are on their way by now
+            self._ready[key] = row_statistic(self.s, self.region, key[1], loaded)
 
-    def _read(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
-        """What the epilogue reads: text of a load, or of a statistic of the rows."""
+    def _moments(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> Moments:
+        """The moments of the tile's rows, loaded."""
         pointers, mask = self._place(key, rows, columns, row_mask, column_mask)
-        if key[0] == "e" and key[1] in self.region.statistics:
-            each, chunk = self.region.inputs[key[1]].strides[:2]
-            return row_statistic(self.s, self.region, key[1], pointers, mask, "[None, :]", self.number(each),
-                                 self.number(chunk), self.p.wide)
-        return self.load(key, pointers, mask)
+        steps = [self.number(d) for d in self.region.inputs[key[1]].strides[:2]]
+        return load_moments(self.s, self.region, key[1], pointers, mask, False, steps, self.p.wide)
 
     def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
         """The epilogue of the sums `total` and the store; the name of what is stored. rows, columns: texts of indices
         that broadcast to the sums."""
-        s, region, ready = self.s, self.region, dict(self._ready)
+        s, region, place = self.s, self.region, (rows, columns, row_mask, column_mask)
 
         def read(key: Key) -> str:
-            if key not in ready:
-                ready[key] = self._read(key, rows, columns, row_mask, column_mask)
-            return ready[key]
+            if key[0] == "e" and key[1] in region.statistics and key not in self._ready:
+                return row_statistic(s, region, key[1], self._moments(key, *place))
+            return self._ready.get(key) or self.load(key, *self._place(key, *place))
 
         if SUMS in self.p.tensors:
             total = s.name_of(f"{total} + 128 * {read(SUMS)}", "total")

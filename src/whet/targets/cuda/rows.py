@@ -21,8 +21,10 @@ from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.index import (
     Block,
+    Moments,
     axes_of,
     is_wide,
+    load_moments,
     load_tensor,
     merged,
     offsets,
@@ -212,19 +214,18 @@ class Tile:
         if self.nest.rows:
             row, self._row_mask = self.row(pid)
             self._row_coords = tuple(unravel(self.s, row, self.nest.rows, "r"))
-        self._statistics = {k: self._statistic(k) for k in self.region.statistics
-                            if any(i == k for _, i in self.nest.views)}
+        loaded = {k: self._moments(k) for k in self.region.statistics if any(i == k for _, i in self.nest.views)}
+        self._statistics = {k: row_statistic(self.s, self.region, k, m) for k, m in loaded.items()}
 
-    def _statistic(self, k: int) -> str:
-        """A number for each row, from the moments of rows that input k is."""
+    def _moments(self, k: int) -> Moments:
+        """The moments of the rows that input k is, loaded."""
         s, t = self.s, self.region.inputs[k]
         view = next(v for (role, i), v in self.nest.views.items() if i == k and role in "xe")
         wide, block = is_wide(self.region, t), self.rows_block()
         at = offsets(s, view, block.coords, wide)
         mask = block.mask(axes_of(view, block))
-        each, chunk = (s.integer(d, wide=wide and not isinstance(d, int)) for d in t.strides[:2])
-        return row_statistic(s, self.region, k, f"{pointer_to(s, In(k), t)} + {at}", mask,
-                             "" if self.flat else "[None, :]", each, chunk, wide)
+        steps = [s.integer(d, wide=wide and not isinstance(d, int)) for d in t.strides[:2]]
+        return load_moments(s, self.region, k, f"{pointer_to(s, In(k), t)} + {at}", mask, self.flat, steps, wide)
 
     def blocks(self) -> Dim:
         """Blocks of rows that there are."""
