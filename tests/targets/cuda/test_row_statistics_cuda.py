@@ -16,6 +16,7 @@ from whet.errors import InternalError, PlanFormatError, WhetError
 from whet.ir.expr import ANCHOR, Apply, Expr, Leaf
 from whet.ir.graph import Graph, Value
 from whet.ir.ops_region import REGION
+from whet.ir.printer import format_node
 from whet.ir.region import Region, Tensor, region_from_json
 from whet.ir.region_eval import region_reference
 from whet.ir.symbolic import Dim
@@ -325,6 +326,15 @@ def test_a_plan_keeps_them() -> None:
     assert same.timing_key() == r.timing_key()
     moved = replace(r, statistics={**r.statistics, k: ("rms", 0.0)})
     assert moved.timing_key() != r.timing_key()
+
+
+def test_they_are_printed() -> None:
+    r, g = PRODUCTS["17 rows, 3 chunks"], Graph()
+    y = g.add_node("region", [Value(f"x{i}", t.dtype, t.shape) for i, t in enumerate(r.inputs)], {"region": r}).output
+    assert y.producer is not None
+    text = format_node(y.producer)
+    assert "mean(%x2)" in text
+    assert "deviation(%x3)" in text
 
 
 @pytest.mark.parametrize("r", [PRODUCTS["symbolic rows"], NORMED["symbolic rows"]], ids=["product", "norm"])
