@@ -2,9 +2,11 @@
 
 Alone, a kernel finds the second-level cache as it likes it; in its place it finds what the others left. And a library's
 call neither begins before its neighbour ends nor lets the next one begin early (`targets.cuda.compile.early`), which
-costs about a microsecond on each side among kernels that do both. So, in the graph of all, first the kernels of our own
-take the place of the library calls, all at once (one alone would gain the half of it); then the regions that take the
-most time (each as often as it occurs) are tried with their next best candidates and with the best one of each other
+costs about a microsecond on each side among kernels that do both. And whether a kernel that begins early finds its
+places beside the one before it depends on the shared memory of both: products that were as fast alone differed by 1.5
+us of 4 in their place. So, in the graph of all, first the kernels of our
+own take the place of the library calls, all at once (one alone would gain the half of it); then the regions that take
+the most time (each as often as it occurs) are tried with their next best candidates and with the best one of each other
 tactic. What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the
 form that candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
 """
@@ -29,8 +31,9 @@ from whet.targets.cuda.target import CudaTarget, library_of
 from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, key_of, winner
 
-BUDGET = {0: 0.0, 1: 0.0, 2: 6.0, 3: 15.0, 4: 40.0, 5: 120.0}  # seconds at each --opt-level
-OTHERS, NEAR = 2, 1.3  # how many candidates besides the best are tried, and how close to it they must be
+BUDGET = {0: 0.0, 1: 0.0, 2: 8.0, 3: 20.0, 4: 60.0, 5: 120.0}  # seconds at each --opt-level
+OTHERS = {2: 7, 3: 15, 4: 30, 5: 60}  # candidates besides the best that are tried,
+NEAR = 1.4  # if they take at most so many times what it takes
 FAMILY = 1.6  # how close the best candidate of another tactic must be
 SHARE = 0.01  # of the time that a region takes to be worth it
 
@@ -80,7 +83,7 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         return
     regions = {l.region.signature(): l.region for l in launches}
     keys = {s: r.timing_key() for s, r in regions.items()}
-    others, own = _others(launches, keys, target, cache)
+    others, own = _others(launches, keys, target, cache, OTHERS[opt_level])
     tried = [[keys[s], several] for s, several in others]
     known = key_of(cache, target, "in place " + digest([[keys[l.region.signature()] for l in launches], tried]))
     entry = cache.get(known)
@@ -114,7 +117,7 @@ def digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache
+def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache, count: int
             ) -> tuple[list[tuple[str, list[tuple[str, Params]]]], dict[str, tuple[str, Params]]]:
     """What to try for the regions that take the most time, the heaviest first and of each the winner first; and the
     best kernel of our own for those whose winner calls a library."""
@@ -134,7 +137,7 @@ def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTar
     for weight, s, trials in sorted(found, key=lambda f: -f[0]):
         if weight < SHARE * total:
             break
-        several = _worth_trying(trials)
+        several = _worth_trying(trials, count)
         if len(several) > 1:
             others.append((s, [(t.tactic, t.params) for t in several]))
         if _calls_library(several[0], regions[s], target):
@@ -144,11 +147,11 @@ def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTar
     return others, own
 
 
-def _worth_trying(trials: Sequence[Trial]) -> list[Trial]:
-    """The winner, the next best, and the best of each other tactic."""
+def _worth_trying(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """The winner, the next best ones, and the best of each other tactic."""
     best, *rest = trials
     assert best.seconds is not None
-    near = [t for t in rest if t.seconds and t.seconds <= NEAR * best.seconds][:OTHERS]
+    near = [t for t in rest if t.seconds and t.seconds <= NEAR * best.seconds][:count]
     seen = {t.tactic for t in (best, *near)}
     for t in rest:
         if t.seconds and t.seconds <= FAMILY * best.seconds and t.tactic not in seen:

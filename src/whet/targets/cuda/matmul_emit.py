@@ -29,6 +29,7 @@ class Body:
         self._params: dict[Key, str] = {}
         self._bases: dict[Key, str] = {}
         self._ready: dict[Key, str] = {}  # what the epilogue reads and was loaded early
+        self._loaded: dict[Key, Moments] = {}  # of rows, early
 
     # -- places ------------------------------------------------------------------------------------------------
 
@@ -163,12 +164,12 @@ class Body:
         place = rows, columns, row_mask, column_mask
         keys = [k for k in self.p.tensors
                 if k[0] == "e" and self.p.tensors[k].const == const and k not in self._ready]
-        moments = {k: self._moments(k, *place) for k in keys if k[1] in self.region.statistics}
+        moments = {k: self._moments(k, *place) for k in keys
+                   if k[1] in self.region.statistics and k not in self._loaded}
         for key in keys:
             if key not in moments:
                 self._ready[key] = self.s.name_of(self.load(key, *self._place(key, *place)), "early")
-        for key, loaded in moments.items():  # sums wait for loads, so all are on their way by now
-            self._ready[key] = row_statistic(self.s, self.region, key[1], loaded)
+        self._loaded.update(moments)  # summed at the end: what waits here delays the first copies of the products
 
     def _moments(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> Moments:
         """The moments of the tile's rows, loaded."""
@@ -182,8 +183,8 @@ class Body:
         s, region, place = self.s, self.region, (rows, columns, row_mask, column_mask)
 
         def read(key: Key) -> str:
-            if key[0] == "e" and key[1] in region.statistics and key not in self._ready:
-                return row_statistic(s, region, key[1], self._moments(key, *place))
+            if key[0] == "e" and key[1] in region.statistics:
+                return row_statistic(s, region, key[1], self._loaded.get(key) or self._moments(key, *place))
             return self._ready.get(key) or self.load(key, *self._place(key, *place))
 
         if SUMS in self.p.tensors:

@@ -110,8 +110,8 @@ def _centred(tile: Tile) -> bool:
 
 def _held(tile: Tile) -> None:
     s = tile.s
+    block = tile.hold()
     n = _length(tile, tile.nest.length)
-    block = tile.block()
     d = tile.value(block, 0.0)
     tile.keep(d, block)
     if _centred(tile):
@@ -122,6 +122,7 @@ def _held(tile: Tile) -> None:
 
 def _walked(tile: Tile) -> None:
     s = tile.s
+    tile.sum_moments()
     n = _length(tile, tile.nest.length)
     mean = ""
     if _centred(tile):

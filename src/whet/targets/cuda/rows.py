@@ -40,6 +40,7 @@ from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimu
 LAUNCH = 1.5e-6  # seconds that a small kernel takes
 RESIDENT = 1 << 14  # columns that a program holds in registers at most
 PARTS = 2048  # that a row is divided into at most
+EARLY = 4096  # elements of a tile whose constants have room in registers beside it
 Key = tuple[str, int]  # x: read by operand 0; i: indices of its rows; w: other operand; e: of the epilogue; o: output
 OUT: Key = ("o", 0)
 
@@ -163,7 +164,9 @@ class Tile:
         self.flat = self.r == 1
         self._row_coords: tuple[str, ...] = ()
         self._row_mask = ""
-        self._statistics: dict[int, str] = {}  # of the rows, by input
+        self._moments: dict[int, Moments] = {}  # of the rows, by input
+        self._statistics: dict[int, str] = {}
+        self._constants: dict[tuple[str, int], str] = {}  # loaded before the kernel waits, by role and input
 
     @property
     def kind(self) -> str:
@@ -214,10 +217,39 @@ class Tile:
         if self.nest.rows:
             row, self._row_mask = self.row(pid)
             self._row_coords = tuple(unravel(self.s, row, self.nest.rows, "r"))
-        loaded = {k: self._moments(k) for k in self.region.statistics if any(i == k for _, i in self.nest.views)}
-        self._statistics = {k: row_statistic(self.s, self.region, k, m) for k, m in loaded.items()}
 
-    def _moments(self, k: int) -> Moments:
+    def hold(self) -> Block:
+        """The block of whole rows, with all that is small on its way: constants are loaded before the kernel waits for
+        those before it (`compile.early`). What is made of rows' moments is summed where it is first used: by then other
+        loads are on their way, too."""
+        block = self.block()
+        if self.r * self.c <= EARLY:
+            reads = {i for pair in self.region.picks.items() for i in pair}
+            for (role, i), view in self.nest.views.items():
+                t = self.region.inputs[i]
+                if t.const and i not in reads:
+                    self._constants[role, i] = load_tensor(self.s, view, pointer_to(self.s, In(i), t), block,
+                                                           is_wide(self.region, t))
+        self.s.line("#: wait")
+        self._load_moments()
+        return block
+
+    def sum_moments(self) -> None:
+        """Makes of rows' moments what is asked for, before loops over the columns."""
+        self._load_moments()
+        for k in self._moments:
+            self._statistic(k)
+
+    def _load_moments(self) -> None:
+        self._moments = {k: self._moments_of(k) for k in self.region.statistics
+                         if any(i == k for _, i in self.nest.views)}
+
+    def _statistic(self, k: int) -> str:
+        if k not in self._statistics:
+            self._statistics[k] = row_statistic(self.s, self.region, k, self._moments[k])
+        return self._statistics[k]
+
+    def _moments_of(self, k: int) -> Moments:
         """The moments of the rows that input k is, loaded."""
         s, t = self.s, self.region.inputs[k]
         view = next(v for (role, i), v in self.nest.views.items() if i == k and role in "xe")
@@ -292,8 +324,10 @@ class Tile:
         return cast(self.s, v, DType.F32 if compute_type(have) == "float32" else have, want)
 
     def _load(self, role: str, t: Leaf, block: Block) -> str:
-        if t.source in self._statistics:
-            return self._statistics[t.source]
+        if t.source in self.region.statistics:
+            return self._statistic(t.source)
+        if (role, t.source) in self._constants:
+            return self._constants[role, t.source]
         region_tensor = self.region.inputs[t.source]
         view = self.nest.views[role, t.source]
         p = pointer_to(self.s, In(t.source), region_tensor)
@@ -386,6 +420,7 @@ def part_of(tile: Tile, parts: Dim, places: Sequence[Dim], dtype: DType) -> list
     s.line("pid = tl.program_id(0)")
     count = s.integer(parts)
     tile.begin(f"(pid // {count})")
+    tile.sum_moments()
     s.line(f"start = pid % {count} * {c}")
     s.line(f"end = tl.minimum(start + {c}, {s.integer(tile.nest.length)})")
     return [s.pointer(Work(p), dtype, aligned=False) for p in places]
