@@ -18,7 +18,6 @@ from on_device import needs_cuda
 
 from onnx_runtime import session
 from whet.measure import centred_error
-from whet.passes import row_moments
 
 pytest.importorskip("triton", reason="kernels for GPUs are compiled by Triton")
 pytestmark = pytest.mark.usefixtures("compilers")
@@ -77,21 +76,7 @@ class Encoder:
 
 
 @pytest.mark.parametrize("post", [True, False], ids=["post-norm", "pre-norm"])
-def test_shallow_products_leave_moments_instead_of_norms(post: bool) -> None:
-    """Every norm between products is gone: five or six regions a layer."""
-    plan = whet.build(Encoder(post).model, target="cuda:sm_90", precision="fp16", opt_level=0)
-    layers = plan.manifest.info["layers"]
-    assert Counter(l["kind"] for l in layers) == {"matmul": 8, "attention": 2, "layernorm": 1 if post else 2}
-    assert len(plan.contents.steps) == len(layers)
-    assert plan.manifest.info["copies"] == 0
-    assert plan.summary()["steps"]["reference"] == 0
-    readers = [l for l in layers if any(".moments" in v for v in l["reads"])]
-    assert len(readers) == (6 if post else 3)
-
-
-@pytest.mark.parametrize("post", [True, False], ids=["post-norm", "pre-norm"])
-def test_a_layer_is_seven_regions_of_a_step_each(post: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_moments, "DEPTH", 0)
+def test_a_layer_is_seven_regions_of_a_step_each(post: bool) -> None:
     plan = whet.build(Encoder(post).model, target="cuda:sm_90", precision="fp16", opt_level=0)
     info = plan.manifest.info
     layers = info["layers"]
@@ -110,10 +95,8 @@ def test_a_layer_is_seven_regions_of_a_step_each(post: bool, monkeypatch: pytest
 
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-@pytest.mark.parametrize("depth", [0, row_moments.DEPTH], ids=["parts", "moments"])
 @pytest.mark.parametrize("post", [True, False], ids=["post-norm", "pre-norm"])
-def test_encoders_match_onnx_runtime(post: bool, depth: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_moments, "DEPTH", depth)
+def test_encoders_match_onnx_runtime(post: bool, precision: str) -> None:
     model = Encoder(post).model
     x = np.random.default_rng(1).standard_normal((2, ROWS // 2, WIDTH)).astype(np.float32)
     want = session(model).run(None, {"x": x})[0]

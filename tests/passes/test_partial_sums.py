@@ -14,7 +14,7 @@ from whet.ir.interpreter import interpret
 from whet.ir.symbolic import symbol
 from whet.ir.verify import verify
 from whet.lowering.storage import schedule
-from whet.passes import manager, precision, row_moments
+from whet.passes import manager, precision
 from whet.passes.fuse import form_regions
 from whet.passes.partial_sums import divide, parts_of
 from whet.targets.cuda.cublaslt import variants
@@ -35,12 +35,6 @@ TARGET = CudaTarget(typical((9, 0)))
     (64, 64, 320, 1), (64, 64, 383, 1), (64, 64, 384, 2), (64, 64, 576, 3), (64, 64, 4096, 8)])
 def test_as_many_parts_as_fill_the_gpu(m: int, n: int, k: int, parts: int) -> None:
     assert parts_of(m, n, k, SMS) == parts
-
-
-@pytest.fixture
-def deep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the products were too deep to leave their rows' moments to the next ones instead."""
-    monkeypatch.setattr(row_moments, "DEPTH", 0)
 
 
 def divided(g: Graph) -> Graph:
@@ -164,7 +158,6 @@ def encoder(seed: int) -> tuple[Graph, dict[str, np.ndarray]]:
     return b.done(seen[-1], *([seen[-2]] if rng.integers(2) and seen[-2] is not x else [])), feeds_of(b, seed)
 
 
-@pytest.mark.usefixtures("deep")
 @pytest.mark.parametrize(("compute", "tolerance"), [("fp32", 5e-4), ("tf32", 3e-2), ("fp16", 3e-2), ("bf16", 0.2)])
 def test_random_encoders_compute_what_they_did(compute: str, tolerance: float) -> None:
     found = 0
@@ -196,7 +189,6 @@ def pre_norm(dtype: DType = DType.F32) -> Graph:
     return b.done(put("relu", put("layernorm", x, weights(384, seed=1), axis=-1, epsilon=1e-5)))
 
 
-@pytest.mark.usefixtures("deep")
 def test_sums_stay_in_fp32_and_results_are_stored_as_before() -> None:
     plain = manager.run(pre_norm(), "fp16", traits=precision.GPU)
     g = manager.run(pre_norm(), "fp16", traits=precision.GPU, multiprocessors=SMS, verify=True)
@@ -210,7 +202,6 @@ def test_sums_stay_in_fp32_and_results_are_stored_as_before() -> None:
     assert [[o.dtype for o in n.outputs] for n in norms] == [[DType.F16] * 2] * 4 + [[DType.F32]]
 
 
-@pytest.mark.usefixtures("deep")
 def test_models_of_halves_are_divided_too() -> None:
     want = interpret(pre_norm(DType.F16), feeds := feeds_of(pre_norm(DType.F16)))
     g = manager.run(pre_norm(DType.F16), traits=precision.GPU, multiprocessors=SMS, verify=True)
@@ -219,7 +210,6 @@ def test_models_of_halves_are_divided_too() -> None:
     np.testing.assert_allclose(interpret(g, feeds)["y0"].astype(float), want["y0"].astype(float), atol=3e-2)
 
 
-@pytest.mark.usefixtures("deep")
 def test_layers_kept_in_fp32_stay_so() -> None:
     g = pre_norm()
     last = [n for n in g.nodes if n.op == "matmul"][-1]

@@ -58,8 +58,7 @@ def _attrs(attrs: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
 
 def _region(r: Region, operands: list[str]) -> str:
     """`conv(%x, $w, relu(add(acc, %b)) after)`: the anchor's call, then what surrounds it."""
-    operands = [f"{o}[{operands[r.picks[k]]}]" if k in r.picks else f"{r.statistics[k][0]}({o})" if k in r.statistics
-                else o for k, o in enumerate(operands)]
+    operands = [f"{o}[{operands[r.picks[k]]}]" if k in r.picks else o for k, o in enumerate(operands)]
 
     def named(e: Expr) -> str:
         return re.sub(r"\bin(\d+)\b", lambda m: operands[int(m[1])], str(e))

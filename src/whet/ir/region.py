@@ -13,9 +13,6 @@ from whet.ir.expr import Apply, Expr, Imm, Leaf, Term
 from whet.ir.symbolic import Dim, Shape, Sym, from_json, to_json
 
 NORMS = frozenset({"layernorm", "rmsnorm"})  # kinds whose operand 0 may be a second result
-CHUNK = 64  # columns that the moments of a product's rows are taken over
-STATISTICS = ("mean", "deviation", "rms")  # numbers that expressions may have of a row's moments
-MOST_CHUNKS = 64  # of a row whose moments a region reads
 
 
 @dataclass(frozen=True)
@@ -69,20 +66,11 @@ class Region:
     output:    the tensor that is written. `extra_outputs`: further results of the anchor itself. For the kinds NORMS
                there may be one: operand 0 as its prologue gives it (the result is computed from it before it is
                rounded to the extra output's type). A `conv` with attrs["mean"] has one: the mean over each image's
-               pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C]. A `matmul` with
-               attrs["moments"], an int (CHUNK is the only one), has one in f32: of what it writes to `output` [.., n],
-               rounded as it is there, [2, n / CHUNK, ..], for each chunk of columns that lie side by side their mean,
-               and the sum of their squared deviations from that mean (rows side by side: readers load them so).
+               pixels of what it writes to `output` [N, spatial.., C], of shape [N, 1.., C].
     picks:     {input k: input j} for the kinds NORMS: input k is a table [V, D], of which the leaf k of operand 0's
                prologue is the rows that the integers of input j say: [.., D] for j of shape [..]. Negative ones count
                from the table's end, kernels clamp those outside. `seen(k)` is what broadcasts to the operand's shape,
                which is the anchor's.
-    statistics: {input k: (what, epsilon)}: input k is the moments [2, chunks, ..] in f32 that a product left of its
-               rows; the epilogue of a matmul, and of the kinds NORMS operand 0's prologue and the epilogue, see for
-               each row a number, [.., 1] in f32: its `mean`, `deviation` for 1 / sqrt(variance + epsilon), or `rms` for
-               1 / sqrt(mean of squares + epsilon). With the chunks' means m and squared deviations q, of n = CHUNK *
-               chunks columns: mean = sum(m) / chunks, variance = (sum(q) + CHUNK * sum((m - mean)^2)) / n (Chan et al.
-               1979), mean of squares = variance + mean^2.
     """
 
     kind: str
@@ -99,14 +87,10 @@ class Region:
     # of F8E4M3FN, f32 sums: the anchor's dtype).
     compute: str = "f32"
     picks: dict[int, int] = field(default_factory=dict)
-    statistics: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def seen(self, k: int) -> Tensor:
-        """Input k as expressions see it: of a table the rows that are picked, with stride 0 from one to the next; of
-        rows' moments a number for each row."""
+        """Input k as a prologue sees it: of a table the rows that are picked, with stride 0 from one to the next."""
         t = self.inputs[k]
-        if k in self.statistics:
-            return replace(t, shape=(*t.shape[2:], 1), strides=(*t.strides[2:], 0))
         if k not in self.picks:
             return t
         shape = self.inputs[self.picks[k]].shape
@@ -122,8 +106,7 @@ class Region:
         exprs = {k: _masked(e) for k, e in self.prologue.items()}
         attrs = {k: 0 if k == "pad_value" else 1.0 if k in _CODE_SCALES and v else v for k, v in self.attrs.items()}
         epilogue = None if self.epilogue is None else _masked(self.epilogue)
-        statistics = {k: (what, 0.0) for k, (what, _) in self.statistics.items()}
-        return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs, statistics=statistics).describe())
+        return _digest(replace(self, attrs=attrs, epilogue=epilogue, prologue=exprs).describe())
 
     def describe(self) -> dict[str, Any]:
         """The region as JSON data, readable and complete."""
@@ -140,8 +123,6 @@ class Region:
             "prologue": {str(k): expr_to_json(e) for k, e in sorted(self.prologue.items())},
             "dims": {k: list(v) for k, v in sorted(self.dims.items())}, "compute": self.compute,
             **({"picks": {str(k): j for k, j in sorted(self.picks.items())}} if self.picks else {}),
-            **({"statistics": {str(k): [what, _plain(e)] for k, (what, e) in sorted(self.statistics.items())}}
-               if self.statistics else {}),
         }
 
 
@@ -178,68 +159,13 @@ def region_from_json(j: dict[str, Any]) -> Region:
         return Tensor(DType(dtype), tuple(map(from_json, shape)), tuple(map(from_json, strides)), bool(const),
                       not aligned)
 
-    made = Region(
+    return Region(
         j["kind"], {k: _unplain(v) for k, v in j["attrs"].items()}, tuple(tensor(t) for t in j["inputs"]),
         j["n_anchor"], tensor(j["output"]), tensor(j["anchor"]), expr_from_json(j["epilogue"]),
         {int(k): e for k, v in j["prologue"].items() if (e := expr_from_json(v)) is not None},
         tuple(tensor(t) for t in j["extra_outputs"]),
         {k: (int(v[0]), int(v[1]), int(v[2])) for k, v in j["dims"].items()}, j["compute"],
-        {int(k): int(i) for k, i in j.get("picks", {}).items()},
-        {int(k): (what, _unplain(epsilon)) for k, (what, epsilon) in j.get("statistics", {}).items()})
-    if fault := region_fault(made):
-        raise ValueError(fault)
-    return made
-
-
-def region_fault(region: Region) -> str:
-    """What is wrong with the moments of rows that a region gives or reads; "" if nothing is."""
-    return _moments_fault(region) or _statistics_fault(region)
-
-
-def _statistics_fault(region: Region) -> str:
-    if region.statistics and region.kind not in ("matmul", *NORMS):
-        return f"statistics of rows in a region of kind {region.kind!r}: products (matmul) and norms of rows read them"
-    for k, (what, epsilon) in region.statistics.items():
-        if not region.n_anchor <= k < len(region.inputs):
-            return f"statistics of input {k}, which expressions alone do not read"
-        if k in region.picks or k in region.picks.values():
-            return f"statistics of input {k}, which is a table or its indices"
-        if what not in STATISTICS:
-            return f"statistics {what!r}: there are {', '.join(STATISTICS)}"
-        if type(epsilon) is not float or not (math.isfinite(epsilon) and epsilon >= 0):
-            return f"statistics with an epsilon of {epsilon!r}: it is a finite number of 0 or more"
-        t = region.inputs[k]
-        if t.dtype is not DType.F32 or len(t.shape) < 3 or len(t.strides) != len(t.shape) or t.shape[0] != 2:
-            return f"statistics of {t.dtype.value} {list(t.shape)} instead of f32 [2, chunks, rows..]"
-        if not isinstance(t.shape[1], int) or not 1 <= t.shape[1] <= MOST_CHUNKS:
-            return f"statistics of {t.shape[1]} chunks: it must be a known number up to {MOST_CHUNKS}"
-        if any(k in e.leaves for i, e in region.prologue.items() if region.kind == "matmul" or i != 0):
-            return f"statistics of input {k} in the prologue of an operand that cannot have them"
-    return ""
-
-
-def _moments_fault(region: Region) -> str:
-    width = region.attrs.get("moments")
-    if width is None:
-        return "a product has a second result that is not its moments" \
-            if region.kind == "matmul" and region.extra_outputs else ""
-    out = region.output
-    if region.kind != "matmul":
-        return f"moments of a region of kind {region.kind!r}: only products (matmul) have them"
-    if type(width) is not int or width != CHUNK:
-        return f"moments of {width!r} columns: they are taken over {CHUNK}"
-    if out.dtype not in (DType.F32, DType.F16, DType.BF16):
-        return f"moments of results of {out.dtype.value}, not f32, f16 or bf16"
-    n = out.shape[-1] if out.shape else 0
-    if not isinstance(n, int) or n < CHUNK or n % CHUNK:
-        return f"moments of rows of {n} elements: it must be a known multiple of {CHUNK}"
-    want = (2, n // CHUNK, *out.shape[:-1])
-    if len(region.extra_outputs) != 1:
-        return f"moments are one further result, the region has {len(region.extra_outputs)}"
-    t = region.extra_outputs[0]
-    if t.dtype is not DType.F32 or t.shape != want or len(t.strides) != len(want):
-        return f"moments of {t.dtype.value} {list(t.shape)} instead of f32 {list(want)}"
-    return ""
+        {int(k): int(i) for k, i in j.get("picks", {}).items()})
 
 
 def _plain(v: Any) -> Any:

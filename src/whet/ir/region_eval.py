@@ -13,7 +13,7 @@ from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR
 from whet.ir.graph import Node, Value
-from whet.ir.region import CHUNK, NORMS, Region, region_fault
+from whet.ir.region import NORMS, Region
 from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
 BYTES_AS_REAL = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm", "attention"})
@@ -34,8 +34,6 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
     fit the region.
     """
     env = bind_dims(region, arrays, dims)
-    if fault := region_fault(region):
-        raise InternalError(fault)
     if region.kind == "pointwise":
         if region.epilogue is None:
             raise InternalError("a pointwise region without an expression")
@@ -43,21 +41,18 @@ def region_reference(region: Region, arrays: Sequence[np.ndarray],
         return [_fit(result, region.output.dtype, _concrete(region.output.shape, env))]
 
     mean = region.kind == "conv" and bool(region.attrs.get("mean"))
-    chunk = region.attrs.get("moments")
-    if mean or chunk:
-        plain = {k: v for k, v in region.attrs.items() if k not in ("mean", "moments")}
+    if mean:
+        plain = {k: v for k, v in region.attrs.items() if k != "mean"}
         results = _anchor(replace(region, attrs=plain, extra_outputs=()), arrays, env)
     else:
         results = _anchor(region, arrays, env)
     out = results[0]
     if region.epilogue is not None:
-        out = region.epilogue.evaluate({ANCHOR: out, **dict(enumerate(arrays)), **_statistics(region, arrays)})
+        out = region.epilogue.evaluate({ANCHOR: out, **dict(enumerate(arrays))})
     out = _fit(out, region.output.dtype, _concrete(region.output.shape, env))
     if mean:
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             results.append(_mean_of_pixels(out))
-    if chunk:
-        results.append(_moments_of_rows(out, chunk))
     extra = [r.astype(t.dtype.np, copy=False) for r, t in zip(results[1:], region.extra_outputs, strict=True)]
     return [out, *extra]
 
@@ -66,15 +61,6 @@ def _mean_of_pixels(x: np.ndarray) -> np.ndarray:
     """Of [N, spatial.., C], the mean over the pixels in f64: [N, 1.., C]."""
     axes = tuple(range(1, x.ndim - 1))
     return np.asarray(x.astype(np.float64).sum(axes, keepdims=True) / np.prod([x.shape[a] for a in axes]))
-
-
-def _moments_of_rows(x: np.ndarray, chunk: int) -> np.ndarray:
-    """Of [.., n], each chunk's mean and sum of squared deviations, in f64, rounded to f32: [2, n / chunk, ..]."""
-    wide = x.astype(np.float64).reshape(*x.shape[:-1], x.shape[-1] // chunk, chunk)
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean = wide.mean(-1, keepdims=True)
-        both = np.stack([mean[..., 0], ((wide - mean) ** 2).sum(-1)])
-    return np.moveaxis(both, -1, 1).astype(np.float32)
 
 
 def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -98,25 +84,11 @@ def anchor_operands(region: Region, arrays: Sequence[np.ndarray]) -> list[np.nda
 
 
 def _leaves(region: Region, arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """What a prologue's leaves stand for: the arrays, of tables the rows that are picked, of moments the statistics."""
-    found = {**dict(enumerate(arrays)), **_statistics(region, arrays)}
+    """What a prologue's leaves stand for: the arrays, of tables the rows that are picked."""
+    found = dict(enumerate(arrays))
     for k, j in region.picks.items():
         i, size = np.asarray(arrays[j], np.int64), arrays[k].shape[0]
         found[k] = arrays[k][np.clip(np.where(i < 0, i + size, i), 0, size - 1)]
-    return found
-
-
-def _statistics(region: Region, arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """What expressions see of the moments of rows (see `Region`), in f64, rounded to f32: [.., 1]."""
-    found = {}
-    for k, (what, epsilon) in region.statistics.items():
-        means, squares = np.asarray(arrays[k], np.float64)
-        with np.errstate(all="ignore"):
-            mean = means.mean(0)
-            variance = (squares / CHUNK + (means - mean) ** 2).mean(0)
-            number = mean if what == "mean" else 1 / np.sqrt(
-                variance + epsilon + (mean ** 2 if what == "rms" else 0))
-            found[k] = number[..., None].astype(np.float32)
     return found
 
 

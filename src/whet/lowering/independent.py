@@ -163,12 +163,7 @@ class _Region:
         return _broadcast([(self.region.seen(k).shape, self.place(k)) for k in e.leaves], shape, self.n)
 
     def place(self, k: int) -> Place:
-        """Of an input as expressions see it: a table's rows are where their indices are, those of moments come after
-        the chunks."""
-        place = self.places[k]
-        if k in self.region.statistics and place is not None:
-            _need(place >= 2)
-            return place - 2
+        """Of an input as expressions see it: a table's rows are where their indices are."""
         if k not in self.region.picks:
             return self.places[k]
         _need(self.places[k] is None)
@@ -196,9 +191,7 @@ class _Region:
                 _need(p == 0 and alone)
                 return [0] * count
             case "matmul":
-                place = self.product(places)
-                _need(count == 1 or place != len(r.anchor.shape) - 1)  # moments are taken over columns
-                return [place, None if place is None else place + 2][:count]
+                return [self.product(places)]
             case "matmul_grouped":
                 _need(p is not None and p != len(shape) - 1 and alone)
                 return [p]

@@ -1,11 +1,10 @@
-"""From pointwise nodes to expressions, and expressions that round less."""
+"""From pointwise nodes to expressions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from whet.ir.dtypes import DType
-from whet.ir.expr import Apply, Expr, Imm, Leaf, Term, identity
+from whet.ir.expr import Apply, Expr, Imm, Leaf, Term
 from whet.ir.graph import Node, Value
 from whet.passes.rewrite import scalar
 
@@ -72,34 +71,3 @@ def _live(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     new = {old: i for i, old in enumerate(sorted(needed))}
     return tuple(Apply(t.op, tuple(new[a] for a in t.args), t.dtype, t.attrs) if isinstance(t, Apply) else t
                  for i, t in enumerate(terms) if i in needed)
-
-
-def unrounded(e: Expr) -> Expr:
-    """The expression without a last cast from fp32."""
-    last = e.terms[-1]
-    if not isinstance(last, Apply) or last.op != "cast" or e.terms[last.args[0]].dtype is not DType.F32:
-        return e
-    kept = e.terms[:-1]
-    return Expr(kept if last.args[0] == len(kept) - 1 else (*kept, kept[last.args[0]]))
-
-
-def widened(e: Expr, leaf: int) -> Expr | None:
-    """The expression that takes a leaf in fp32 which it widens now; None where it reads the narrow value otherwise."""
-    if e.is_identity:
-        return identity(leaf, DType.F32)
-    terms: list[Term] = []
-    where: list[int] = []
-    narrow = {i for i, t in enumerate(e.terms) if isinstance(t, Leaf) and t.source == leaf and t.dtype is not DType.F32}
-    for t in e.terms:
-        if isinstance(t, Apply) and not narrow.isdisjoint(t.args):
-            if t.op != "cast" or t.dtype is not DType.F32:
-                return None
-            where.append(where[t.args[0]])
-            continue
-        where.append(len(terms))
-        if isinstance(t, Leaf) and t.source == leaf:
-            t = Leaf(leaf, DType.F32)
-        terms.append(Apply(t.op, tuple(where[a] for a in t.args), t.dtype, t.attrs) if isinstance(t, Apply) else t)
-    if where[-1] != len(terms) - 1:
-        terms.append(terms[where[-1]])
-    return Expr(tuple(terms))

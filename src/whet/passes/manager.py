@@ -31,7 +31,6 @@ from whet.passes import (
     partial_sums,
     precision,
     rotary,
-    row_moments,
     scales,
     slices,
     softmax,
@@ -115,7 +114,7 @@ def finish(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify
 def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verify: bool = False,
             keep: Callable[[Node], bool] = precision.nowhere, multiprocessors: int = 0, **more: Any) -> Graph:
     """The graph of regions: `fuse.form_regions`, then `precision.assign` (which takes `more`), and for a GPU of so many
-    multiprocessors `row_moments.attach`, `partial_sums.divide`, `embeddings.absorb` and `squeeze.attach`.
+    multiprocessors `partial_sums.divide`, `embeddings.absorb` and `squeeze.attach`.
 
     The nodes of the result are regions (op `region`, the Region in attrs["region"]), views (`reshape`,
     `transpose`, `slice`, `expand`, `concat`) and host steps (`onnx`). Dumps are numbered after PASSES.
@@ -126,7 +125,6 @@ def regions(graph: Graph, compute: str = "fp32", dump: Path | None = None, verif
     if compute not in ("fp32", "f32") or traits.halves:
         steps.append(Pass("precision", lambda g: precision.assign(g, compute, keep, **more)))
     if multiprocessors:
-        steps.append(Pass("row-moments", row_moments.attach))
         steps.append(Pass("partial-sums", lambda g: partial_sums.divide(g, multiprocessors)))
         steps.append(Pass("embeddings", embeddings.absorb))
         steps.append(Pass("squeeze", squeeze.attach))

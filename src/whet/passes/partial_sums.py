@@ -24,7 +24,6 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Expr, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import NORMS, Region, Tensor
-from whet.passes.expressions import unrounded, widened
 
 TILE = 64  # rows and columns of a tile, as kernels for few tiles have them
 FULL = 1.1  # programs for each multiprocessor at most: a few that come late cost less than many left idle
@@ -76,8 +75,7 @@ class _State:
 def _parts(n: Node, multiprocessors: int) -> int:
     """Into how many parts a node is divided, if a norm reads it; 1 for what is no such product."""
     region: Region | None = n.attrs.get("region")
-    if (region is None or region.kind != "matmul" or region.prologue or region.extra_outputs
-            or region.compute not in COMPUTES
+    if (region is None or region.kind != "matmul" or region.prologue or region.compute not in COMPUTES
             or region.anchor.dtype is not DType.F32 or n.output.dtype not in FLOATS):
         return 1
     a, w = n.input(0), n.input(1)
@@ -104,7 +102,7 @@ def _reader(state: _State, n: Node) -> Node | None:
         if len(at) != 1 or at[0] not in operand.leaves or any(at[0] in e.leaves for e in others):
             continue
         # Whoever else reads x will wait for the norm, so nothing that the norm reads may wait for x.
-        if (alone or all(_before(state, v, n) for v in r.inputs if v is not None and v is not x)) and widened(
+        if (alone or all(_before(state, v, n) for v in r.inputs if v is not None and v is not x)) and _wide(
                 operand, at[0]) is not None:
             return r
     return None
@@ -142,16 +140,14 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
     graph, x = state.graph, n.output
     before: Region = n.attrs["region"]
     region: Region = norm.attrs["region"]
-    values, tensors, statistics = list(norm.inputs), list(region.inputs), dict(region.statistics)
+    values, tensors = list(norm.inputs), list(region.inputs)
 
-    def source(v: Value, t: Tensor, statistic: tuple[str, float] | None = None) -> int:
+    def source(v: Value, t: Tensor) -> int:
         for i in range(region.n_anchor, len(values)):
-            if values[i] is v and statistics.get(i) == statistic:
+            if values[i] is v:
                 return i
         values.append(v)
         tensors.append(t)
-        if statistic is not None:
-            statistics[len(values) - 1] = statistic
         return len(values) - 1
 
     at = values.index(x)
@@ -163,9 +159,9 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
         terms += [Leaf(source(v, part), DType.F32), Apply("add", (len(terms) - 1, len(terms)), DType.F32)]
     value = Expr(tuple(terms))
     if before.epilogue is not None:
-        moved = {i: source(n.input(i), before.inputs[i], before.statistics.get(i)) for i in before.epilogue.leaves}
-        value = unrounded(before.epilogue).remap(moved).inline(ANCHOR, value)
-    operand = widened(region.prologue.get(0) or identity(0, x.dtype), at)
+        moved = {i: source(n.input(i), before.inputs[i]) for i in before.epilogue.leaves}
+        value = _unrounded(before.epilogue).remap(moved).inline(ANCHOR, value)
+    operand = _wide(region.prologue.get(0) or identity(0, x.dtype), at)
     assert operand is not None
     written: tuple[Tensor, ...] = ()
     if len(state.uses[x]) > 1 or x in state.outside:
@@ -173,7 +169,7 @@ def _move_sum(state: _State, n: Node, norm: Node, sums: Value) -> None:
         norm.outputs.append(x)
         x.producer, x.index = norm, 1
     norm.inputs = values
-    norm.attrs["region"] = replace(region, inputs=tuple(tensors), extra_outputs=written, statistics=statistics,
+    norm.attrs["region"] = replace(region, inputs=tuple(tensors), extra_outputs=written,
                                    prologue={**region.prologue, 0: operand.inline(at, value)})
 
 
@@ -184,3 +180,34 @@ def _slices(graph: Graph, sums: Value, x: Value, origin: str) -> list[Value]:
     cuts = [graph.add("slice", [sums], {"starts": (i, *(0,) * len(rest)), "sizes": (1, *rest),
                                         "steps": (1,) * sums.rank}, origin=origin) for i in range(count)]
     return [graph.add("reshape", [cut], {"shape": x.shape}, origin=origin) for cut in cuts]
+
+
+def _unrounded(e: Expr) -> Expr:
+    """The expression without a last cast from fp32."""
+    last = e.terms[-1]
+    if not isinstance(last, Apply) or last.op != "cast" or e.terms[last.args[0]].dtype is not DType.F32:
+        return e
+    kept = e.terms[:-1]
+    return Expr(kept if last.args[0] == len(kept) - 1 else (*kept, kept[last.args[0]]))
+
+
+def _wide(e: Expr, leaf: int) -> Expr | None:
+    """The expression that takes a leaf in fp32 which it widens now; None where it reads the narrow value otherwise."""
+    if e.is_identity:
+        return identity(leaf, DType.F32)
+    terms: list[Term] = []
+    where: list[int] = []
+    narrow = {i for i, t in enumerate(e.terms) if isinstance(t, Leaf) and t.source == leaf and t.dtype is not DType.F32}
+    for t in e.terms:
+        if isinstance(t, Apply) and not narrow.isdisjoint(t.args):
+            if t.op != "cast" or t.dtype is not DType.F32:
+                return None
+            where.append(where[t.args[0]])
+            continue
+        where.append(len(terms))
+        if isinstance(t, Leaf) and t.source == leaf:
+            t = Leaf(leaf, DType.F32)
+        terms.append(Apply(t.op, tuple(where[a] for a in t.args), t.dtype, t.attrs) if isinstance(t, Apply) else t)
+    if where[-1] != len(terms) - 1:
+        terms.append(terms[where[-1]])
+    return Expr(tuple(terms))

@@ -4,11 +4,11 @@ Alone, a kernel finds the second-level cache as it likes it; in its place it fin
 call neither begins before its neighbour ends nor lets the next one begin early (`targets.cuda.compile.early`), which
 costs about a microsecond on each side among kernels that do both. And whether a kernel that begins early finds its
 places beside the one before it depends on the shared memory of both: products that were as fast alone differed by 1.5
-us of 4 in their place. So, in the graph of all, first the kernels of our
-own take the place of the library calls, all at once (one alone would gain the half of it); then the regions that take
-the most time (each as often as it occurs) are tried with their next best candidates and with the best one of each other
-tactic. What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the
-form that candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
+us of 4 in their place. So, in the graph of all, first the kernels of our own take the place of the library calls, all
+at once (one alone would gain the half of it); then the regions that take the most time (each as often as it occurs) are
+tried with their next best candidates and with the best one of each other tactic.
+What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the form that
+candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
 """
 
 from __future__ import annotations

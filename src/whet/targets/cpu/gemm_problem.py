@@ -102,8 +102,6 @@ def matmul_reason(region: Region) -> str:
 def matmul_layout_reason(region: Region) -> str:
     """What is wrong with the tensors' layout for any matmul tactic."""
     a, b, out = region.inputs[0], region.inputs[1], region.output
-    if region.extra_outputs or region.statistics:
-        return "the moments of rows are not supported"
     if region.prologue:
         return "operands computed on load are not supported"
     if not _unit(a, -1):

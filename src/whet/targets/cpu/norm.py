@@ -43,8 +43,6 @@ class RowNorm:
             return f"the anchor is {region.anchor.dtype.value}"
         if region.extra_outputs:
             return "the operand is a second result"
-        if region.statistics:
-            return "the moments of rows are not supported"
         return types_reason(region) or store_reason(_nest(region))
 
     def space(self, region: Region, machine: Isa, threads: int) -> Iterable[Params]:

@@ -23,7 +23,7 @@ from whet.ir.symbolic import is_static
 from whet.targets.base import Arg, Implementation, In, Kernel, Out, Pack, Packed, Params, Step, Work
 from whet.targets.cuda.cublaslt_match import TYPES, Linear, computes, known, layout, linear
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.matmul_problem import NO_MOMENTS, OUT, Problem, Products, packable, problem, products, second
+from whet.targets.cuda.matmul_problem import OUT, Problem, Products, packable, problem, products, second
 from whet.targets.cuda.matmul_space import LAUNCH
 from whet.targets.cuda.matmul_splitk import sum_step
 from whet.targets.cuda.shapes import optimum
@@ -51,8 +51,6 @@ class CublasLt:
     def _reason(self, region: Region) -> str:
         """What keeps a static region from the library, whatever the machine."""
         how = products(region)
-        if region.extra_outputs or region.statistics:
-            return NO_MOMENTS
         if region.prologue:
             return "operands are computed on load"
         if not how.dot or how.operand not in TYPES or how.offset:

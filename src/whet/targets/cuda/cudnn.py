@@ -25,7 +25,6 @@ from whet.targets.cuda.conv_space import LAUNCH
 from whet.targets.cuda.cudnn_graph import TYPES, Description, Nodes, TensorSpec, UntranslatableError, translate
 from whet.targets.cuda.cudnn_pad import pad_step
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.matmul_problem import NO_MOMENTS
 from whet.targets.cuda.shapes import broadcast_strides, optimum
 
 _INEXACT = ["NONDETERMINISTIC", "REDUCED_PRECISION_REDUCTION", "WINOGRAD", "FFT"]
@@ -244,8 +243,6 @@ class CudnnMatmul:
 
     def _reason(self, region: Region) -> str:
         a, b, out = region.inputs[0], region.inputs[1], region.output
-        if region.extra_outputs or region.statistics:
-            return NO_MOMENTS
         if region.prologue:
             return "operands are computed on load"
         rounded = b.const and b.dtype.is_float and region.compute == a.dtype.value  # the constant is packed

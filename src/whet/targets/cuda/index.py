@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Expr, Leaf
-from whet.ir.region import CHUNK, Region, Tensor
+from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, Shape
 from whet.targets.base import In, Out
-from whet.targets.cuda.expr import constant, division, emit, root
+from whet.targets.cuda.expr import emit
 from whet.targets.cuda.kernel import Source
-from whet.targets.cuda.shapes import is_long, power_of_two, reach
+from whet.targets.cuda.shapes import is_long, reach
 
 
 @dataclass(frozen=True)
@@ -115,60 +115,6 @@ def load_tensor(s: Source, t: Tensor, pointer_: str, block: Block, wide: bool = 
     if cache:
         text += f", {cache}"
     return s.name_of(f"tl.load({text}) != 0" if t.dtype is DType.BOOL else f"tl.load({text})", "x")
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Names of loaded moments of rows: lanes along the chunks, means, squared deviations ("" where none are needed)."""
-
-    lane: str
-    means: str
-    squares: str
-    flat: bool
-
-
-def load_moments(s: Source, region: Region, k: int, pointers: str, mask: str, flat: bool, steps: Sequence[str],
-                 wide: bool) -> Moments:
-    """The chunks of each row of what input k is (`Region.statistics`), as one tile.
-
-    pointers: text of where the first chunk's mean lies, with an axis of one element for the chunks, or a scalar.
-    mask: which rows there are ("": all). flat: there is one row, whose chunks have one axis. steps: texts of the
-    strides from means to squared deviations, and from chunk to chunk. wide: offsets need 64 bits.
-    """
-    chunks = region.inputs[k].shape[1]
-    assert isinstance(chunks, int), "`region_fault` lets no other pass"
-    lane = f"tl.arange(0, {power_of_two(chunks)})" + ("" if flat else "[None, :]") + (".to(tl.int64)" if wide else "")
-    lane = s.name_of(lane, "lane")
-    inside = " & ".join(t for t in (mask and f"({mask})", _chunks_inside(region, k, lane)) if t)
-    masked = f", mask={inside}, other=0.0" if inside else ""
-    at = s.name_of(f"{pointers} + {lane} * {steps[1]}", "moments")
-    means = s.name_of(f"tl.load({at}{masked})", "means")
-    centre = region.statistics[k][0] == "mean"
-    return Moments(lane, means, "" if centre else s.name_of(f"tl.load({at} + {steps[0]}{masked})", "squares"), flat)
-
-
-def row_statistic(s: Source, region: Region, k: int, loaded: Moments) -> str:
-    """The number of each row that expressions see of input k, of the rows' shape [rows, 1], or a scalar."""
-    (what, epsilon), chunks = region.statistics[k], region.inputs[k].shape[1]
-    assert isinstance(chunks, int), "`region_fault` lets no other pass"
-    over = ", 0" if loaded.flat else ", 1, keep_dims=True"
-    mean = s.name_of(f"tl.sum({loaded.means}{over}) * {1 / chunks}", "mean")
-    if what == "mean":
-        return mean
-    inside = _chunks_inside(region, k, loaded.lane)
-    apart = f"{loaded.means} - {mean}"
-    apart = s.name_of(f"tl.where({inside}, {apart}, 0.0)" if inside else apart, "apart")
-    total = f"tl.sum({loaded.squares} + {apart} * {apart} * {CHUNK}.0{over}) * {1 / (CHUNK * chunks)}"
-    if what == "rms":
-        total += f" + {mean} * {mean}"
-    one, small = constant(1.0, DType.F32), constant(epsilon, DType.F32)
-    return s.name_of(division(one, root(f"({total} + {small})")), what)
-
-
-def _chunks_inside(region: Region, k: int, lane: str) -> str:
-    """Text of which lanes are chunks; "" if all are."""
-    chunks = region.inputs[k].shape[1]
-    return "" if isinstance(chunks, int) and chunks == power_of_two(chunks) else f"({lane} < {chunks})"
 
 
 def filled(s: Source, x: str, t: Tensor, block: Block, shape: Sequence[int]) -> str:

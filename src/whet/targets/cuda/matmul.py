@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from whet.ir.region import CHUNK, Region
+from whet.ir.region import Region
 from whet.ir.symbolic import ceildiv, product
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
@@ -18,21 +18,18 @@ class MatmulTiles:
 
     bm, bn, bk: the tile. warps, stages: of the program. group: rows of tiles that follow one another.
     order:      "" or how a constant b is packed ("nk": the depth is contiguous, "kn").
-
-    Where the moments of rows are asked for, tiles are as wide as a chunk: each program has its rows' moments.
     """
 
     name = "matmul_tiles"
 
     def applies(self, region: Region, machine: Gpu) -> str:
-        return reason(region, machine, moments=True)
+        return reason(region, machine)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         how = products(region)
         order = default_order(region)
         if not how.dot:
-            bn = CHUNK if region.extra_outputs else 32
-            return [{"bm": 32, "bn": bn, "bk": 1, "warps": 4, "stages": 1, "group": 8, "order": order}]
+            return [{"bm": 32, "bn": 32, "bk": 1, "warps": 4, "stages": 1, "group": 8, "order": order}]
         found = [{**t, "group": 8, "order": order} for t in tiles(region, machine)]
         found.sort(key=lambda q: self.cost(region, q, machine, threads))
         if packable(region) and not order and how.operand.size == 2:
@@ -56,9 +53,7 @@ class MatmulTiles:
             total = depth_loop(body, bm, bn, bk, "0", body.number(p.k), exact)
         else:
             total = outer_products(body, bm, bn)
-        value = body.finish(total, "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
-        if region.extra_outputs:
-            body.moments(value, bm)
+        body.finish(total, "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
         count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
         return Implementation((body.s.step(count, params["warps"], params["stages"]),), b.packs)
 

@@ -7,13 +7,12 @@ import numpy as np
 from whet.errors import InternalError
 from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Leaf
-from whet.ir.region import CHUNK, Region
+from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import Moments, load_moments, row_statistic
 from whet.targets.cuda.kernel import REGISTER, Source
-from whet.targets.cuda.matmul_problem import MOMENTS, OUT, SUMS, Key, Problem, Products
+from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products
 from whet.targets.cuda.shapes import divides, is_long
 
 EARLY = 64 * 64  # elements of a tile whose epilogue's operands have room in registers beside the sums
@@ -29,7 +28,6 @@ class Body:
         self._params: dict[Key, str] = {}
         self._bases: dict[Key, str] = {}
         self._ready: dict[Key, str] = {}  # what the epilogue reads and was loaded early
-        self._loaded: dict[Key, Moments] = {}  # of rows, early
 
     # -- places ------------------------------------------------------------------------------------------------
 
@@ -161,31 +159,17 @@ class Body:
     def preload(self, rows: str, columns: str, row_mask: str, column_mask: str, const: bool) -> None:
         """Load what the epilogue reads before the products are summed, so that nothing waits for it at the end:
         constants (which may be read before the kernel waits for others), or everything else."""
-        place = rows, columns, row_mask, column_mask
-        keys = [k for k in self.p.tensors
-                if k[0] == "e" and self.p.tensors[k].const == const and k not in self._ready]
-        moments = {k: self._moments(k, *place) for k in keys
-                   if k[1] in self.region.statistics and k not in self._loaded}
-        for key in keys:
-            if key not in moments:
-                self._ready[key] = self.s.name_of(self.load(key, *self._place(key, *place)), "early")
-        self._loaded.update(moments)  # summed at the end: what waits here delays the first copies of the products
+        for key in [k for k in self.p.tensors if k[0] == "e" and self.p.tensors[k].const == const]:
+            if key not in self._ready:
+                self._ready[key] = self.s.name_of(
+                    self.load(key, *self._place(key, rows, columns, row_mask, column_mask)), "early")
 
-    def _moments(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> Moments:
-        """The moments of the tile's rows, loaded."""
-        pointers, mask = self._place(key, rows, columns, row_mask, column_mask)
-        steps = [self.number(d) for d in self.region.inputs[key[1]].strides[:2]]
-        return load_moments(self.s, self.region, key[1], pointers, mask, False, steps, self.p.wide)
-
-    def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> str:
-        """The epilogue of the sums `total` and the store; the name of what is stored. rows, columns: texts of indices
-        that broadcast to the sums."""
-        s, region, place = self.s, self.region, (rows, columns, row_mask, column_mask)
+    def finish(self, total: str, rows: str, columns: str, row_mask: str, column_mask: str) -> None:
+        """The epilogue of the sums `total` and the store. rows, columns: texts of indices that broadcast to them."""
+        s, region = self.s, self.region
 
         def read(key: Key) -> str:
-            if key[0] == "e" and key[1] in region.statistics:
-                return row_statistic(s, region, key[1], self._loaded.get(key) or self._moments(key, *place))
-            return self._ready.get(key) or self.load(key, *self._place(key, *place))
+            return self._ready.get(key) or self.load(key, *self._place(key, rows, columns, row_mask, column_mask))
 
         if SUMS in self.p.tensors:
             total = s.name_of(f"{total} + 128 * {read(SUMS)}", "total")
@@ -196,26 +180,8 @@ class Body:
             dtype = region.epilogue.dtype
         pointers, _ = self._place(OUT, rows, columns, row_mask, column_mask)
         masks = " & ".join(t for t in (row_mask, column_mask) if t)
-        value = s.name_of(stored(value, dtype, region.output.dtype), "value")
+        value = stored(value, dtype, region.output.dtype)
         s.line(f"tl.store({pointers}, {value}, mask={masks})" if masks else f"tl.store({pointers}, {value})")
-        return value
-
-    def moments(self, value: str, bm: int) -> None:
-        """The mean of each row of the tile, which is one chunk wide, as `value` was stored, and the sum of its squared
-        deviations from that: in two passes over registers, so that a large mean costs no digits of the deviations."""
-        s, p = self.s, self.p
-        each, chunk = self.region.extra_outputs[0].strides[:2]
-        row = p.strides[MOMENTS][-3]
-        row = row if row != 0 else 1  # addresses of the tile's rows, also where there is one
-        y = s.name_of(f"tl.broadcast_to({value}, ({bm}, {CHUNK})).to(tl.float32)", "y")
-        mean = s.name_of(f"tl.sum({y}, 1) * {1 / CHUNK}", "mean")
-        apart = s.name_of(f"{y} - {mean}[:, None]", "apart")
-        squares = s.name_of(f"tl.sum({apart} * {apart}, 1)", "squares")
-        terms = [self._bases[MOMENTS], f"rm * {self.number(row)}", f"{self.wide('pn')} * {self.number(chunk)}"]
-        pointers = s.name_of(" + ".join(terms), "at")
-        mask = self.m_mask(bm, "rm")
-        mask = f", mask={mask}" if mask else ""
-        s.line(f"tl.store({pointers}, {mean}{mask})\ntl.store({pointers} + {self.number(each)}, {squares}{mask})")
 
     def _place(self, key: Key, rows: str, columns: str, row_mask: str, column_mask: str) -> tuple[str, str]:
         """(addresses, mask) of a tensor like the output, or one that broadcasts to it."""

@@ -20,7 +20,7 @@ from whet.targets.base import Implementation, Pack, Packed, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body
-from whet.targets.cuda.matmul_problem import NO_MOMENTS, Problem, Products, problem, products
+from whet.targets.cuda.matmul_problem import Problem, Products, problem, products
 from whet.targets.cuda.matmul_space import LATENCY, LAUNCH
 from whet.targets.cuda.shapes import is_long, optimum
 
@@ -95,8 +95,6 @@ def codes_of(region: Region, most: int, chunks: int, deep: bool) -> Codes:
 
 def reason(region: Region) -> str:
     """Why no kernel takes the region; "" if one may."""
-    if region.extra_outputs or region.statistics:
-        return NO_MOMENTS
     if not all(t.const for t in region.inputs[1 : region.n_anchor]):
         return "the weights are not constants"
     if region.prologue:

@@ -9,20 +9,17 @@ from functools import partial
 import numpy as np
 
 from whet.ir.dtypes import DType
-from whet.ir.region import Region, Tensor, region_fault
+from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, product, upper
 from whet.targets.base import Arg, In, Out, Pack, Packed
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.shapes import is_long, ranges, reach
+from whet.targets.cuda.shapes import is_long, ranges
 
-# Role and index. a, b: leaves of the operands; e: leaves of the epilogue; s: sums of b's columns; o: the output,
-# and the moments of its rows.
+# Role and index. a, b: leaves of the operands; e: leaves of the epilogue; s: sums of b's columns; o: the output.
 Key = tuple[str, int]
 OUT: Key = ("o", 0)
-MOMENTS: Key = ("o", 1)
 SUMS: Key = ("s", 0)
 CODES = (DType.I8, DType.U8)
-NO_MOMENTS = "the moments of rows are not supported"
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,7 @@ class Problem:
     """C[batch, m, n] = A[batch, m, k] @ B[batch, k, n], then the epilogue.
 
     Adjacent dimensions that every tensor steps through evenly are merged. `strides[key]` are in elements, along
-    (*batch, m, n, k), 0 where the tensor does not change (of the moments none along n: what is side by side shares
-    them, those that the epilogue reads too). `wide`: offsets need 64 bits.
+    (*batch, m, n, k), 0 where the tensor does not change. `wide`: offsets need 64 bits.
     """
 
     batch: tuple[Dim, ...]
@@ -83,12 +79,8 @@ def _operand_type(region: Region, i: int) -> DType:
     return region.prologue[i].dtype if i in region.prologue else region.inputs[i].dtype
 
 
-def reason(region: Region, machine: Gpu, moments: bool = False) -> str:
-    """Why no Triton kernel takes this matmul; "" if one may. moments: for tactics that give those of rows, too."""
-    if region.extra_outputs and not moments:
-        return NO_MOMENTS
-    if fault := region_fault(region):
-        return fault
+def reason(region: Region, machine: Gpu) -> str:
+    """Why no Triton kernel takes this matmul; "" if one may."""
     if region.compute == "f8" and not machine.has_fp8:
         return f"{machine.arch} has no products of 8-bit floats"
     if region.compute == "f8" and any(_operand_type(region, i) is not DType.F8E4M3FN for i in (0, 1)):
@@ -109,12 +101,9 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
         for leaf in region.prologue[i].leaves if i in region.prologue else (i,):
             tensors[role, leaf], args[role, leaf] = region.inputs[leaf], In(leaf)
     for leaf in region.epilogue.leaves if region.epilogue is not None else ():
-        tensors["e", leaf], args["e", leaf] = region.seen(leaf), In(leaf)
+        tensors["e", leaf], args["e", leaf] = region.inputs[leaf], In(leaf)
     if b is not None and b_arg is not None:
         tensors["b", 1], args["b", 1] = b, b_arg
-    for t in region.extra_outputs:  # the moments, as the rows' programs see them: without the chunks
-        tensors[MOMENTS] = replace(t, shape=(*t.shape[2:], 1), strides=(*t.strides[2:], 0))
-        args[MOMENTS] = Out(1)
     if sums is not None:
         shape = region.inputs[1].shape
         tensors[SUMS], args[SUMS] = Tensor.dense(DType.I32, (*shape[:-2], 1, shape[-1]), const=True), sums
@@ -137,8 +126,7 @@ def problem(region: Region, b: Tensor | None = None, b_arg: Arg | None = None, s
                      _step(key, t, -1 if key[0] == "a" else -2, "ab")) for key, t in tensors.items()}
     limits = ranges(region)
     extents = (*(e for e, _ in batch), rows, n, k)
-    wide = any(is_long(_reach(extents, s, limits)) for s in strides.values()) or any(
-        is_long(reach(region, t)) for t in (*region.extra_outputs, *(region.inputs[j] for j in region.statistics)))
+    wide = any(is_long(_reach(extents, s, limits)) for s in strides.values())
     return Problem(tuple(e for e, _ in batch), rows, n, k, tensors, args, strides, limits, wide)
 
 

@@ -16,7 +16,7 @@ from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
 from whet.targets.cuda.matmul_emit import Body
-from whet.targets.cuda.matmul_problem import CODES, NO_MOMENTS, Products, packable, problem, products, reason, second
+from whet.targets.cuda.matmul_problem import CODES, Products, packable, problem, products, reason, second
 from whet.targets.cuda.matmul_space import LATENCY, LAUNCH
 from whet.targets.cuda.shapes import optimum
 
@@ -35,7 +35,7 @@ class MatmulRows:
         p = problem(region)
         if optimum(region, p.m) > MOST_ROWS:
             return f"more than {MOST_ROWS} rows"
-        return NO_MOMENTS if region.statistics else reason(region, machine)
+        return reason(region, machine)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         p, b = problem(region), region.inputs[1]

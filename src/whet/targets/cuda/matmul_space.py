@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whet.ir.dtypes import DType
 from whet.ir.expr import Apply
-from whet.ir.region import CHUNK, Region
+from whet.ir.region import Region
 from whet.ir.symbolic import product
 from whet.targets.base import Params
 from whet.targets.cuda.gpu import Gpu
@@ -35,13 +35,6 @@ _EXACT = [(64, 64, 16, 4, 3), (64, 64, 32, 8, 3), (128, 64, 16, 8, 3), (64, 128,
           (16, 16, 64, 4, 3), (32, 16, 32, 4, 3)]
 _DOUBLE = [(32, 32, 16, 4, 3), (64, 32, 16, 4, 3), (64, 64, 16, 4, 3), (16, 32, 32, 4, 3), (64, 64, 16, 8, 3),
            (16, 16, 32, 4, 3), (32, 16, 16, 4, 3)]
-# Of a chunk's width, for products that give the moments of their rows.
-_HALF_CHUNKS = [(16, 64, 128, 4, 3), (16, 64, 128, 4, 4), (16, 64, 128, 4, 6), (16, 64, 128, 2, 4), (16, 64, 64, 4, 5),
-                (16, 64, 64, 4, 8), (16, 64, 256, 4, 2), (16, 64, 256, 4, 3), (32, 64, 128, 4, 3), (32, 64, 128, 4, 4),
-                (32, 64, 128, 4, 6), (32, 64, 64, 4, 5), (32, 64, 64, 4, 8), (32, 64, 256, 4, 2), (32, 64, 256, 4, 3),
-                (64, 64, 128, 4, 3), (64, 64, 128, 4, 4), (64, 64, 64, 4, 5), (64, 64, 64, 4, 8), (64, 64, 256, 4, 3),
-                (128, 64, 64, 4, 4), (128, 64, 64, 4, 6), (256, 64, 64, 8, 4)]
-_DOUBLE_CHUNKS = [(16, 64, 16, 4, 3), (32, 64, 16, 4, 3)]
 
 
 def tiles(region: Region, machine: Gpu) -> list[Params]:
@@ -50,7 +43,7 @@ def tiles(region: Region, machine: Gpu) -> list[Params]:
     m, n, k = (max(1, optimum(region, d)) for d in (p.m, p.n, p.k))
     loaded = max(t.dtype.size for key, t in p.tensors.items() if key[0] in "ab" and _is_whole(p, key))
     out: list[Params] = []
-    for bm, bn, bk, warps, stages in _chunks(how) if region.extra_outputs else _shapes(how):
+    for bm, bn, bk, warps, stages in _shapes(how):
         if (bm > 16 and bm >= 2 * max(16, power_of_two(m))) or (bn > 16 and bn >= 2 * max(16, power_of_two(n))):
             continue
         size = max(how.operand.size, loaded)
@@ -76,13 +69,6 @@ def _shapes(how: Products) -> list[tuple[int, int, int, int, int]]:
     if how.operand is DType.F32:
         return _EXACT if how.precision == "ieee" else _WIDE
     return _HALF
-
-
-def _chunks(how: Products) -> list[tuple[int, int, int, int, int]]:
-    """Tiles of a chunk's width."""
-    if how.operand is DType.F64:
-        return _DOUBLE_CHUNKS
-    return _HALF_CHUNKS if how.operand.size <= 2 else [t for t in _shapes(how) if t[1] == CHUNK]
 
 
 def _steps(region: Region) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from whet.ir.dtypes import DType
-from whet.ir.region import NORMS, Region, region_fault
+from whet.ir.region import NORMS, Region
 from whet.ir.symbolic import Dim, ceildiv, upper
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.expr import division, root
@@ -29,12 +29,6 @@ class RowNorm:
     def applies(self, region: Region, machine: Gpu) -> str:
         if region.extra_outputs and region.kind not in NORMS:
             return "a group norm's operand is no result"
-        if fault := region_fault(region):
-            return fault
-        nest = _nest(region)
-        views = [t for (_, k), t in nest.views.items() if k in region.statistics]
-        if any(s != 0 for t in views for s in t.strides[len(nest.rows):]):
-            return "the moments are of other rows than those that are normalized"
         return floats_reason(region)
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
@@ -122,7 +116,6 @@ def _held(tile: Tile) -> None:
 
 def _walked(tile: Tile) -> None:
     s = tile.s
-    tile.sum_moments()
     n = _length(tile, tile.nest.length)
     mean = ""
     if _centred(tile):

@@ -19,20 +19,7 @@ from whet.ir.symbolic import Dim, Shape, ceildiv, product, upper
 from whet.targets.base import In, Out, Params, Work
 from whet.targets.cuda.expr import cast, compute_type, constant, emit, emit_wide, finish
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import (
-    Block,
-    Moments,
-    axes_of,
-    is_wide,
-    load_moments,
-    load_tensor,
-    merged,
-    offsets,
-    pointer_to,
-    row_statistic,
-    store_tensor,
-    unravel,
-)
+from whet.targets.cuda.index import Block, axes_of, is_wide, load_tensor, merged, pointer_to, store_tensor, unravel
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.moving import place
 from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimum, power_of_two, ranges
@@ -110,7 +97,7 @@ def rows_of(region: Region, cols: Iterable[int], shape: Shape | None = None,
     for i, t in enumerate((region.output, *region.extra_outputs)):
         put(("o", i), t, _through(t, region.output.shape, rank, cols))
     for k in region.epilogue.leaves if region.epilogue is not None else ():
-        put(("e", k), region.seen(k), _through(region.seen(k), region.output.shape, rank, cols))
+        put(("e", k), region.inputs[k], _through(region.inputs[k], region.output.shape, rank, cols))
 
     whole = shape or given
     keys = list(tensors)
@@ -163,10 +150,8 @@ class Tile:
         self.dtype: DType = DType.U8 if self.region.anchor.dtype is DType.BOOL else self.region.anchor.dtype
         self.flat = self.r == 1
         self._row_coords: tuple[str, ...] = ()
-        self._row_mask = ""
-        self._moments: dict[int, Moments] = {}  # of the rows, by input
-        self._statistics: dict[int, str] = {}
         self._constants: dict[tuple[str, int], str] = {}  # loaded before the kernel waits, by role and input
+        self._row_mask = ""
 
     @property
     def kind(self) -> str:
@@ -219,9 +204,7 @@ class Tile:
             self._row_coords = tuple(unravel(self.s, row, self.nest.rows, "r"))
 
     def hold(self) -> Block:
-        """The block of whole rows, with all that is small on its way: constants are loaded before the kernel waits for
-        those before it (`compile.early`). What is made of rows' moments is summed where it is first used: by then other
-        loads are on their way, too."""
+        """The block of whole rows; constants are loaded before the kernel waits for others (`compile.early`)."""
         block = self.block()
         if self.r * self.c <= EARLY:
             reads = {i for pair in self.region.picks.items() for i in pair}
@@ -231,33 +214,7 @@ class Tile:
                     self._constants[role, i] = load_tensor(self.s, view, pointer_to(self.s, In(i), t), block,
                                                            is_wide(self.region, t))
         self.s.line("#: wait")
-        self._load_moments()
         return block
-
-    def sum_moments(self) -> None:
-        """Makes of rows' moments what is asked for, before loops over the columns."""
-        self._load_moments()
-        for k in self._moments:
-            self._statistic(k)
-
-    def _load_moments(self) -> None:
-        self._moments = {k: self._moments_of(k) for k in self.region.statistics
-                         if any(i == k for _, i in self.nest.views)}
-
-    def _statistic(self, k: int) -> str:
-        if k not in self._statistics:
-            self._statistics[k] = row_statistic(self.s, self.region, k, self._moments[k])
-        return self._statistics[k]
-
-    def _moments_of(self, k: int) -> Moments:
-        """The moments of the rows that input k is, loaded."""
-        s, t = self.s, self.region.inputs[k]
-        view = next(v for (role, i), v in self.nest.views.items() if i == k and role in "xe")
-        wide, block = is_wide(self.region, t), self.rows_block()
-        at = offsets(s, view, block.coords, wide)
-        mask = block.mask(axes_of(view, block))
-        steps = [s.integer(d, wide=wide and not isinstance(d, int)) for d in t.strides[:2]]
-        return load_moments(s, self.region, k, f"{pointer_to(s, In(k), t)} + {at}", mask, self.flat, steps, wide)
 
     def blocks(self) -> Dim:
         """Blocks of rows that there are."""
@@ -324,8 +281,6 @@ class Tile:
         return cast(self.s, v, DType.F32 if compute_type(have) == "float32" else have, want)
 
     def _load(self, role: str, t: Leaf, block: Block) -> str:
-        if t.source in self.region.statistics:
-            return self._statistic(t.source)
         if (role, t.source) in self._constants:
             return self._constants[role, t.source]
         region_tensor = self.region.inputs[t.source]
@@ -420,7 +375,6 @@ def part_of(tile: Tile, parts: Dim, places: Sequence[Dim], dtype: DType) -> list
     s.line("pid = tl.program_id(0)")
     count = s.integer(parts)
     tile.begin(f"(pid // {count})")
-    tile.sum_moments()
     s.line(f"start = pid % {count} * {c}")
     s.line(f"end = tl.minimum(start + {c}, {s.integer(tile.nest.length)})")
     return [s.pointer(Work(p), dtype, aligned=False) for p in places]
