@@ -32,7 +32,7 @@ from whet.tuning.cache import Entry, TimingCache, Trial
 from whet.tuning.found import Choice, Progress, Tuned, describe, key_of, winner
 
 BUDGET = {0: 0.0, 1: 0.0, 2: 8.0, 3: 20.0, 4: 60.0, 5: 120.0}  # seconds at each --opt-level
-OTHERS = {2: 7, 3: 15, 4: 30, 5: 60}  # candidates besides the best that are tried,
+OTHERS = {2: 5, 3: 15, 4: 30, 5: 60}  # candidates besides the best that are tried,
 NEAR = 1.4  # if they take at most so many times what it takes
 FAMILY = 1.6  # how close the best candidate of another tactic must be
 SHARE = 0.01  # of the time that a region takes to be worth it

@@ -91,6 +91,11 @@ class Kernel:
             attribute = d.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             device.check(d.cuFuncSetAttribute(self._function, attribute, unit.shared),
                          f"{unit.shared} bytes of shared memory for {unit.name}")
+        if unit.dependent:
+            # A multiprocessor's memory is divided into cache and shared memory for one kernel at a time: all that begin
+            # beside one another ask for the same, or the next one's programs pile up where nothing runs.
+            attribute = d.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+            device.check(d.cuFuncSetAttribute(self._function, attribute, 100), f"shared memory beside {unit.name}")
         if unit.ctas > 8:
             attribute = d.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
             device.check(d.cuFuncSetAttribute(self._function, attribute, 1), f"clusters of {unit.name}")
