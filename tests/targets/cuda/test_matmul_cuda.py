@@ -154,7 +154,6 @@ PERSISTENT_CASES: dict[str, tuple[Region, dict[str, Any]]] = {
     "symbolic rows in blocks": (region((batch(), 64), (64, 72), dims={"batch": (0, 8, 200)}), BLOCKS),
     "warps that load": (linear(300, 200, 328, "gelu", True), APART),
     "warps that load, packed weights": (linear(300, 200, 331, "relu", True), {**APART, "bn": 256, "order": "nk"}),
-    "warps that load, symbolic rows": (region((batch(), 64), (64, 264), dims={"batch": (0, 8, 300)}), APART),
     "warps that load, 8-bit floats": (scaled(300, 240, 264, F8), {**APART, "order": "nk", "bk": 128}),
     "warps that load, tall": (linear(600, 136, 264, "", True), {**APART, "bm": 256}),
 }
@@ -193,6 +192,8 @@ def test_persistent_programs_are_for_many_tiles() -> None:
     assert {q["blocks"] for q in PERSISTENT.space(large, SM90, 1)} == {True, False}
     assert not any(q["blocks"] for q in PERSISTENT.space(large, SM80, 1))
     assert any(q.get("apart") for q in list(PERSISTENT.space(large, SM90, 1))[:6])
+    rows = region((batch(), 768), (768, 3072), dims={"batch": (1, 4096, 8192)})
+    assert not any(q.get("apart") for q in PERSISTENT.space(rows, SM90, 1))
     assert PERSISTENT.applies(linear(128, 768, 768), SM90) == "too few tiles"
 
 

@@ -19,7 +19,8 @@ from whet.targets.cuda.shapes import divides, optimum
 
 _TILES = [(128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 4),
           (128, 128, 64, 8, 3), (128, 128, 128, 8, 2), (64, 256, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)]
-# With warps that load: Triton gives each half of the rows to four warps of their own, so it takes 128 rows.
+# With warps that load: Triton gives each half of the rows to four warps of their own, so it takes 128 rows; and known
+# extents (with others Triton 3.6 fails).
 _APART = [(128, 256, 64, 3), (128, 256, 64, 4), (128, 128, 64, 4), (128, 128, 64, 5), (128, 128, 128, 2),
           (256, 128, 64, 3)]
 
@@ -58,7 +59,9 @@ class MatmulPersistent:
                         continue
                     found.append({"bm": bm, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "group": 8,
                                   "order": o, "blocks": blocks, "programs": sms})
-        for bm, bn, bk, stages in _APART if machine.capability[0] == 9 else ():
+        p = problem(region)
+        known = all(isinstance(d, int) for d in (p.m, p.n, p.k))
+        for bm, bn, bk, stages in _APART if known and machine.capability[0] == 9 else ():
             bk = bk * 2 if products(region).operand.size == 1 else bk
             found += [{"bm": bm, "bn": bn, "bk": bk, "warps": 4, "stages": stages, "group": 8, "order": o,
                        "blocks": True, "apart": True, "programs": sms} for o in orders if _as_blocks(region, o)]
