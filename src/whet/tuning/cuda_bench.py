@@ -289,7 +289,8 @@ class CudaBench:
             if s.kernel.symbol not in units:
                 units[s.kernel.symbol] = Code(self.device, objects[s.kernel.symbol], self.libraries).unit(0)
         steps = [(units[s.kernel.symbol], s.args, int(evaluate(s.tiles, b.env))) for s in made.steps]
-        hidden = [self.hidden(unit, tiles, memory) for unit, _, tiles in steps]
+        # For each copy, as for each launch of a plan: a kernel that begins early may write there before it waits.
+        hidden = [[self.hidden(unit, tiles, memory) for unit, _, tiles in steps] for _ in range(copies)]
 
         def value(a: Any, copy: int) -> int:
             match a:
@@ -308,7 +309,7 @@ class CudaBench:
             raise TypeError(f"an argument {a!r}")
 
         runs = [[(unit, [*(value(a, c) for a in args), *more], tiles)
-                 for (unit, args, tiles), more in zip(steps, hidden)] for c in range(copies)]
+                 for (unit, args, tiles), more in zip(steps, hidden[c])] for c in range(copies)]
         return Prepared(runs, memory, self.spare)
 
     def _copies(self, parts: Mapping[Any, np.ndarray], places: Mapping[Any, int], size: int, copies: int,

@@ -21,6 +21,7 @@ from whet.targets.cuda.generate import DimValues, Iota
 from whet.targets.cuda.linear_attention import LinearAttention
 from whet.targets.cuda.lrn import Lrn
 from whet.targets.cuda.matmul import MatmulTiles
+from whet.targets.cuda.matmul_blocks import MatmulBlocks
 from whet.targets.cuda.matmul_grouped import GroupedRows, GroupedTiles
 from whet.targets.cuda.matmul_persistent import MatmulPersistent
 from whet.targets.cuda.matmul_rows import MatmulRows
@@ -39,7 +40,8 @@ from whet.targets.cuda.scatter import Scatter
 from whet.targets.cuda.softmax import Softmax
 from whet.targets.cuda.topk import TopK
 
-_PRODUCTS: tuple[Tactic, ...] = (CublasLt(), MatmulRows(), MatmulSplitK(), MatmulPersistent(), MatmulTiles())
+_PRODUCTS: tuple[Tactic, ...] = (CublasLt(), MatmulRows(), MatmulSplitK(), MatmulPersistent(), MatmulBlocks(),
+                                 MatmulTiles())
 
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "arg": (ArgExtreme(),),

@@ -92,6 +92,10 @@ class Body:
             self._params[key] = same or self.s.pointer(arg, t.dtype, t.aligned)
         return self._params[key]
 
+    def base(self, key: Key) -> str:
+        """The pointer to a tensor's matrix of the batch, after `enter`."""
+        return self._bases[key]
+
     def m_mask(self, bm: int, rows: str = "rm[:, None]") -> str:
         """The rows that exist, "" where all of a block do."""
         return "" if isinstance(self.p.m, int) and self.p.m % bm == 0 else f"({rows} < {self.number(self.p.m)})"
