@@ -157,7 +157,8 @@ class Builder:
                 if s not in ready:
                     ready[s] = target.implement(r, c.tactic, c.params)
             implemented = [ready[s] for s in signatures]
-            program, native, assembled = complete(o, implemented, weights, len(steps), self.target.branches)
+            program, native, assembled = complete(o, implemented, weights, len(steps),
+                                                  self.target.branches and not tuned.one_stream)
             programs.append(program)
             jobs += mine
             made += implemented

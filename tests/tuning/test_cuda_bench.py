@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuning.host_device import HostCode, HostDevice
+from tuning.host_device import Api, HostCode, HostDevice
 from whet.errors import DeviceMemoryError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Graph, Value
@@ -144,7 +144,7 @@ def asked(some: list[Launch], others: list[tuple[str, list[Choices]]], own: dict
     placed = [Placed(s, w, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
               for s, w, l in zip(names, body.waits, some)]
     return Trials(placed, dict(zip(names, (l.region for l in some))), {}, body.arena,
-                  {s: ("a", {"us": 5}) for s in names}, others, own or {}, 60.0)
+                  {s: ("a", {"us": 5}) for s in names}, others, own or {}, False, 60.0)
 
 
 def test_early_launches_run_the_same_segment_with_other_kernels(bench: CudaBench, monkeypatch: pytest.MonkeyPatch
@@ -218,4 +218,35 @@ def test_kernels_of_our_own_are_tried_all_at_once_first(us: int, kept: bool, ben
     assert (set(first.choices), first.kept) == (set(names), kept)
     assert {c for a in rest for c, _ in a.choices.values()} == {"a" if kept else "own"}, "then back, one by one"
     assert not any(a.kept for a in rest)
+    segment.close()
+
+
+@pytest.mark.parametrize(("us", "kept"), [(2.0, True), (0.0, False)])
+def test_branches_side_by_side_are_given_up_where_waiting_costs_more(us: float, kept: bool, bench: CudaBench,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """us: what a stream that waits for another costs here, where nothing runs side by side."""
+    g = Graph("branches")
+    x = Value("x", DType.F32, (M, K))
+    g.inputs = [x]
+    g.outputs = [g.add("matmul", [x, Value(g.fresh("w"), DType.F32, (K, n), data=np.ones((K, n), np.float32))])
+                 for n in (K, 4, 7)]
+    some = schedule(form_regions(g), lambda region: "").launches
+
+    def wait(api: Api, *_: Any) -> tuple[int]:
+        def tick() -> None:
+            api.device.clock += us * 1e-6
+
+        if api.device.captured is not None:
+            api.device.captured.append(tick)
+        return (0,)
+
+    def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+        return implement(region), {"k": b"product:5"}
+
+    monkeypatch.setattr(Api, "cuStreamWaitEvent", wait, raising=False)
+    segment = cuda_segment.Segment(bench, asked(some, []), compiled)
+    first, *rest = segment.run()
+    assert (first.one_stream, first.kept) == (True, kept)
+    assert not any(a.one_stream for a in rest) or not kept
+    assert first.after == pytest.approx(15e-6)
     segment.close()

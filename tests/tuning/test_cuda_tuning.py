@@ -132,6 +132,23 @@ def test_what_is_faster_in_place_is_kept_and_known_the_next_time() -> None:
     assert trials.arena > 0
 
 
+def test_all_in_one_stream_where_that_is_faster() -> None:
+    some, cache = launches(), TimingCache()
+
+    def ask(trials: in_place.Trials) -> list[in_place.Attempt]:
+        assert not trials.one_stream
+        return [in_place.Attempt({}, 10e-6, 9e-6, True, one_stream=True)]
+
+    for _ in range(2):  # the second time from the cache
+        out = tuned_for(some, cache)
+        in_place.refine(some, {}, TARGET, cache, 3, out, lambda p: None, ask)
+        assert out.one_stream
+        assert out.in_place == [{"region": "", "tactic": "one stream", "before": 10e-6, "after": 9e-6, "kept": True}]
+    asked = in_place.segment(some, {}, TARGET, out, 1.0)
+    assert asked is not None
+    assert asked.one_stream
+
+
 class Calling(Playing):
     """Of the tactics those of libraries call one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from whet.ir.symbolic import evaluate
 from whet.lowering.hazards import steps_after
 from whet.plan import dims
 from whet.plan.data import ArenaArg, InputArg, OutputArg, Place, WeightArg
+from whet.runtime.cuda import lanes
 from whet.runtime.cuda.code import Code, Launchable
 from whet.runtime.cuda.driver import DeviceMemory
 from whet.targets.base import Implementation, In, Int, Out, Packed, Params, Work
@@ -41,6 +42,7 @@ class Segment:
         self.spaces = self._spaces()
         self._reset()
         self.steps: dict[str, list[Steps]] = {}  # by region: of each of its launches
+        self.one_stream = asked.one_stream
 
     def run(self) -> list[Attempt]:
         """Try what is asked for, twice where the first time changed something and there is time left."""
@@ -52,24 +54,29 @@ class Segment:
         current = self._graph({})
         self.bench.replay(current)
 
-        def attempt(choices: dict[str, tuple[str, Params]]) -> None:
+        def attempt(choices: dict[str, tuple[str, Params]], one_stream: bool = False) -> None:
             nonlocal current
             kept = len(self.memory)
             steps = {s: self._prepared(s, *c) for s, c in choices.items()}
-            graph = self._graph(steps)
+            graph = self._graph(steps, one_stream)
             self.bench.replay(graph)
             times = [(self.bench.replay(current), self.bench.replay(graph)) for _ in range(TURNS)]
             before, after = (float(f"{statistics.median(t):.4g}") for t in zip(*times))
-            attempts.append(Attempt(choices, before, after, after < GAIN * before))
+            attempts.append(Attempt(choices, before, after, after < GAIN * before, one_stream))
             if attempts[-1].kept:
                 current = graph
                 self.steps.update(steps)
                 chosen.update(choices)
+                self.one_stream = self.one_stream or one_stream
             else:
                 for m in self.memory[kept:]:
                     m.close()
                 del self.memory[kept:]
 
+        after = self._after(self._runs({}))
+        branched = not self.one_stream and any(place.lane for place in lanes.schedule(after, len(after)))
+        if branched:
+            attempt({}, one_stream=True)
         if a.own:
             attempt(a.own)
         for _ in range(2):
@@ -80,6 +87,8 @@ class Segment:
                         return attempts
                     if choice != chosen[s]:
                         attempt({s: choice})
+            if branched and not self.one_stream:
+                attempt({}, one_stream=True)
             if not any(t.kept for t in attempts[begin:]):
                 break
         return attempts
@@ -115,13 +124,22 @@ class Segment:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _graph(self, instead: Mapping[str, list[Steps]]) -> Any:
+    def _graph(self, instead: Mapping[str, list[Steps]], one_stream: bool = False) -> Any:
+        runs = self._runs(instead)
+        return self.bench.capture(runs, None if one_stream or self.one_stream else self._after(runs))
+
+    def _runs(self, instead: Mapping[str, list[Steps]]) -> list[Steps]:
+        """The launches of each region's kernels, in order."""
         turn: dict[str, int] = {}
         runs = []
         for l in self.asked.launches:
             k = turn[l.region] = turn.get(l.region, -1) + 1
             runs.append(instead.get(l.region, self.steps.get(l.region, []))[k])
-        return self.bench.capture(runs, steps_after([l.waits for l in self.asked.launches], [len(r) for r in runs]))
+        return runs
+
+    def _after(self, runs: Sequence[Steps]) -> list[list[int]]:
+        """For each kernel the earlier ones that it waits for."""
+        return steps_after([l.waits for l in self.asked.launches], [len(r) for r in runs])
 
     def _left(self) -> list[tuple[Region, Tensor, int, int]]:
         """The results that nothing overwrites: region, tensor, address and bytes."""

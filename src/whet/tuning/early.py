@@ -33,7 +33,7 @@ def decide(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
     keys = {s: r.timing_key() for s, r in regions.items()}
     choices = {s: tuned.choices[s] for s in regions}
     parts = [(keys[s], choices[s].tactic, choices[s].params) for s in (l.region.signature() for l in launches)]
-    known = key_of(cache, target, "early launch " + digest(parts))
+    known = key_of(cache, target, "early launch " + digest([*parts, tuned.one_stream]))
     entry = cache.get(known)
     if entry is None:
         plain, forms = ({step.kernel.symbol: step.kernel.code for s, r in regions.items()

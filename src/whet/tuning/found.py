@@ -48,7 +48,7 @@ class Tuned:
     wrong on the way. `failed`: candidates that could not be used, by tactic: why, and how many. `untuned`: why nothing
     was measured. `work`: seconds of children, by what they did. `early`: None where it was not measured. `in_place`:
     what was tried inside a whole segment: region, tactic, the segment's seconds before and after, whether it was kept.
-    """
+    `one_stream`: launches that need not wait for each other do nevertheless, since that is faster."""
 
     choices: dict[str, Choice] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -59,6 +59,7 @@ class Tuned:
     work: dict[str, float] = field(default_factory=dict)
     early: EarlyLaunch | None = None
     in_place: list[dict[str, Any]] = field(default_factory=list)
+    one_stream: bool = False
 
 
 def key_of(cache: TimingCache, target: Target, timing_key: str) -> str:

@@ -6,7 +6,8 @@ costs about a microsecond on each side among kernels that do both. And whether a
 places beside the one before it depends on the shared memory of both: products that were as fast alone differed by 1.5
 us of 4 in their place. So, in the graph of all, first the kernels of our own take the place of the library calls, all
 at once (one alone would gain the half of it); then the regions that take the most time (each as often as it occurs) are
-tried with their next best candidates and with the best one of each other tactic.
+tried with their next best candidates and with the best one of each other tactic. And whether branches side by side pay
+is tried: where streams meet, no kernel begins early.
 What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the form that
 candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
 """
@@ -35,6 +36,7 @@ BUDGET = {0: 0.0, 1: 0.0, 2: 8.0, 3: 20.0, 4: 60.0, 5: 120.0}  # seconds at each
 OTHERS = {2: 5, 3: 15, 4: 30, 5: 60}  # candidates besides the best that are tried,
 NEAR = 1.4  # if they take at most so many times what it takes
 FAMILY = 1.6  # how close the best candidate of another tactic must be
+ONE_STREAM = "one stream"
 SHARE = 0.01  # of the time that a region takes to be worth it
 
 
@@ -52,7 +54,8 @@ class Placed:
 @dataclass(frozen=True)
 class Trials:
     """What the device is asked: the segment, the choices, and what else to try, the heaviest region first (the winner
-    alone among it, to come back to). `own`: kernels of our own for regions whose winner is a library's call."""
+    alone among it, to come back to). `own`: kernels of our own for regions whose winner is a library's call.
+    `one_stream`: launches follow one another, also those that need not wait."""
 
     launches: list[Placed]
     regions: dict[str, Region]
@@ -61,18 +64,20 @@ class Trials:
     choices: dict[str, tuple[str, Params]]
     others: list[tuple[str, list[tuple[str, Params]]]]
     own: dict[str, tuple[str, Params]]
+    one_stream: bool
     seconds: float
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Choices (by region) that were tried at once, the segment's seconds without and with them, and whether they were
-    kept: the next attempt begins where this one ended."""
+    """Choices (by region) that were tried at once, or all launches in `one_stream`, the segment's seconds without and
+    with that, and whether it was kept: the next attempt begins where this one ended."""
 
     choices: dict[str, tuple[str, Params]]
     before: float
     after: float
     kept: bool
+    one_stream: bool = False
 
 
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
@@ -95,11 +100,12 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         entry = Entry("in place", _trials(ask(asked), keys) or [Trial("", {})])
         cache.put(known, entry)
         cache.save()
-    names = {key: describe(regions[s]) for s, key in keys.items()}
+    names = {ONE_STREAM: "", **{key: describe(regions[s]) for s, key in keys.items()}}
     known_ones = [t for t in entry.trials if t.params.get("region") in names]
     tuned.in_place += [{"region": names[t.params["region"]], "tactic": t.tactic, "before": t.params.get("before"),
                         "after": t.seconds, "kept": bool(t.params.get("kept"))} for t in known_ones]
     last = {t.params["region"]: t for t in known_ones if t.params.get("kept")}
+    tuned.one_stream = ONE_STREAM in last
     for s, key in keys.items():
         if key in last:
             alone = tuned.choices[s].seconds
@@ -108,8 +114,10 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
 
 def _trials(attempts: Sequence[Attempt], keys: Mapping[str, str]) -> list[Trial]:
     """Attempts as the cache holds them: one for each region."""
-    return [Trial(tactic, {"region": keys[s], "params": params, "before": a.before, "kept": a.kept}, a.after)
-            for a in attempts for s, (tactic, params) in a.choices.items()]
+    return [Trial(tactic, {"region": key, "params": params, "before": a.before, "kept": a.kept}, a.after)
+            for a in attempts for key, (tactic, params) in (
+                [(ONE_STREAM, (ONE_STREAM, {}))] if a.one_stream else
+                [(keys[s], choice) for s, choice in a.choices.items()])]
 
 
 def digest(parts: Any) -> str:
@@ -186,4 +194,4 @@ def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]]
     placed = [Placed(s, waits, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
               for s, waits, l in zip(signatures, body.waits, launches)]
     env = {n: opt for n, (_, opt, _) in dims.items()}
-    return Trials(placed, regions, env, body.arena, choices, others or [], own or {}, seconds)
+    return Trials(placed, regions, env, body.arena, choices, others or [], own or {}, tuned.one_stream, seconds)
