@@ -132,6 +132,18 @@ def test_what_is_faster_in_place_is_kept_and_known_the_next_time() -> None:
     assert trials.arena > 0
 
 
+def test_what_could_not_be_tried_in_place_is_tried_the_next_time() -> None:
+    some, cache = launches(), TimingCache()
+    answers = [None, [], []]
+
+    def ask(trials: in_place.Trials) -> list[in_place.Attempt] | None:
+        return answers.pop(0)
+
+    for left in (2, 1, 1):
+        in_place.refine(some, {}, TARGET, cache, 3, tuned_for(some, cache), lambda p: None, ask)
+        assert len(answers) == left
+
+
 def test_all_in_one_stream_where_that_is_faster() -> None:
     some, cache = launches(), TimingCache()
 

@@ -288,12 +288,14 @@ def _forward(job: Future[Any], objects: dict[str, bytes], out: Future[Any]) -> N
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
            cache: TimingCache, opt_level: int, out: Tuned, progress: Callable[[Progress], None]) -> None:
     """Try the best few of the heaviest regions inside the whole segment (see `in_place`)."""
-    def ask(asked: in_place.Trials) -> list[in_place.Attempt]:
+    def ask(asked: in_place.Trials) -> list[in_place.Attempt] | None:
         with children(target) as team:
             found, failed = result(team.timer.submit(RUN_TIMEOUT + 2 * asked.seconds, "in_place", target.timed, asked))
         if failed:
             out.notes.append(f"candidates could not be tried in place: {failed}")
-        return found or []
+            return None
+        attempts: list[in_place.Attempt] = found
+        return attempts
 
     in_place.refine(launches, dims, target, cache, opt_level, out, progress, ask)
 

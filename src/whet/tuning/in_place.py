@@ -82,8 +82,11 @@ class Attempt:
 
 def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget,
            cache: TimingCache, opt_level: int, tuned: Tuned, progress: Callable[[Progress], None],
-           ask: Callable[[Trials], list[Attempt]]) -> None:
-    """Change `tuned.choices` where another candidate is faster in place. What was found before is in the cache."""
+           ask: Callable[[Trials], list[Attempt] | None]) -> None:
+    """Change `tuned.choices` where another candidate is faster in place. What was found before is in the cache.
+
+    ask: None where nothing could be tried now.
+    """
     if not target.gpu.live or BUDGET[opt_level] == 0 or len(launches) < 2:
         return
     regions = {l.region.signature(): l.region for l in launches}
@@ -97,7 +100,10 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         if asked is None:
             return
         progress(Progress(0, len(others), "in place"))
-        entry = Entry("in place", _trials(ask(asked), keys) or [Trial("", {})])
+        attempts = ask(asked)
+        if attempts is None:
+            return
+        entry = Entry("in place", _trials(attempts, keys) or [Trial("", {})])
         cache.put(known, entry)
         cache.save()
     names = {ONE_STREAM: "", **{key: describe(regions[s]) for s, key in keys.items()}}
