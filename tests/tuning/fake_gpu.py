@@ -55,6 +55,8 @@ class FakeGpu:
     def time(self, target: Any, region: Any, tactic: str, params: dict[str, Any], objects: Any) -> Any:
         if params["does"] == "end":
             os._exit(7)
+        if params["does"] == "hang":
+            time.sleep(60)
         if params["does"] == "take all memory":
             raise DeviceMemoryError("GPU 0 has no memory for an operand", why="it takes 9 MiB, of 80 MiB 5 are free")
         if params["does"] == "lose":

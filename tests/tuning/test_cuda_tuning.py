@@ -275,6 +275,16 @@ def test_the_fastest_that_is_right_wins_and_those_that_fail_are_named(monkeypatc
     assert out.objects.keys() >= {"good1"}
 
 
+def test_what_hangs_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "RUN_TIMEOUT", 1.5)
+    begin = time.monotonic()
+    choice, out, entry = chosen(monkeypatch, {"hanging": [(1, "hang")] * 8, "good": [(5, ""), (4, "")]})
+    assert time.monotonic() - begin < 12
+    assert choice.tactic == "good"
+    assert [t.failed for t in entry.trials if t.tactic == "hanging"] == ["hung (over 2 s)"]
+    assert out.notes == ["hanging hung (over 2 s): no other of its sort was tried"]
+
+
 def test_a_tactic_that_is_far_behind_is_not_tried_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "cores", lambda: 1)
     plays = {"fast": [(1.0 + 0.01 * k, "") for k in range(12)], "slow": [(9.0, "")] * 12}

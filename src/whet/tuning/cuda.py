@@ -115,6 +115,7 @@ class _Measuring:
         self.level, self.out, self.progress = opt_level, out, progress
         self.hope = HOPE[opt_level]
         self.best: dict[tuple[str, str], float] = {}  # by region and tactic; of all of them by ""
+        self.hung: set[tuple[str, ...]] = set()  # sorts of candidates that are not tried again
 
     def run(self, todo: Sequence[_Picked]) -> None:
         """Time, and choose. Each region's trials are in the cache, and soon in its file, when they are complete."""
@@ -193,9 +194,9 @@ class _Measuring:
         def hopeless() -> bool:
             mine, best = self.best.get((sig, c.tactic)), self.best.get((sig, ""))
             slow = mine is not None and best is not None and mine > self.hope * best
-            return slow or time.monotonic() > until
+            return slow or time.monotonic() > until or _sort(c) in self.hung
 
-        unless = hopeless if rank >= SURE else lambda: False
+        unless = hopeless if rank >= SURE else lambda: _sort(c) in self.hung
         target = self.target.timed
         compiled = self.crew.submit(TRY_TIMEOUT, "compile", target, region, c.tactic, c.params, unless=unless)
 
@@ -210,18 +211,23 @@ class _Measuring:
             except RuntimeError as e:  # the crew is closed
                 out.set_exception(e)
                 return
-            timed.add_done_callback(lambda t: self._timed(t, sig, c.tactic))
+            timed.add_done_callback(lambda t: self._timed(t, sig, c))
             timed.add_done_callback(lambda t: _forward(t, objects, out))
 
         compiled.add_done_callback(then)
         return out
 
-    def _timed(self, job: Future[Any], signature: str, tactic: str) -> None:
-        """Remember the best of a region, and of its tactics."""
-        if not job.cancelled() and job.exception() is None:
+    def _timed(self, job: Future[Any], signature: str, c: Candidate) -> None:
+        """Remember the best of a region, and of its tactics; and what hung, which takes as long each time."""
+        if job.cancelled():
+            return
+        if (e := job.exception()) is None:
             seconds = job.result()[0]
-            for key in ((signature, ""), (signature, tactic)):
+            for key in ((signature, ""), (signature, c.tactic)):
                 self.best[key] = min(seconds, self.best.get(key, seconds))
+        elif isinstance(e, WorkerDied) and str(e).startswith("hung"):
+            self.hung.add(_sort(c))
+            self.out.notes.append(f"{' '.join(_sort(c))} {e}: no other of its sort was tried")
 
     def _outcome(self, c: Candidate, job: Future[Any]) -> tuple[Trial | None, Any, dict[str, bytes]]:
         try:
@@ -274,6 +280,11 @@ def pick(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         of.setdefault(c.tactic, []).append(c)
     ranks = max(map(len, of.values()))
     return [group[k] for k in range(min(count, ranks)) for group in of.values() if k < len(group)]
+
+
+def _sort(c: Candidate) -> tuple[str, ...]:
+    """A tactic, and the ways in which it is asked to work otherwise."""
+    return c.tactic, *sorted(k for k, v in c.params.items() if v is True)
 
 
 def _forward(job: Future[Any], objects: dict[str, bytes], out: Future[Any]) -> None:
