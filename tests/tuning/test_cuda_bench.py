@@ -250,3 +250,28 @@ def test_branches_side_by_side_are_given_up_where_waiting_costs_more(us: float, 
     assert not any(a.one_stream for a in rest) or not kept
     assert first.after == pytest.approx(15e-6)
     segment.close()
+
+
+def test_a_candidate_without_room_is_passed_over(bench: CudaBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = launches()
+    names = [l.region.signature() for l in some]
+    device: Any = bench.device
+    allocate = device.allocate
+
+    def compiled(region: Region, tactic: str, params: dict[str, Any]) -> tuple[Implementation, dict[str, bytes]]:
+        made = implement(region)
+        if tactic == "large":
+            made = replace(made, workspace=1 << 40)
+        return made, {"k": f"product:{params['us']}".encode()}
+
+    def limited(size: int, purpose: str) -> Any:
+        if size > 1 << 30:
+            raise DeviceMemoryError("no memory", why="it is too much", do="ask for less")
+        return allocate(size, purpose)
+
+    monkeypatch.setattr(device, "allocate", limited)
+    trials = asked(some, [(names[0], [("a", {"us": 5}), ("large", {"us": 1}), ("c", {"us": 3})])])
+    segment = cuda_segment.Segment(bench, trials, compiled)
+    assert {tactic for a in segment.run() for tactic, _ in a.choices.values()} == {"a", "c"}
+    segment.close()
+    assert not device.blocks

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from whet.errors import DeviceMemoryError
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import evaluate
@@ -57,9 +58,13 @@ class Segment:
         def attempt(choices: dict[str, tuple[str, Params]], one_stream: bool = False) -> None:
             nonlocal current
             kept = len(self.memory)
-            steps = {s: self._prepared(s, *c) for s, c in choices.items()}
-            graph = self._graph(steps, one_stream)
-            self.bench.replay(graph)
+            try:
+                steps = {s: self._prepared(s, *c) for s, c in choices.items()}
+                graph = self._graph(steps, one_stream)
+                self.bench.replay(graph)
+            except DeviceMemoryError:  # each launch has constants of its own here: no reason to leave the others
+                self._release(kept)
+                return
             times = [(self.bench.replay(current), self.bench.replay(graph)) for _ in range(TURNS)]
             before, after = (float(f"{statistics.median(t):.4g}") for t in zip(*times))
             attempts.append(Attempt(choices, before, after, after < GAIN * before, one_stream))
@@ -69,9 +74,7 @@ class Segment:
                 chosen.update(choices)
                 self.one_stream = self.one_stream or one_stream
             else:
-                for m in self.memory[kept:]:
-                    m.close()
-                del self.memory[kept:]
+                self._release(kept)
 
         after = self._after(self._runs({}))
         branched = not self.one_stream and any(place.lane for place in lanes.schedule(after, len(after)))
@@ -119,10 +122,15 @@ class Segment:
 
     def close(self) -> None:
         """Give the memory back."""
-        for m in self.memory:
-            m.close()
+        self._release(0)
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _release(self, first: int) -> None:
+        """Give back what was allocated since there were so many pieces."""
+        for m in self.memory[first:]:
+            m.close()
+        del self.memory[first:]
 
     def _graph(self, instead: Mapping[str, list[Steps]], one_stream: bool = False) -> Any:
         runs = self._runs(instead)

@@ -6,10 +6,10 @@ costs about a microsecond on each side among kernels that do both. And whether a
 places beside the one before it depends on the shared memory of both: products that were as fast alone differed by 1.5
 us of 4 in their place. So, in the graph of all, first the kernels of our own take the place of the library calls, all
 at once (one alone would gain the half of it); then the regions that take the most time (each as often as it occurs) are
-tried with their next best candidates and with the best one of each other tactic. And whether branches side by side pay
-is tried: where streams meet, no kernel begins early.
-What was tried, and what it took, is in the cache and in the plan's evidence. The segment's kernels are in the form that
-candidates were timed in (`CudaTarget.timed`): launched early, where the GPU can do that.
+tried with their next best candidates and with the best one of each other tactic. Branches side by side are tried
+against one stream, too: where streams meet, no kernel begins early. What was tried, and what it took, is in the cache
+and in the plan's evidence. The segment's kernels are in the form that candidates were timed in (`CudaTarget.timed`):
+launched early, where the GPU can do that.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         cache.put(known, entry)
         cache.save()
     names = {ONE_STREAM: "", **{key: describe(regions[s]) for s, key in keys.items()}}
-    known_ones = [t for t in entry.trials if t.params.get("region") in names]
+    mine = [t for t in entry.trials if t.params.get("region") in names]
     tuned.in_place += [{"region": names[t.params["region"]], "tactic": t.tactic, "before": t.params.get("before"),
-                        "after": t.seconds, "kept": bool(t.params.get("kept"))} for t in known_ones]
-    last = {t.params["region"]: t for t in known_ones if t.params.get("kept")}
+                        "after": t.seconds, "kept": bool(t.params.get("kept"))} for t in mine]
+    last = {t.params["region"]: t for t in mine if t.params.get("kept")}
     tuned.one_stream = ONE_STREAM in last
     for s, key in keys.items():
         if key in last:
