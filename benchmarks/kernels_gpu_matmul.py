@@ -134,10 +134,12 @@ class Bench:
         units = [Code(self.device, objects[s.kernel.code], self.libraries).unit(0) for s in made.steps]
         sizes = [sum(u.hidden_bytes(int(evaluate(s.tiles, {})))) if isinstance(u, Kernel) else 0
                  for u, s in zip(units, made.steps)]
-        hidden = [torch.empty(n, dtype=torch.uint8, device="cuda") if n else None for n in sizes]
+        # For each copy: a kernel that begins early may write there before the one before it ends.
+        hidden = [[torch.empty(n, dtype=torch.uint8, device="cuda") if n else None for n in sizes]
+                  for _ in range(copies)]
         for i in range(copies):
             calls.append([])
-            for u, step, more in zip(units, made.steps, hidden):
+            for u, step, more in zip(units, made.steps, hidden[i]):
                 values = []
                 for a in step.args:
                     match a:
