@@ -92,16 +92,18 @@ class Bound:
         return len(self._units)
 
     def launch(self, streams: Streams, addresses: Sequence[int], stream: Any = None) -> None:
-        """Launch all steps one after the other on one stream (default: the context's)."""
+        """Launch all steps one after the other on one stream (default: the context's). The first waits for what is
+        before it: where that is the run before, the steps would share their scratch."""
         self._patch(addresses)
         s = streams.first if stream is None else stream
-        for go in self._launches:
-            go(s, True)
+        for k, go in enumerate(self._launches):
+            go(s, k > 0)
 
     def each(self, addresses: Sequence[int], stream: Any) -> Sequence[Callable[[], None]]:
         """A function for each step, that launches it on the stream."""
         self._patch(addresses)
-        return [lambda go=go: go(stream, True) for go in self._launches]  # type: ignore[misc]
+        return [lambda go=go, k=k: go(stream, k > 0)  # type: ignore[misc]
+                for k, go in enumerate(self._launches)]
 
     def graph(self, streams: Streams, addresses: tuple[int, ...]) -> Owned:
         """The graph for these addresses: a remembered one, or a new one."""
@@ -213,9 +215,10 @@ class Bound:
 def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Sequence[Callable[[Any, bool], None]]
                   ) -> None:
     """Launch steps at their places (`lanes.schedule`), whether or not the first stream is captured. A launch is a
-    function of (stream, whether it may begin early)."""
+    function of (stream, whether it may begin early): a lane's first waits for all before it, as does one that waits for
+    other lanes."""
     api, check = streams.device.api, streams.device.check
-    begun = {0}
+    joined, begun = {0}, set[int]()  # lanes that follow the first's beginning, lanes that have steps
     start = streams.event(0)
     if any(p.lane for p in places):
         check(api.cuEventRecord(start, streams.first), "cuEventRecord")
@@ -228,12 +231,13 @@ def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Seq
     last = set(lanes.ends(places))
     for i, (go, p) in enumerate(zip(launches, places)):
         stream = streams.lane(p.lane)
-        if p.lane not in begun:
-            begun.add(p.lane)
+        if p.lane not in joined:
+            joined.add(p.lane)
             check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
         for k in p.waits:
             check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
-        go(stream, not p.waits)
+        go(stream, not p.waits and p.lane in begun)
+        begun.add(p.lane)
         if p.noted or i in last:
             mark(i)
     for i in last:
