@@ -91,12 +91,12 @@ def refine(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]],
         return
     regions = {l.region.signature(): l.region for l in launches}
     keys = {s: r.timing_key() for s, r in regions.items()}
-    others, own = _others(launches, keys, target, cache, OTHERS[opt_level])
+    others = _others(launches, keys, target, cache, OTHERS[opt_level])
     tried = [[keys[s], several] for s, several in others]
     known = key_of(cache, target, "in place " + digest([[keys[l.region.signature()] for l in launches], tried]))
     entry = cache.get(known)
     if entry is None:
-        asked = segment(launches, dims, target, tuned, BUDGET[opt_level], others, own) if others else None
+        asked = segment(launches, dims, target, tuned, BUDGET[opt_level], others) if others else None
         if asked is None:
             return
         progress(Progress(0, len(others), "in place"))
@@ -132,11 +132,9 @@ def digest(parts: Any) -> str:
 
 
 def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTarget, cache: TimingCache, count: int
-            ) -> tuple[list[tuple[str, list[tuple[str, Params]]]], dict[str, tuple[str, Params]]]:
-    """What to try for the regions that take the most time, the heaviest first and of each the winner first; and the
-    best kernel of our own for those whose winner calls a library."""
+            ) -> list[tuple[str, list[tuple[str, Params]]]]:
+    """What to try for the regions that take the most time, the heaviest first and of each the winner first."""
     counts = Counter(l.region.signature() for l in launches)
-    regions = {l.region.signature(): l.region for l in launches}
     found: list[tuple[float, str, list[Trial]]] = []
     total = 0.0
     for s, n in counts.items():
@@ -146,19 +144,9 @@ def _others(launches: Sequence[Launch], keys: Mapping[str, str], target: CudaTar
             continue
         total += n * best.seconds
         found.append((n * best.seconds, s, entry.trials))
-    others: list[tuple[str, list[tuple[str, Params]]]] = []
-    own: dict[str, tuple[str, Params]] = {}
-    for weight, s, trials in sorted(found, key=lambda f: -f[0]):
-        if weight < SHARE * total:
-            break
-        several = _worth_trying(trials, count)
-        if len(several) > 1:
-            others.append((s, [(t.tactic, t.params) for t in several]))
-        if _calls_library(several[0], regions[s], target):
-            mine = next((t for t in several if not _calls_library(t, regions[s], target)), None)
-            if mine is not None:
-                own[s] = mine.tactic, mine.params
-    return others, own
+    several = [(s, _worth_trying(trials, count)) for weight, s, trials in sorted(found, key=lambda f: -f[0])
+               if weight >= SHARE * total]
+    return [(s, [(t.tactic, t.params) for t in trials]) for s, trials in several if len(trials) > 1]
 
 
 def _worth_trying(trials: Sequence[Trial], count: int) -> list[Trial]:
@@ -174,8 +162,12 @@ def _worth_trying(trials: Sequence[Trial], count: int) -> list[Trial]:
     return [best, *near]
 
 
-def _calls_library(t: Trial, region: Region, target: CudaTarget) -> bool:
-    return any(library_of(step.kernel.code) for step in target.implement(region, t.tactic, t.params).steps)
+def _own(several: Sequence[tuple[str, Params]], region: Region, target: CudaTarget) -> tuple[str, Params] | None:
+    """The best kernel of our own where the winner, which comes first, calls a library."""
+    def ours(choice: tuple[str, Params]) -> bool:
+        return not any(library_of(step.kernel.code) for step in target.implement(region, *choice).steps)
+
+    return None if ours(several[0]) else next(filter(ours, several), None)
 
 
 class _Names(Weights):
@@ -186,8 +178,7 @@ class _Names(Weights):
 
 
 def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]], target: CudaTarget, tuned: Tuned,
-            seconds: float, others: list[tuple[str, list[tuple[str, Params]]]] | None = None,
-            own: dict[str, tuple[str, Params]] | None = None) -> Trials | None:
+            seconds: float, others: Sequence[tuple[str, list[tuple[str, Params]]]] = ()) -> Trials | None:
     """What the device is asked of a segment; None where its memory is not known now."""
     signatures = [l.region.signature() for l in launches]
     regions = dict(zip(signatures, (l.region for l in launches)))
@@ -200,4 +191,5 @@ def segment(launches: Sequence[Launch], dims: Mapping[str, tuple[int, int, int]]
     placed = [Placed(s, waits, [body.place(x) for x in l.inputs], [body.place(x) for x in l.outputs])
               for s, waits, l in zip(signatures, body.waits, launches)]
     env = {n: opt for n, (_, opt, _) in dims.items()}
-    return Trials(placed, regions, env, body.arena, choices, others or [], own or {}, tuned.one_stream, seconds)
+    own = {s: mine for s, several in others if (mine := _own(several, regions[s], target)) is not None}
+    return Trials(placed, regions, env, body.arena, choices, list(others), own, tuned.one_stream, seconds)

@@ -218,7 +218,7 @@ def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Seq
     function of (stream, whether it may begin early): a lane's first waits for all before it, as does one that waits for
     other lanes."""
     api, check = streams.device.api, streams.device.check
-    joined, begun = {0}, set[int]()  # lanes that follow the first's beginning, lanes that have steps
+    begun: set[int] = set()  # lanes that have steps
     start = streams.event(0)
     if any(p.lane for p in places):
         check(api.cuEventRecord(start, streams.first), "cuEventRecord")
@@ -231,12 +231,12 @@ def fork_and_join(streams: Streams, places: Sequence[lanes.Place], launches: Seq
     last = set(lanes.ends(places))
     for i, (go, p) in enumerate(zip(launches, places)):
         stream = streams.lane(p.lane)
-        if p.lane not in joined:
-            joined.add(p.lane)
+        first = p.lane not in begun
+        if first and p.lane:
             check(api.cuStreamWaitEvent(stream, start, 0), "cuStreamWaitEvent")
         for k in p.waits:
             check(api.cuStreamWaitEvent(stream, marks[k], 0), "cuStreamWaitEvent")
-        go(stream, not p.waits and p.lane in begun)
+        go(stream, not first and not p.waits)
         begun.add(p.lane)
         if p.noted or i in last:
             mark(i)

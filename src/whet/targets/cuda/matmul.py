@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from whet.ir.region import Region
 from whet.ir.symbolic import ceildiv, product
@@ -40,21 +40,33 @@ class MatmulTiles:
         return seconds(region, params, machine, 1)
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
-        b = second(region, params["order"])
-        p, how = problem(region, b.tensor, b.arg, b.sums), products(region)
-        bm, bn, bk = params["bm"], params["bn"], params["bk"]
-        body = Body("matmul", region, p, how, machine)
-        body.tile("tl.program_id(0)", bm, bn, params["group"])
-        body.indices(bm, bn)
-        body.enter()
-        body.begin(bm, bn)
-        if how.dot:
-            exact = isinstance(p.k, int) and p.k % bk == 0
-            total = depth_loop(body, bm, bn, bk, "0", body.number(p.k), exact)
-        else:
-            total = outer_products(body, bm, bn)
-        body.finish(total, "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
-        count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
-        return Implementation((body.s.step(count, params["warps"], params["stages"]),), b.packs)
+        return one_tile("matmul", region, params, machine, _sums)
 
 
+def one_tile(name: str, region: Region, params: Params, machine: Gpu, sums: Callable[[Body, int, int, int], str],
+             prepare: Callable[[Body, int, int, int], None] | None = None) -> Implementation:
+    """A kernel of which each program computes one tile of bm x bn.
+
+    sums: writes the loop over the depth, by bk; gives the name of the sums. prepare: writes what may be done before
+    the kernel waits for others.
+    """
+    b = second(region, params["order"])
+    p = problem(region, b.tensor, b.arg, b.sums)
+    bm, bn, bk = params["bm"], params["bn"], params["bk"]
+    body = Body(name, region, p, products(region), machine)
+    body.tile("tl.program_id(0)", bm, bn, params["group"])
+    body.indices(bm, bn)
+    body.enter()
+    if prepare is not None:
+        prepare(body, bm, bn, bk)
+    body.begin(bm, bn)
+    body.finish(sums(body, bm, bn, bk), "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
+    count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
+    return Implementation((body.s.step(count, params["warps"], params["stages"]),), b.packs)
+
+
+def _sums(body: Body, bm: int, bn: int, bk: int) -> str:
+    if not body.how.dot:
+        return outer_products(body, bm, bn)
+    k = body.p.k
+    return depth_loop(body, bm, bn, bk, "0", body.number(k), isinstance(k, int) and k % bk == 0)

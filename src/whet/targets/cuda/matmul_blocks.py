@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 from whet.ir.dtypes import DType
 from whet.ir.region import Region
-from whet.ir.symbolic import Dim, ceildiv, product
+from whet.ir.symbolic import Dim, product
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.kernel import REGISTER
+from whet.targets.cuda.matmul import one_tile
 from whet.targets.cuda.matmul_emit import Body
-from whet.targets.cuda.matmul_problem import Key, Problem, default_order, packable, problem, products, reason, second
+from whet.targets.cuda.matmul_problem import Key, Problem, orders, problem, products, reason, second
 from whet.targets.cuda.matmul_space import seconds
 from whet.targets.cuda.shapes import divides, optimum, power_of_two
 
@@ -39,7 +40,7 @@ class MatmulBlocks:
         tiles = -(-m // 64) * -(-n // 64) * optimum(region, product(p.batch))
         if m < 32 or tiles > MANY * (machine.multiprocessors or 132):
             return "too few rows" if m < 32 else "many tiles"
-        return "" if any(as_blocks(region, o) for o in _orders(region)) else "operands that are no matrices in memory"
+        return "" if any(as_blocks(region, o) for o in orders(region)) else "operands that are no matrices in memory"
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
         p, size = problem(region), products(region).operand.size
@@ -52,31 +53,14 @@ class MatmulBlocks:
             if (bm + bn) * bk * size * stages > (machine.shared_bytes or 101376) - 4096:
                 continue
             found += [{"bm": bm, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "group": 8, "order": o}
-                      for o in _orders(region) if as_blocks(region, o)]
+                      for o in orders(region) if as_blocks(region, o)]
         return sorted(found, key=lambda q: self.cost(region, q, machine, threads))
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         return seconds(region, params, machine, 1) * 0.9
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
-        b = second(region, params["order"])
-        p, how = problem(region, b.tensor, b.arg, b.sums), products(region)
-        bm, bn, bk = params["bm"], params["bn"], params["bk"]
-        body = Body("matmul_blocks", region, p, how, machine)
-        body.tile("tl.program_id(0)", bm, bn, params["group"])
-        body.indices(bm, bn)
-        body.enter()
-        descriptors(body, bm, bn, bk)
-        body.begin(bm, bn)
-        total = block_loop(body, bm, bn, bk)
-        body.finish(total, "rm[:, None]", "rn[None, :]", body.m_mask(bm), body.n_mask(bn))
-        count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
-        return Implementation((body.s.step(count, params["warps"], params["stages"]),), b.packs)
-
-
-def _orders(region: Region) -> list[str]:
-    order = default_order(region)
-    return [order, "nk"] if packable(region) and not order else [order]
+        return one_tile(self.name, region, params, machine, block_loop, descriptors)
 
 
 def as_blocks(region: Region, order: str) -> bool:

@@ -12,7 +12,7 @@ from whet.targets.base import Implementation, Params
 from whet.targets.cuda.gpu import Gpu
 from whet.targets.cuda.matmul_blocks import as_blocks, block_loop, descriptors
 from whet.targets.cuda.matmul_emit import Body, depth_loop
-from whet.targets.cuda.matmul_problem import default_order, packable, problem, products, reason, second
+from whet.targets.cuda.matmul_problem import orders, problem, products, reason, second
 from whet.targets.cuda.matmul_space import seconds
 from whet.targets.cuda.shapes import optimum
 
@@ -46,13 +46,12 @@ class MatmulPersistent:
         return "" if tiles >= (machine.multiprocessors or 132) // 2 else "too few tiles"
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
-        sms, order, found = machine.multiprocessors or 132, default_order(region), []
-        orders = [order, "nk"] if packable(region) and not order else [order]
+        sms, found = machine.multiprocessors or 132, []
         for bm, bn, bk, warps, stages in _TILES:
             bk = bk * 2 if products(region).operand.size == 1 else bk
             if (bm + bn) * bk * products(region).operand.size * stages > (machine.shared_bytes or 101376) - 4096:
                 continue
-            for o in orders:
+            for o in orders(region):
                 for blocks in (True, False):
                     if blocks and (machine.capability < (9, 0) or not as_blocks(region, o)):
                         continue
@@ -63,7 +62,7 @@ class MatmulPersistent:
         for bm, bn, bk, stages in _APART if known and machine.capability[0] == 9 else ():
             bk = bk * 2 if products(region).operand.size == 1 else bk
             found += [{"bm": bm, "bn": bn, "bk": bk, "warps": 4, "stages": stages, "group": 8, "order": o,
-                       "blocks": True, "apart": True, "programs": sms} for o in orders if as_blocks(region, o)]
+                       "blocks": True, "apart": True, "programs": sms} for o in orders(region) if as_blocks(region, o)]
         found.sort(key=lambda q: self.cost(region, q, machine, threads))
         return found[:24]
 

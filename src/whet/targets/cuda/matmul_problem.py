@@ -205,6 +205,12 @@ def default_order(region: Region) -> str:
     return ""
 
 
+def orders(region: Region) -> list[str]:
+    """How b may lie: as is best, and where that is not packed, packed with the depth contiguous."""
+    best = default_order(region)
+    return [best, "nk"] if packable(region) and not best else [best]
+
+
 def _pack(b: np.ndarray, swap: bool, dtype: DType) -> np.ndarray:
     return np.ascontiguousarray((np.swapaxes(b, -1, -2) if swap else b).astype(dtype.np))
 
