@@ -144,7 +144,6 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns(tactic: Tactic) -> None
 
 
 BLOCKS = {"bm": 64, "bn": 64, "bk": 64, "warps": 4, "stages": 3, "group": 8, "order": "", "blocks": True, "programs": 2}
-APART = {**BLOCKS, "bm": 128, "bn": 128, "apart": True}
 PERSISTENT_CASES: dict[str, tuple[Region, dict[str, Any]]] = {
     "blocks": (linear(130, 128, 136, "relu", True), BLOCKS),
     "blocks of packed weights": (linear(130, 120, 131, "relu", True), {**BLOCKS, "order": "nk"}),
@@ -152,10 +151,6 @@ PERSISTENT_CASES: dict[str, tuple[Region, dict[str, Any]]] = {
     "blocks of 8-bit floats": (scaled(130, 240, 136, F8), {**BLOCKS, "order": "nk", "bk": 128}),
     "pointers": (linear(130, 120, 133, "relu", True), {**BLOCKS, "blocks": False}),
     "symbolic rows in blocks": (region((batch(), 64), (64, 72), dims={"batch": (0, 8, 200)}), BLOCKS),
-    "warps that load": (linear(300, 200, 328, "gelu", True), APART),
-    "warps that load, packed weights": (linear(300, 200, 331, "relu", True), {**APART, "bn": 256, "order": "nk"}),
-    "warps that load, 8-bit floats": (scaled(300, 240, 264, F8), {**APART, "order": "nk", "bk": 128}),
-    "warps that load, tall": (linear(600, 136, 264, "", True), {**APART, "bm": 256}),
 }
 
 
@@ -175,25 +170,11 @@ def test_blocks_are_loaded_by_the_memory_accelerator() -> None:
     assert unit.hidden[0] > 0  # where each program writes its descriptors
 
 
-@pytest.mark.parametrize("order", ["", "nk"])
-def test_warps_of_their_own_load(order: str) -> None:
-    """One group of four that loads, two that multiply."""
-    r = linear(4096, 768, 3072, "gelu", True)
-    params = next(q for q in PERSISTENT.space(r, SM90, 1) if q.get("apart") and q["order"] == order)
-    (step,) = PERSISTENT.implement(r, params, SM90, 1).steps
-    unit, _ = abi_cuda.unpack(to_object(step.kernel.code, 90))
-    assert isinstance(unit, abi_cuda.Cubin)
-    assert (params["warps"], unit.warps) == (4, 12)
-
-
 def test_persistent_programs_are_for_many_tiles() -> None:
     large = linear(4096, 768, 3072, "gelu")
     assert PERSISTENT.applies(large, SM90) == ""
     assert {q["blocks"] for q in PERSISTENT.space(large, SM90, 1)} == {True, False}
     assert not any(q["blocks"] for q in PERSISTENT.space(large, SM80, 1))
-    assert any(q.get("apart") for q in list(PERSISTENT.space(large, SM90, 1))[:6])
-    rows = region((batch(), 768), (768, 3072), dims={"batch": (1, 4096, 8192)})
-    assert not any(q.get("apart") for q in PERSISTENT.space(rows, SM90, 1))
     assert PERSISTENT.applies(linear(128, 768, 768), SM90) == "too few tiles"
 
 

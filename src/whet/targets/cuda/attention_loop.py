@@ -12,7 +12,7 @@ first (`ir.ops_anchor._probability_codes`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from whet.ir.dtypes import DType
@@ -25,6 +25,8 @@ from whet.targets.cuda.shapes import divides, power_of_two
 
 LOG2E = math.log2(math.e)
 _ROUND = 12582912.0  # 1.5 * 2^23: adding and subtracting it rounds to the nearest even integer
+LARGE = 64  # rows of a tile, from which on a group of warps multiplies
+AHEAD = 1 << 15  # bytes of values that a program has room for in registers while it works out the scores
 _MEMORY = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16", DType.F64: "float64"}
 
 
@@ -168,6 +170,12 @@ class Loop:
         inside = "" if self._whole else "(t < keys)[:, None]"
         return Block(("b", "g", "t[:, None]", x), ((), (), (0,), (1,)), (inside, mask))
 
+    def _across(self, at: int, size: int, width: int) -> Block:
+        """The same with keys side by side, as the product with the queries takes them."""
+        x, mask = (text.replace("[None, :]", "[:, None]") for text in self.columns(at, size, width))
+        inside = "" if self._whole else "(t < keys)[None, :]"
+        return Block(("b", "g", "t[None, :]", x), ((), (), (1,), (0,)), (mask, inside))
+
     # -- the loop --------------------------------------------------------------------------------------------
 
     def emit(self) -> None:
@@ -220,12 +228,19 @@ class Loop:
             for a, chunk in zip(self.acc, self.values):
                 if not p.codes:
                     s.line(f"{a} = {a} * fade[:, None]")
-                self._add(a, chunk)
+                self._add(a, self._value(chunk))
 
     def _first(self, q: list[str]) -> None:
-        """All keys in one block: nothing has to be taken back."""
+        """All keys in one block: nothing has to be taken back. Small tiles ask for everything before they use any of
+        it; of large ones there are others on the multiprocessor that run meanwhile, if they leave registers."""
         s, p = self.s, self.p
-        scores = self._scores(q)
+        keys, mask, values = [], "", [""] * len(self.values)
+        if 1 < self.rows < LARGE:
+            keys = [self._operand(K, self._across(*c, p.d), (c[1], self.block)) for c in self.scored]
+            mask = self._mask() if MASK in p.where else ""
+            if self.block * p.e * p.tensor(V).dtype.size <= AHEAD:
+                values = [self._value(c) for c in self.values]
+        scores = self._scores(q, keys, mask)
         s.line(f"top = tl.max({scores}, 1)")
         s.line("least = tl.where(top == -float('inf'), 0.0, top)")
         if p.codes:
@@ -233,19 +248,22 @@ class Loop:
         else:
             s.line(f"prob = tl.exp2({scores} - least[:, None])")
         s.line("total = tl.sum(prob, 1)")
-        for a, chunk in zip(self.acc, self.values):
+        for a, chunk, v in zip(self.acc, self.values, values):
             s.line(f"{a} = tl.zeros([{self.rows}, {chunk[1]}], tl.{p.real})")
-            self._add(a, chunk)
+            self._add(a, v or self._value(chunk))
 
     def _codes(self, scores: str) -> None:
         """prob: codes of 1/255 of the greatest."""
         self.s.line(f"prob = (tl.exp2({scores} - least[:, None]) * 255.0 + {_ROUND}) - {_ROUND}")
 
-    def _add(self, acc: str, chunk: tuple[int, int]) -> None:
+    def _value(self, chunk: tuple[int, int]) -> str:
+        """The block's values."""
+        return self._operand(V, self._of_keys(*chunk, self.p.e), (self.block, chunk[1]), True)
+
+    def _add(self, acc: str, v: str) -> None:
         """acc += prob @ V."""
         s = self.s
         to, precision = self.p.product(True)
-        v = self._operand(V, self._of_keys(*chunk, self.p.e), (self.block, chunk[1]), True)
         if self.rows == 1:
             s.line(f"{acc} += tl.sum(tl.trans(prob) * {v}, 0)[None, :]")
             return
@@ -256,26 +274,26 @@ class Loop:
         text = f', input_precision="{precision}"' if precision else ""
         return text + (", out_dtype=tl.float64" if self.p.real == "float64" else "")
 
-    def _scores(self, q: list[str]) -> str:
-        """The block's scores in units of log2(e), -inf where a row does not see a key."""
+    def _scores(self, q: list[str], keys: Sequence[str] = (), mask: str = "") -> str:
+        """The block's scores in units of log2(e), -inf where a row does not see a key; keys: `_across`, and mask, where
+        they were loaded before."""
         s, p = self.s, self.p
         _, precision = p.product(False)
         x = ""
-        for part, chunk in zip(q, self.scored):
-            k = self._operand(K, self._of_keys(*chunk, p.d), (self.block, chunk[1]))
+        for n, (part, chunk) in enumerate(zip(q, self.scored)):
+            k = keys[n] if keys else self._operand(K, self._of_keys(*chunk, p.d), (self.block, chunk[1]))
             if self.rows == 1:
                 x = s.name_of(f"tl.sum({part} * {k}, 1)[None, :]", "x")
-            elif x:
-                x = s.name_of(f"tl.dot({part}, tl.trans({k}), {x}{self._options(precision)})", "x")
-            else:
-                x = s.name_of(f"tl.dot({part}, tl.trans({k}){self._options(precision)})", "x")
+                continue
+            k = k if keys else f"tl.trans({k})"
+            x = s.name_of(f"tl.dot({part}, {k}{f', {x}' if x else ''}{self._options(precision)})", "x")
         if self.cap:  # cap * tanh(x) with tanh(x) = 1 - 2 / (exp(2 x) + 1)
             s.line(f"grown = tl.exp2({x} * {2 * LOG2E * self.scale / self.cap!r})")
             x = s.name_of(f"{self.cap * LOG2E!r} - {2 * self.cap * LOG2E!r} / (grown + 1.0)", "x")
         else:
             x = s.name_of(f"{x} * {self.scale * LOG2E!r}", "x")
         if MASK in p.where:
-            x = self._masked(x)
+            x = self._masked(x, mask or self._mask())
         sees = [] if self._whole else ["(t < keys)[None, :]"]
         if self.causal and self.checked:
             sees.append("(t[None, :] <= last[:, None])")
@@ -285,14 +303,19 @@ class Loop:
             x = s.name_of(f"tl.where({' & '.join(sees)}, {x}, -float('inf'))", "x")
         return x
 
-    def _masked(self, x: str) -> str:
-        """Scores with the mask operand."""
+    def _mask(self) -> str:
+        """The block of the mask operand, as it was loaded."""
         s, p = self.s, self.p
-        i = p.where[MASK]
-        t = p.tensor(MASK)
         block = Block(("b", self.head, "query[:, None]", "t[None, :]"), ((), self._head_axes, (0,), (1,)),
                       (self.live, "" if self._whole else "(t < keys)[None, :]"))
-        m = index.load(s, p.region, i, index.pointer(s, p.region, i), block, "0.0" if t.dtype.is_float else "0")
+        other = "0.0" if p.tensor(MASK).dtype.is_float else "0"
+        i = p.where[MASK]
+        return index.load(s, p.region, i, index.pointer(s, p.region, i), block, other)
+
+    def _masked(self, x: str, m: str) -> str:
+        """Scores with the mask operand."""
+        s, p = self.s, self.p
+        t = p.tensor(MASK)
         if t.dtype is DType.BOOL:
             return s.name_of(f"tl.where({m}, {x}, -float('inf'))", "x")
         m = s.name_of(f"{m}.to(tl.{p.real})", "m")

@@ -1,6 +1,5 @@
 """Matmul by Triton with as many programs as there are multiprocessors, each of which computes tile after tile; operands
-come by pointers, or as whole blocks by the tensor memory accelerator (sm_90 on), there also by warps that do nothing
-else (sm_90): these load for the next tile while the others compute this one's epilogue."""
+come by pointers, or as whole blocks by the tensor memory accelerator (sm_90 on)."""
 
 from __future__ import annotations
 
@@ -18,17 +17,12 @@ from whet.targets.cuda.shapes import optimum
 
 _TILES = [(128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 4),
           (128, 128, 64, 8, 3), (128, 128, 128, 8, 2), (64, 256, 64, 8, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)]
-# With warps that load: Triton gives each half of the rows to four warps of their own, so it takes 128 rows; and known
-# extents (with others Triton 3.6 fails).
-_APART = [(128, 256, 64, 3), (128, 256, 64, 4), (128, 128, 64, 4), (128, 128, 64, 5), (128, 128, 128, 2),
-          (256, 128, 64, 3)]
 
 
 class MatmulPersistent:
     """C = act(A @ B), tile after tile. Parameters:
 
-    blocks: operands are loaded by tensor descriptors. apart: by warps of their own. programs: how many. The others are
-    those of `MatmulTiles`.
+    blocks: operands are loaded by tensor descriptors. programs: how many. The others are those of `MatmulTiles`.
     """
 
     name = "matmul_persistent"
@@ -57,18 +51,11 @@ class MatmulPersistent:
                         continue
                     found.append({"bm": bm, "bn": bn, "bk": bk, "warps": warps, "stages": stages, "group": 8,
                                   "order": o, "blocks": blocks, "programs": sms})
-        p = problem(region)
-        known = all(isinstance(d, int) for d in (p.m, p.n, p.k))
-        for bm, bn, bk, stages in _APART if known and machine.capability[0] == 9 else ():
-            bk = bk * 2 if products(region).operand.size == 1 else bk
-            found += [{"bm": bm, "bn": bn, "bk": bk, "warps": 4, "stages": stages, "group": 8, "order": o,
-                       "blocks": True, "apart": True, "programs": sms} for o in orders(region) if as_blocks(region, o)]
         found.sort(key=lambda q: self.cost(region, q, machine, threads))
         return found[:24]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
-        gain = 0.85 if params.get("apart") else 0.9 if params["blocks"] else 0.97
-        return seconds(region, params, machine, 1) * gain
+        return seconds(region, params, machine, 1) * (0.9 if params["blocks"] else 0.97)
 
     def implement(self, region: Region, params: Params, machine: Gpu, threads: int) -> Implementation:
         b = second(region, params["order"])
@@ -83,8 +70,7 @@ class MatmulPersistent:
         count = ceildiv(p.m, bm) * ceildiv(p.n, bn) * product(p.batch)
         programs: Dim = minimum(count, params["programs"])
         steps = f"{body.number(count)}, {body.number(programs)}"
-        how_far = "warp_specialize=True" if params.get("apart") else f"flatten={params['blocks']}"
-        with s.block(f"for at in tl.range(tl.program_id(0), {steps}, {how_far}):"):
+        with s.block(f"for at in tl.range(tl.program_id(0), {steps}, flatten={params['blocks']}):"):
             body.tile("at", bm, bn, params["group"])
             body.indices(bm, bn)
             if params["blocks"]:

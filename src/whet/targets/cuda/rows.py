@@ -27,6 +27,7 @@ from whet.targets.cuda.shapes import broadcast_strides, divides, is_long, optimu
 LAUNCH = 1.5e-6  # seconds that a small kernel takes
 RESIDENT = 1 << 14  # columns that a program holds in registers at most
 PARTS = 2048  # that a row is divided into at most
+MANY = 8  # rows of a multiprocessor, from which on it has enough to do with a warp for each
 EARLY = 4096  # elements of a tile whose constants have room in registers beside it
 Key = tuple[str, int]  # x: read by operand 0; i: indices of its rows; w: other operand; e: of the epilogue; o: output
 OUT: Key = ("o", 0)
@@ -354,6 +355,9 @@ def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[P
                     continue
                 programs = -(-count // r)
                 idle = max(0.0, min(8.0, sms / programs)) if programs < sms and r > 1 else 0.0
+                if not nest.across and c >= whole and count >= MANY * sms:  # single warps need not wait for each other
+                    found[r, c, w] = abs(_log2(each) - 5) + 0.2 * _log2(w)
+                    continue
                 goal = 8 if c >= whole else 16
                 found[r, c, w] = idle + abs(_log2(each) - _log2(goal)) + 0.1 * abs(w - 4) + (0 if c >= whole else 0.5)
     best = sorted(found, key=lambda f: found[f])[:most]
