@@ -28,6 +28,7 @@ COMPUTES = ("f16", "bf16")
 FLOATS = (DType.F32, DType.F16, DType.BF16)
 ROWS = 16  # queries of the smallest tile
 MOST_HEADS = 16  # parts that a norm adds up
+WIDEST = 256  # elements of a head that the kernel takes
 _W = 3  # the index of the weights among the operands
 
 
@@ -87,11 +88,14 @@ def _fuses(n: Node, region: Region, product: Node, programs: float) -> bool:
             or any(t.dtype not in FLOATS for t in (q, k, v, region.output)) or not _rounds(region.epilogue)
             or not all(is_static(t.shape) for t in region.inputs)):
         return False
-    batch, heads, rows, _ = n.output.shape
+    batch, heads, rows, e = n.output.shape
+    d = q.shape[3]
+    assert isinstance(d, int)
+    assert isinstance(e, int)
     assert isinstance(heads, int)
     assert isinstance(rows, int)
-    return (batch == 1 and q.shape[1] == k.shape[1] == v.shape[1] == heads and 1 < heads <= MOST_HEADS
-            and heads * -(-rows // ROWS) <= programs)
+    return (batch == 1 and heads * -(-rows // ROWS) <= programs and 1 < heads <= MOST_HEADS
+            and q.shape[1] == k.shape[1] == v.shape[1] == heads and max(d, e) <= WIDEST)
 
 
 def _rounds(e: Expr | None) -> bool:

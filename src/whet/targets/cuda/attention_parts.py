@@ -9,14 +9,15 @@ The weights are constants: kernels that begin early load them, or bring them int
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from whet.ir.region import Region
 from whet.ir.symbolic import ceildiv, is_static
 from whet.targets.base import Implementation, Params
 from whet.targets.cuda import index
-from whet.targets.cuda.attention import operand_bytes, sensible
+from whet.targets.cuda.attention import operand_bytes, sensible, shared_bytes
 from whet.targets.cuda.attention_loop import Loop
 from whet.targets.cuda.attention_problem import Problem, W, problem, reason
 from whet.targets.cuda.gpu import Gpu
@@ -25,8 +26,11 @@ from whet.targets.cuda.kernel import Source
 
 AHEAD = 1 << 15  # bytes of weights that a program has room for in registers while it works out attention
 LINE = 128  # bytes of a line of the L2 cache
+WIDEST = 256  # elements of a head: all of a block of the weights' rows are in flight at once
+ELEMENTS = 128  # of a block that a thread holds
 _FLOATS = ("f32", "f16", "bf16")
 _MOST = 24
+ROWS = (16, 32, 64)
 _PROGRAMS = 1.1  # for each multiprocessor at most, of settings with several for a tile
 
 
@@ -46,31 +50,22 @@ class AttentionParts:
             return f"products in {region.compute} of {q.dtype.value}"
         if not (is_static(w.shape) and is_static(region.output.shape)) or 0 in w.shape:
             return f"weights {w.shape}, a result {region.output.shape}"
+        widths = [d for t in (q, v) if isinstance(d := t.shape[3], int)]
+        if max(widths) > WIDEST:
+            return f"heads of {widths} elements"
         if not q.shape[1] == k.shape[1] == v.shape[1]:
             return "heads that share keys"
         return ""
 
     def space(self, region: Region, machine: Gpu, threads: int) -> Iterable[Params]:
-        p, units = problem(region), machine.multiprocessors or 100
-        found = []
-        for rows in (16, 32, 64):
-            programs = -(-p.opt(p.rows) // rows) * p.opt(p.batch) * p.opt(p.groups)
-            for keys in (32, 64, 128, 256):
-                for warps in (2, 4, 8):
-                    for stages in (1, 2, 3):
-                        if not sensible(p, rows, keys, warps, 1 if p.opt(p.keys) <= keys else stages, machine):
-                            continue
-                        for bn in (64, 128, 256):
-                            blocks = -(-_columns(p) // bn)
-                            most = max(1, min(blocks, int(_PROGRAMS * units) // programs))
-                            for across in sorted({-(-blocks // n) for n in range(1, blocks + 1)}):
-                                single = -(-blocks // across) == 1 and p.opt(p.keys) <= keys
-                                if across <= most and (stages == 1) == single and _fits(p, rows, bn, warps):
-                                    found.append({"rows": rows, "keys": keys, "bn": bn, "across": across,
-                                                  "warps": warps, "stages": stages})
-        if not found:
-            found = [{"rows": 16, "keys": 16, "bn": 64, "across": 1, "warps": 4, "stages": 1}]
-        return sorted(found, key=lambda f: self.cost(region, f, machine, threads))[:_MOST]
+        p = problem(region)
+
+        def cost(f: Params) -> float:
+            return self.cost(region, f, machine, threads)
+
+        found = [f for rows in ROWS
+                 for f in sorted(_settings(p, rows, machine), key=cost)[:_MOST // len(ROWS)]]  # some of each
+        return sorted(found, key=cost) or [{"rows": 16, "keys": 16, "bn": 64, "across": 1, "warps": 4, "stages": 1}]
 
     def cost(self, region: Region, params: Params, machine: Gpu, threads: int) -> float:
         """Seconds: waves of programs, each of which reads its keys, values and weights, and multiplies."""
@@ -79,11 +74,12 @@ class AttentionParts:
         units, size = machine.multiprocessors or 100, operand_bytes(p)
         programs = -(-p.opt(p.rows) // rows) * p.opt(p.batch) * p.opt(p.groups) * across
         rounds, blocks = -(-p.opt(p.keys) // keys), -(-_columns(p) // (bn * across))
-        rate = min(rows, 64) * 16e3 * min(1.0, warps / 4)  # products in a us
+        rate = min(rows, 64) * 16e3  # products in a us
         seen = rounds * keys * (p.d + p.e)
         work = rows * (seen + blocks * bn * p.e) / rate
         move = (seen + (0 if self._ahead(p, bn, across) else blocks * bn * p.e)) * size / 60e3
-        wait = rounds * (0.35 if rounds == 1 or stages > 1 else 0.6) + blocks * (0.1 if stages > 1 else 0.3)
+        wait = rounds * (0.35 if rounds == 1 or stages > 1 else 0.6) + blocks * (0.1 if stages > 1 else 0.3) \
+            + 0.08 * warps
         write = rows * blocks * bn * 4 / 60e3
         waves = max(1.0, programs / units)
         return (1.0 + waves * (work + move + wait + write + rows * rounds * keys / (warps * 4e3))) * 1e-6
@@ -175,12 +171,26 @@ class AttentionParts:
                     f"#:         {index.prefetch(place)}")
 
 
+def _settings(p: Problem, rows: int, machine: Gpu) -> Iterator[Params]:
+    """Settings for tiles of so many rows that fit into registers and shared memory."""
+    programs = -(-p.opt(p.rows) // rows) * p.opt(p.batch) * p.opt(p.groups)
+    for keys, bn, warps, stages in itertools.product((32, 64, 128, 256), (64, 128, 256), (4, 8), (1, 3)):
+        one = p.opt(p.keys) <= keys
+        blocks = -(-_columns(p) // bn)
+        attention = shared_bytes(p, rows, keys, 1 if one else stages)
+        weights = operand_bytes(p) * bn * p.e * max(1, stages - 1)
+        if (not sensible(p, rows, keys, 4, 1 if one else stages, machine)  # of more warps the weights have use
+                or max(rows, p.e) * bn > ELEMENTS * 32 * warps
+                or (attention + weights if stages == 1 else max(attention, weights)) > machine.shared_bytes):
+            continue
+        for across in sorted({-(-blocks // n) for n in range(1, blocks + 1)}):
+            loops = not one or blocks > across
+            full = programs * across > _PROGRAMS * (machine.multiprocessors or 100)
+            if loops == (stages > 1) and not (full and across > 1):
+                yield {"rows": rows, "keys": keys, "bn": bn, "across": across, "warps": warps, "stages": stages}
+
+
 def _columns(p: Problem) -> int:
     n = p.tensor(W).shape[2]
     assert isinstance(n, int)
     return n
-
-
-def _fits(p: Problem, rows: int, bn: int, warps: int) -> bool:
-    """Whether a block of the result fits into the registers."""
-    return rows * bn <= 128 * 32 * warps and bn * p.e <= 128 * 32 * warps * 4
