@@ -16,7 +16,6 @@ from whet.errors import GraphError, UnsupportedError
 from whet.ir.dtypes import DType
 from whet.ir.graph import Node, Value
 from whet.ir.ops_anchor import ANCHORS
-from whet.ir.ops_attention_parts import ATTENTION_PARTS
 from whet.ir.ops_base import Attrs, DimConflictError, OpDef, Required, Spec, broadcast
 from whet.ir.ops_grouped import DEQUANTIZE_GROUPED, MATMUL_GROUPED
 from whet.ir.ops_host import HOST, HOST_OPS
@@ -42,7 +41,7 @@ def _pointwise_def(p: Pointwise) -> OpDef:
 OPS: dict[str, OpDef] = {**{n: _pointwise_def(p) for n, p in POINTWISE.items()}, **ANCHORS, **MOVES,
                          **HOST_OPS, REGION.name: REGION, LINEAR_ATTENTION.name: LINEAR_ATTENTION,
                          RECURRENT.name: RECURRENT, MATMUL_GROUPED.name: MATMUL_GROUPED,
-                         DEQUANTIZE_GROUPED.name: DEQUANTIZE_GROUPED, ATTENTION_PARTS.name: ATTENTION_PARTS}
+                         DEQUANTIZE_GROUPED.name: DEQUANTIZE_GROUPED}
 
 
 def infer(op: str, inputs: Sequence[Value | None], attrs: dict[str, Any], origin: str = "") -> list[Spec]:

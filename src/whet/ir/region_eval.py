@@ -18,7 +18,7 @@ from whet.ir.symbolic import Dim, Sym, names, substitute, symbol
 
 BYTES_AS_REAL = frozenset({"pool", "reduce", "softmax", "layernorm", "rmsnorm", "groupnorm", "attention"})
 PRODUCTS = {"matmul": 2, "matmul_grouped": 1, "conv": 2, "conv_transpose": 2,
-            "attention": 3, "attention_parts": 4}  # kind -> operands that `compute` speaks of
+            "attention": 3}  # kind -> operands that `compute` speaks of
 
 
 def region_reference(region: Region, arrays: Sequence[np.ndarray],

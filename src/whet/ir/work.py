@@ -32,9 +32,6 @@ def flops(region: Region) -> int:
         case "attention":
             q, k, v = (shape(t) for t in region.inputs[:3])
             return 2 * size(q[:-1]) * k[-2] * (q[-1] + v[-1])
-        case "attention_parts":
-            q, k, v, w = (shape(t) for t in region.inputs[:4])
-            return 2 * size(q[:-1]) * (k[-2] * (q[-1] + v[-1]) + size(w[1:]))
         case "recurrent":
             return 2 * size(shape(region.inputs[0])) * shape(region.inputs[1])[-1]
     return 0

@@ -24,7 +24,6 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import ANCHOR, Apply, Expr, Leaf, Term, identity
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.region import NORMS, Region, Tensor
-from whet.passes import attention_parts
 
 TILE = 64  # rows and columns of a tile, as kernels for few tiles have them
 FULL = 1.1  # programs for each multiprocessor at most: a few that come late cost less than many left idle
@@ -40,19 +39,11 @@ def divide(graph: Graph, multiprocessors: int) -> None:
     state = _State(graph, {id(n): i for i, n in enumerate(graph.nodes)}, graph.uses(), graph.read_outside())
     gone: set[int] = set()
     for n in list(graph.nodes):
-        rows = _rows(n)
-        if rows <= FEW_ROWS:
-            continue
-        w = n.input(1).data
-        assert w is not None
-        parts = parts_of(rows, w.shape[1], w.shape[0], multiprocessors)
-        heads = attention_parts.find(n, state.uses, state.outside, FULL * multiprocessors)
-        norm = _reader(state, n) if heads or parts > 1 else None
-        if norm is None:
-            continue
-        sums = attention_parts.fuse(graph, n, heads) if heads else _product(state, n, parts)
-        _move_sum(state, n, norm, sums)
-        gone.update([id(n)], [id(m) for m in (heads.attention, *heads.views)] if heads else [])
+        parts = _parts(n, multiprocessors)
+        norm = _reader(state, n) if parts > 1 else None
+        if norm is not None:
+            _move_sum(state, n, norm, _product(state, n, parts))
+            gone.add(id(n))
     if gone:
         graph.nodes = [n for n in graph.nodes if id(n) not in gone]
         graph.sort()
@@ -81,17 +72,18 @@ class _State:
     outside: Collection[Value]
 
 
-def _rows(n: Node) -> int:
-    """The rows of a product that may be divided, if a norm reads it; 0 for what is no such product."""
+def _parts(n: Node, multiprocessors: int) -> int:
+    """Into how many parts a node is divided, if a norm reads it; 1 for what is no such product."""
     region: Region | None = n.attrs.get("region")
     if (region is None or region.kind != "matmul" or region.prologue or region.compute not in COMPUTES
             or region.anchor.dtype is not DType.F32 or n.output.dtype not in FLOATS):
-        return 0
+        return 1
     a, w = n.input(0), n.input(1)
     if w.data is None or w.rank != 2 or a.rank < 2 or n.output.shape != region.anchor.shape:
-        return 0
+        return 1
     rows = [d for d in a.shape[:-1] if isinstance(d, int)]
-    return prod(rows) if len(rows) == a.rank - 1 else 0
+    depth, columns = w.data.shape
+    return parts_of(prod(rows), columns, depth, multiprocessors) if len(rows) == a.rank - 1 else 1
 
 
 def _reader(state: _State, n: Node) -> Node | None:

@@ -55,15 +55,6 @@ def region(b: Dim, h: int, g: int, s: Dim, t: Dim, d: int, e: int, mask: Tensor 
                   compute=compute, dims=dims or {})
 
 
-def projected(r: Region, columns: int, const: bool = True) -> Region:
-    """An attention region with the heads' rows of weights [h, e, columns]: `attention_parts`, the result in fp32."""
-    b, h, s, e = r.output.shape
-    w, out = Tensor.dense(r.inputs[2].dtype, (h, e, columns), const), Tensor.dense(F32, (b, h, s, columns))
-    at = {**r.attrs, **({"absent": (4,)} if r.attrs.get("absent") else {})}
-    return replace(r, kind="attention_parts", attrs=at, inputs=(*r.inputs[:3], w, *r.inputs[3:]),
-                   n_anchor=r.n_anchor + 1, output=out, anchor=out)
-
-
 def arrays_of(r: Region, env: dict[str, int], seed: int = 5) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     out: list[np.ndarray] = []

@@ -163,14 +163,6 @@ class Random:
                                      lengths=self.often(0.3), compute=compute, causal=self.often(0.3))
         return self.expressed(r, False)
 
-    def attention_parts(self) -> Region:
-        d, t = self.one(FLOATS[:3]), self.one((1, 33, N))
-        mask = Tensor.dense(self.one((d, DType.BOOL)), (1, t)) if self.often() else None
-        r = attention_regions.region(self.one((1, 2)), 3, 3, self.one((5, 40)), t, self.one((8, 20)), self.one((8, 48)),
-                                     mask, dtype=d, dims=DIMS, lengths=self.often(0.3),
-                                     compute=self.one(("f32", "f16", "bf16")), causal=self.often(0.3))
-        return attention_regions.projected(r, self.one((8, 72, 200)))
-
     def linear_attention(self) -> Region:
         return linear_attention_regions.region(2, 4, self.one((1, 2, 4)), N, 8, 12, self.often(), self.one((0, 1, 8)),
                                                self.one((0, 1)), self.one(FLOATS), DIMS)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from whet.targets.base import Tactic
 from whet.targets.cuda.attention import Attention
 from whet.targets.cuda.attention_decode import AttentionDecode
-from whet.targets.cuda.attention_parts import AttentionParts
 from whet.targets.cuda.conv import ConvImplicit, ConvMatmul
 from whet.targets.cuda.conv_depthwise import ConvDepthwise
 from whet.targets.cuda.conv_first import ConvFirst
@@ -47,7 +46,6 @@ _PRODUCTS: tuple[Tactic, ...] = (CublasLt(), MatmulRows(), MatmulSplitK(), Matmu
 TACTICS: Mapping[str, Sequence[Tactic]] = {
     "arg": (ArgExtreme(),),
     "attention": (Attention(), AttentionDecode(), CudnnAttention()),
-    "attention_parts": (AttentionParts(),),
     "bitcast": (BitCast(),),
     "conv": (ConvImplicit(), ConvFirst(), ConvDepthwise(), ConvPixels(), *(ConvMatmul(t) for t in _PRODUCTS),
              CudnnConv()),

@@ -32,7 +32,7 @@ class Attention:
         found = [{"rows": rows, "keys": keys, "warps": warps, "stages": stages}
                  for rows in (16, 32, 64, 128) for keys in (16, 32, 64, 128, 256)
                  for warps in (1, 2, 4, 8) for stages in (1, 2, 3)
-                 if sensible(p, rows, keys, warps, stages, machine)]
+                 if _sensible(p, rows, keys, warps, stages, machine)]
         if not found:
             found = [{"rows": 16, "keys": 16, "warps": 4, "stages": 1}]
         return sorted(found, key=lambda f: self.cost(region, f, machine, threads))[:_MOST]
@@ -90,7 +90,7 @@ def brief(p: Problem, rows: int, keys: int, warps: int) -> bool:
     return p.product(True)[1] != "ieee" or rows * keys * max(p.d, p.e) <= 32 * warps * MOST_WRITTEN
 
 
-def sensible(p: Problem, rows: int, keys: int, warps: int, stages: int, machine: Gpu) -> bool:
+def _sensible(p: Problem, rows: int, keys: int, warps: int, stages: int, machine: Gpu) -> bool:
     """Whether a setting may be among the best, and fits into registers and shared memory."""
     n, t = p.opt(p.rows), p.opt(p.keys)
     single = isinstance(p.keys, int) and t <= keys

@@ -36,7 +36,6 @@ class Loop:
 
     rows: a power of two; 1: products are sums of elementwise products (no tensor cores), for single queries.
     part: (text of its number, how many) where the keys are divided among programs.
-    eager: large tiles, too, ask for all that they read first: nothing else runs on the multiprocessor meanwhile.
     After `emit`, `acc[i]` are the sums of `values[i]` (first column, size) that are not yet divided by `total`.
     """
 
@@ -45,7 +44,6 @@ class Loop:
     rows: int
     block: int
     part: tuple[str, int] | None = None
-    eager: bool = False
     acc: list[str] = field(default_factory=list)
     values: list[tuple[int, int]] = field(default_factory=list)
 
@@ -237,7 +235,7 @@ class Loop:
         it; of large ones there are others on the multiprocessor that run meanwhile, if they leave registers."""
         s, p = self.s, self.p
         keys, mask, values = [], "", [""] * len(self.values)
-        if 1 < self.rows < LARGE or self.eager:
+        if 1 < self.rows < LARGE:
             keys = [self._operand(K, self._across(*c, p.d), (c[1], self.block)) for c in self.scored]
             mask = self._mask() if MASK in p.where else ""
             if self.block * p.e * p.tensor(V).dtype.size <= AHEAD:

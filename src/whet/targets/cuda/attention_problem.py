@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whet.ir import ops_attention_parts
 from whet.ir.dtypes import DType
 from whet.ir.region import Region, Tensor
 from whet.ir.symbolic import Dim, lower, upper
 from whet.targets.cuda.shapes import operands, optimum, ranges
 
-Q, K, V, W, MASK, LENGTHS = "q", "k", "v", "w", "mask", "lengths"
+Q, K, V, MASK, LENGTHS = "q", "k", "v", "mask", "lengths"
 OPERANDS = (Q, K, V, MASK, LENGTHS)
 WIDEST = 1024  # elements of a head
 FLOATS = (DType.F32, DType.F16, DType.BF16, DType.F64)
@@ -18,14 +17,9 @@ COMPUTE = ("f32", "tf32", "bf16", "f16", "int8")
 _HALF = {"f16": "float16", "bf16": "bfloat16"}
 
 
-def known(region: Region) -> tuple[str, ...]:
-    """The names of the operands that the region's kind takes, in order."""
-    return ops_attention_parts.OPERANDS if region.kind == "attention_parts" else OPERANDS
-
-
 def reason(region: Region) -> str:
     """Why no fused attention takes this region; "" if one may."""
-    where = operands(region, known(region))
+    where = operands(region, OPERANDS)
     q, k, v = region.inputs[:3]
     for name, t in zip("qkv", (q, k, v)):
         if t.dtype not in (*FLOATS, DType.I8):
@@ -114,7 +108,7 @@ def problem(region: Region) -> Problem:
     assert isinstance(d, int)
     assert isinstance(e, int)
     real = "float64" if region.anchor.dtype is DType.F64 else "float32"
-    where = operands(region, known(region))
+    where = operands(region, OPERANDS)
     return Problem(region, where, out.shape[0], groups, share, out.shape[2], k.shape[2], d, e, codes, real)
 
 

@@ -178,12 +178,6 @@ def epilogue(s: Source, region: Region, acc: str, block: Block, known: Mapping[i
     store(s, region, out_pointer(s, region), value, block)
 
 
-def prefetch(addresses: str) -> str:
-    """Text that brings the lines of memory with these addresses into the L2 cache."""
-    return ('tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", '
-            f"[({addresses}).to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)")
-
-
 def unravel(s: Source, flat: str, extents: Sequence[Dim], hint: str = "i") -> list[str]:
     """The coordinates of a flat index over extents (row-major), as names; extents of 1 give "0"."""
     out: list[str] = []

@@ -11,7 +11,6 @@ from whet.ir.region import Region
 from whet.ir.symbolic import Dim, ceildiv, product, upper
 from whet.targets.cuda import expr
 from whet.targets.cuda.gpu import Gpu
-from whet.targets.cuda.index import prefetch
 from whet.targets.cuda.kernel import REGISTER, Source
 from whet.targets.cuda.matmul_problem import OUT, SUMS, Key, Problem, Products
 from whet.targets.cuda.shapes import divides, is_long
@@ -125,6 +124,7 @@ class Body:
         steps, t = self.p.strides["b", 1], self.p.tensors["b", 1]
         line, base = 128 // t.dtype.size, self._bases["b", 1]
         n, across, deep = self.number(self.p.n), self.number(steps[-2]), self.number(steps[-1])
+        asm = 'tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l"'
         if steps[-1] == 1:  # a column's elements lie together
             lines = -(-upper(self.p.k, self.p.ranges) // line)
             width = 1 << (max(1, min(512 // bn, lines)) - 1).bit_length()
@@ -137,7 +137,7 @@ class Body:
             place = (f"tl.minimum(ahead + tl.arange(0, {step})[:, None], {end} - 1) * {deep} + "
                      f"tl.minimum(pn * {bn} + tl.arange(0, {lines})[None, :] * {line}, {n} - 1)")
         self.s.line(f"#: if pm == 0:\n#:     for ahead in tl.range({begin}, {end}, {step}):\n"
-                    f"#:         {prefetch(f'{base} + {place}')}")
+                    f"#:         {asm}, [({base} + {place}).to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)")
 
     def may_prefetch(self) -> bool:
         """True if b is a constant that can be brought into the L2 cache ahead of the wait."""
