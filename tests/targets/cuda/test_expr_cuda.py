@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from targets.cuda import interpreted, on_device
 from whet.ir.dtypes import DType
@@ -242,3 +243,35 @@ def test_storage_types_compile_without_conversions_of_the_gpu():
                   Apply("cast", (3,), d, (("to", d),))))
         _, made = kernel(e, fp8=False)
         assert compile_.to_object(made.steps[0].kernel.code, 80)
+
+
+def test_the_short_gelu_is_closer_than_rounding_to_16_bits():
+    """1.4e-4 of itself from -4 on, 4e-4 from -5 on; beyond it is next to nothing. NaN and infinities as they are."""
+    s = Source("k", True)
+    x, out = s.pointer(In(0), F), s.pointer(Out(0), F)
+    s.line(f"v = tl.load({x} + tl.arange(0, {N}))")
+    s.line(f"tl.store({out} + tl.arange(0, {N}), {expr._coarse_gelu(s, 'v')})")
+    t = Tensor.dense(F, (N,))
+    region = Region("pointwise", {}, (t,), 0, t, t, Expr((Leaf(0, F), Apply("gelu", (0,), F))))
+    r = np.random.default_rng(5)
+    v = np.concatenate([[0.0, -0.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-30], r.uniform(-9, 9, N - 8)]).astype(F.np)
+    got = interpreted.run(region, Implementation((s.step(1),)), [v])[0].astype(np.float64)
+    wide = v.astype(np.float64)
+    with np.errstate(all="ignore"):
+        want = wide * np.where(wide >= 0, 1 - ndtr(-wide), ndtr(wide))
+        error = np.abs(got - want)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(np.isposinf(got), np.isposinf(want))
+    seen = np.isfinite(want)
+    allowed = np.where(wide > -4, 1.4e-4, np.where(wide > -5, 4e-4, 1)) * np.abs(want)
+    assert (error <= allowed)[seen & (wide > -6)].all()
+    assert (np.abs(got) < 2e-8)[seen & (wide <= -6)].all()
+
+
+@pytest.mark.parametrize(("after", "short"), [
+    ((), True), (("mul",), True), (("mul", "mul"), True), (("add",), False), (("mul", "sub"), False)])
+def test_gelu_is_short_where_its_error_stays_relative(after, short):
+    terms = [Leaf(0, F), Leaf(1, F), Apply("gelu", (0,), F)]
+    for op in after:
+        terms.append(Apply(op, (len(terms) - 1, 1), F))
+    assert (2 in expr._coarse_terms(Expr(tuple(terms)), narrow=True)) == short
