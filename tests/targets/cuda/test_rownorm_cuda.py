@@ -50,6 +50,7 @@ CASES = {
     "fused rms": added(rms(dense(H, 6, 24))),
     "symbolic": norm(dense(F, n, 24), n=(0, 16, 40)),
     "symbolic length": rms(dense(F, 3, n), n=(1, 16, 40)),
+    "for many rows": norm(dense(H, n, 37), n=(0, 4096, 8192)),
 }
 GROUPS = {
     "groups": group(dense(F, 2, 6, 5, 3), 3),
@@ -69,6 +70,11 @@ def tactic(r: Region) -> RowNorm:
 @pytest.mark.parametrize("name", ALL)
 def test_right(name):
     check(tactic(ALL[name]), ALL[name], interpreted.run, {"n": 13}, some=1)
+
+
+def test_many_rows_are_taken_by_single_warps_that_wait_for_none():
+    first = [next(iter(RowNorm().space(norm(dense(H, rows, 768)), H100, 1))) for rows in (128, 4096)]
+    assert [q["warps"] > 1 for q in first] == [True, False]
 
 
 def other_ways(r: Region, run, machine) -> None:
@@ -97,8 +103,8 @@ def test_right_on_a_gpu(name):
 
 @on_device.needs_cuda
 @pytest.mark.parametrize("r", [
-    added(norm(dense(H, 128, 768))), rms(dense(H, 3, 8192)), group(dense(H, 2, 320, 64, 64), 32),
-    norm(dense(F, 2, 100003)), group(dense(H, 1, 32, 32, 640), 32, True)],
+    added(norm(dense(H, 128, 768))), added(norm(dense(H, 4097, 768))), rms(dense(H, 3, 8192)),
+    group(dense(H, 2, 320, 64, 64), 32), norm(dense(F, 2, 100003)), group(dense(H, 1, 32, 32, 640), 32, True)],
     ids=lambda r: f"{r.kind}{r.inputs[0].shape}")
 def test_large_on_a_gpu(r):
     check(tactic(r), r, on_device.run, machine=on_device.gpu())
