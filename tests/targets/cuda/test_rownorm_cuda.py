@@ -75,6 +75,8 @@ def test_right(name):
 def test_many_rows_are_taken_by_single_warps_that_wait_for_none():
     first = [next(iter(RowNorm().space(norm(dense(H, rows, 768)), H100, 1))) for rows in (128, 4096)]
     assert [q["warps"] > 1 for q in first] == [True, False]
+    short = next(iter(RowNorm().space(norm(dense(H, 1056, 16)), H100, 1)))
+    assert 1056 // short["rows"] >= 132, "and all multiprocessors have some"
 
 
 def other_ways(r: Region, run, machine) -> None:

@@ -216,20 +216,11 @@ def _one_over(s: Source, x: str, double: bool, coarse: bool) -> str:
     return division(one, x, double, coarse)
 
 
-def _quick_over(s: Source, y: str) -> str:
-    """1 / y in two instructions, for y >= 1: 0 beyond 2^126."""
-    one = s.name_of("tl.full((), 1.0, tl.float32)", "c")
-    return s.name_of(f"libdevice.fast_dividef({one}, {y})")
-
-
-def _quick_exp(x: str) -> str:
-    """Text of exp(x) in two instructions: a relative error of |x| * 1e-7, 0 for what would be subnormal."""
-    return f"libdevice.fast_expf({x})"
-
-
 def _sigmoid(s: Source, x: str, double: bool, coarse: bool) -> str:
     if coarse and not double:
-        return _quick_over(s, s.name_of(f"1.0 + {_quick_exp(f'-{x}')}"))
+        e = s.name_of(f"1.0 + libdevice.fast_expf(-{x})")  # in two instructions; 0 for what would be subnormal
+        one = s.name_of("tl.full((), 1.0, tl.float32)", "c")
+        return s.name_of(f"libdevice.fast_dividef({one}, {e})")  # in two, for e >= 1: 0 beyond 2^126
     e = s.name_of(f"1.0 + {exponential(f'-{x}', double, coarse)}")
     return s.name_of(_one_over(s, e, double, coarse))
 

@@ -355,11 +355,10 @@ def tilings(nest: Rows, machine: Gpu, weight: int = 1, most: int = 16) -> list[P
                     continue
                 programs = -(-count // r)
                 idle = max(0.0, min(8.0, sms / programs)) if programs < sms and r > 1 else 0.0
+                goal, warps = 8 if c >= whole else 16, 0.1 * abs(w - 4)
                 if not nest.across and c >= whole and count >= MANY * sms:  # single warps need not wait for each other
-                    found[r, c, w] = abs(_log2(each) - 6) + 0.2 * _log2(w)
-                    continue
-                goal = 8 if c >= whole else 16
-                found[r, c, w] = idle + abs(_log2(each) - _log2(goal)) + 0.1 * abs(w - 4) + (0 if c >= whole else 0.5)
+                    goal, warps = 64, 0.2 * _log2(w)
+                found[r, c, w] = idle + abs(_log2(each) - _log2(goal)) + warps + (0 if c >= whole else 0.5)
     best = sorted(found, key=lambda f: found[f])[:most]
     return [{"rows": r, "cols": c, "warps": w} for r, c, w in best]
 
