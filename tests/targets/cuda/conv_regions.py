@@ -122,7 +122,7 @@ class Chain:
         return replace(self.region, inputs=tuple(self.inputs), epilogue=Expr(tuple(self.terms)),
                        output=replace(self.region.output, dtype=out))
 
-    def saturated(self, to: DType = DType.I8, zero: int = 3) -> Region:
+    def saturated(self, to: DType = DType.I8, zero: int = 0) -> Region:
         self._put(Apply("saturate", (len(self.terms) - 1,), to, (("zero", zero), ("to", to))))
         return self.done(to)
 

@@ -56,13 +56,13 @@ def linear(m: Dim, k: Dim, n: Dim, act: str = "", residual: bool = False, dtype:
                   epilogue=Expr(tuple(terms)), **more)  # type: ignore[arg-type]
 
 
-def scaled(m: int, k: int, n: int, dtype: DType) -> Region:
+def scaled(m: int, k: int, n: int, dtype: DType, zero: int = 0) -> Region:
     """Products of codes, a factor per column, a shift, and codes again."""
     extra = [Tensor.dense(F32, (n,), const=True), Tensor.dense(F32, (n,), const=True)]
     whole = dtype is not F8
     first: list[object] = [Leaf(ANCHOR, I32), cast((0,), F32)] if whole else [Leaf(ANCHOR, F32), Leaf(ANCHOR, F32)]
     terms = [*first, Leaf(2, F32), Apply("mul", (1, 2), F32), Leaf(3, F32), Apply("add", (3, 4), F32)]
-    terms.append(Apply("saturate", (5,), I8, (("zero", 3), ("to", I8))) if whole else cast((5,), F16))
+    terms.append(Apply("saturate", (5,), I8, (("zero", zero), ("to", I8))) if whole else cast((5,), F16))
     return region((m, k), (k, n), dtype, I8 if whole else F8, "int8" if whole else "f8", out=terms[-1].dtype,
                   const=True, extra=extra, epilogue=Expr(tuple(terms)))  # type: ignore[arg-type]
 

@@ -61,6 +61,7 @@ EPILOGUES = {
     "per image": lambda r: Chain(r).tensor(
         "mul", Tensor.dense(F16, (r.output.shape[0], 1, 1, r.output.shape[-1]))).done(),
     "codes": lambda r: Chain(r).number("mul", 0.1).saturated(),
+    "codes with a zero point": lambda r: Chain(r).number("mul", 0.1).saturated(zero=3),
 }
 
 

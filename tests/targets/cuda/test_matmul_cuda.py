@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,6 +40,7 @@ CASES: dict[str, tuple[Tactic, Region]] = {
     "i8 by i8": (TILES, region((17, 64), (64, 18), I8, I8, const=True)),
     "bias, gelu and a residual": (TILES, linear(33, 48, 40, "gelu", True)),
     "codes, factors, codes": (TILES, scaled(20, 40, 24, U8)),
+    "codes with a zero point": (TILES, scaled(20, 40, 24, I8, 3)),
     "8-bit floats": (TILES, scaled(20, 40, 24, F8)),
     "operands computed on load": (TILES, region((20, 24), (24, 20),
                                                 prologue={0: relu_of(0, F16), 1: times(1, F16, 0.5)})),
@@ -58,6 +61,7 @@ CASES: dict[str, tuple[Tactic, Region]] = {
     "one row by constants": (ROWS, linear(1, 256, 64, "relu", True)),
     "three rows by a transposed operand": (ROWS, region((3, 256), (256, 50), swap="b")),
     "rows of codes": (ROWS, region((1, 299), (299, 18), U8, I8)),
+    "rows of codes, factors, codes": (ROWS, scaled(1, 72, 18, I8)),
     "rows of batches": (ROWS, region((3, 1, 33), (3, 33, 20), DType.I64)),
     "rows of 8-bit floats": (ROWS, scaled(2, 40, 24, F8)),
     "one row by one column": (ROWS, region((1, 5, 16), (3, 16, 1), F32, const=True)),
@@ -108,6 +112,38 @@ def test_kernels_compile(name: str, machine: Gpu) -> None:
     (made,) = implementation(tactic, r, machine)
     for step in made.steps:
         assert len(to_object(step.kernel.code, machine.number)) > 1000
+
+
+def instructions(raw: bytes, folder: Path) -> str:
+    """The machine code of an object, by the disassembler that comes with Triton."""
+    triton = pytest.importorskip("triton")
+    (folder / "kernel.cubin").write_bytes(raw[raw.index(b"\x7fELF"):])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    return subprocess.run([tool, folder / "kernel.cubin"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("machine", [SM80, SM90], ids=lambda g: g.arch)
+def test_codes_are_stored_as_they_are(machine: Gpu, tmp_path: Path) -> None:
+    """ptxas 12.8 stores a byte of what an operation of floats wrote as that float converted to a byte: here one program
+    of 18, whose codes were all -1."""
+    r = scaled(1, 72, 18, I8)
+    found = list(ROWS.space(r, machine, 1))
+    assert {"rows": 1, "bn": 16, "bk": 128, "warps": 8} in [{k: q[k] for k in q if k != "order"} for q in found]
+    for q in found:
+        (step,) = ROWS.implement(r, q, machine, 1).steps
+        text = instructions(to_object(step.kernel.code, machine.number), tmp_path)
+        assert "I2F" in text
+        assert "F2I" not in text, q
+
+
+@on_device.needs_cuda
+def test_every_setting_for_rows_of_codes_on_the_device() -> None:
+    machine, r = on_device.gpu(), scaled(1, 72, 18, I8)
+    arrays = matmul_cases.random(r, 1)
+    want = matmul_cases.expected(r, arrays)
+    assert len(np.unique(want)) > 2
+    for q in ROWS.space(r, machine, 1):
+        check(r, on_device.run(r, ROWS.implement(r, q, machine, 1), arrays)[0], want)
 
 
 EARLY = {"rows of weights": (TILES, linear(33, 48, 40, "relu", True), ""),

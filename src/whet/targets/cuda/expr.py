@@ -24,6 +24,7 @@ from whet.targets.cuda.kernel import REGISTER, Source
 
 LeafFn = Callable[[Leaf], str]
 NARROW = (DType.F16, DType.BF16)
+_WHOLE = 0x4B400000  # bits of 1.5 * 2^23, from which on floats are whole numbers
 _FP8 = (DType.F8E4M3FN, DType.F8E5M2)  # that Triton knows as types of registers
 
 
@@ -378,7 +379,7 @@ def _int_power(s: Source, d: DType) -> str:
 def _saturate(s: Source, x: str, zero: int, to: DType) -> str:
     """clamp(rint(x) + zero) to the range of `to`; NaN becomes the lowest code."""
     info = np.iinfo(to.np)
-    return _code(s, x, str(float(info.min - zero)), str(float(info.max - zero)), str(zero) if zero else "", to)
+    return _code(s, x, str(float(info.min - zero)), str(_WHOLE + int(info.max) - zero), str(zero) if zero else "", to)
 
 
 def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
@@ -387,19 +388,21 @@ def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
     if to.is_storage:
         return cast(s, s.name_of(division(x, scale)), DType.F32, to)
     info = np.iinfo(to.np)
-    z = s.name_of(f"{zero}.to(tl.float32)")
-    return _code(s, s.name_of(division(x, scale)), f"{float(info.min)} - {z}", f"{float(info.max)} - {z}",
-                 f"{zero}.to(tl.int32)", to)
+    z = s.name_of(f"{zero}.to(tl.int32)")
+    return _code(s, s.name_of(division(x, scale)), f"{float(info.min)} - {z}.to(tl.float32)",
+                 f"{_WHOLE + int(info.max)} - {z}", z, to)
 
 
 def _code(s: Source, x: str, low: str, high: str, zero: str, to: DType) -> str:
-    """clamp(rint(x)) between whole numbers (of 8 bits and a zero point), plus `zero`.
+    """clamp(rint(x)) from `low` to a whole number (of 8 bits and a zero point), plus `zero`.
 
     Adding 1.5 * 2^23 rounds to whole numbers, ties to even, and leaves them in the lowest bits: one addition, where
-    GPUs round and convert at a quarter of its rate or less.
+    GPUs round and convert at a quarter of its rate or less. What is greater than the greatest, whose bits are `high`,
+    has greater bits. The last operation has to be one of integers: ptxas 12.8 stores a byte of a register that an
+    operation of floats wrote as that float converted to a byte (F2IP.U8), not as its lowest bits.
     """
-    y = s.name_of(f"tl.minimum(tl.where({x} > {low}, {x}, {low}), {high}) + 12582912.0")
-    bits = f"{y}.to(tl.int32, bitcast=True)"
+    y = s.name_of(f"tl.where({x} > {low}, {x}, {low}) + 12582912.0")
+    bits = s.name_of(f"tl.minimum({y}.to(tl.int32, bitcast=True), {high})")
     return s.name_of(f"({f'{bits} + {zero}' if zero else bits}).to(tl.{REGISTER[to]})")
 
 
