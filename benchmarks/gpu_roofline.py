@@ -35,10 +35,11 @@ class Row:
     seconds: float
     bytes: int
     flops: int
+    coded: bool = False
 
     def floor(self, bandwidth: float, rate: float) -> float:
-        """Seconds that one takes at least."""
-        return max(self.bytes / bandwidth, self.flops / rate)
+        """Seconds that one takes at least. `rate` is that of 16-bit floats; that of 8-bit codes is twice as high."""
+        return max(self.bytes / bandwidth, self.flops / (2 * rate if self.coded else rate))
 
 
 def bytes_of(region: Region) -> int:
@@ -49,6 +50,9 @@ def bytes_of(region: Region) -> int:
     ins = ins[1:] if region.kind.startswith("gather") else ins  # of a table, what is looked up
     for t in (*ins, region.output, *region.extra_outputs):
         sizes = [1 if s == 0 else int(evaluate(d, env)) for d, s in zip(t.shape, t.strides)]
+        if t is region.inputs[0] and region.kind == "conv" and region.attrs.get("channels_last"):
+            for i, step in enumerate(region.attrs["strides"]):  # windows may leave gaps
+                sizes[1 + i] = -(-sizes[1 + i] * min(step, region.inputs[1].shape[2 + i]) // step)
         total += int(np.prod(sizes, dtype=np.int64)) * t.dtype.size
     return total
 
@@ -71,7 +75,7 @@ def rows(plan: whet.Plan, seconds: Sequence[tuple[str, float]]) -> list[Row]:
         if key not in found:
             shapes = " ".join("x".join(map(str, t.shape)) for t in (*region.inputs[:2], region.output))
             found[key] = Row(f"{region.kind} {shapes}", f"{r['tactic']} {_short(r['params'])}", 0, 0.0,
-                             bytes_of(region), flops(region))
+                             bytes_of(region), flops(region), region.compute in ("int8", "f8"))
         found[key].count += 1
         found[key].seconds += took
     for row in found.values():

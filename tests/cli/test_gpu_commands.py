@@ -32,13 +32,13 @@ def test_a_plan_is_built_run_and_timed(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setenv("WHET_CACHE", str(tmp_path / "cache"))
     Path("digits.onnx").write_bytes(demo.model_bytes())
     images, labels = demo.test_set()
-    np.savez("x.npz", image=images[:32])
+    np.savez("x.npz", image=images[:8])
     code, said = call(monkeypatch, capsys, "build", "digits.onnx", "-o", "d.plan", "--target", "cuda", "--opt-level", 0)
     assert code == 0, said
     code, said = call(monkeypatch, capsys, "run", "d.plan", "--inputs", "x.npz", "-o", "y.npz", "--device", 0)
     assert code == 0, said
     with np.load("y.npz") as y:
-        assert np.mean(y["logits"].argmax(-1) == labels[:32]) > 0.9
+        assert np.mean(y["logits"].argmax(-1) == labels[:8]) > 0.9
     code, said = call(monkeypatch, capsys, "run", "d.plan", "--inputs", "x.npz", "-o", "y.npz", "--device", 99)
     assert code == 2
     assert "W801-no-device" in said

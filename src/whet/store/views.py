@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -116,7 +115,7 @@ def results(database: Database, kind: str, model: str, offset: int, limit: int) 
              .offset(offset).limit(limit))
     with database.reading() as connection:
         total = connection.execute(sa.select(sa.func.count()).select_from(tables.result).where(*mine)).scalar_one()
-        return [_kept(row) for row in connection.execute(query)], total
+        return [_kept(*row) for row in connection.execute(query)], total
 
 
 def result(database: Database, number: int) -> Kept | None:
@@ -124,8 +123,8 @@ def result(database: Database, number: int) -> Kept | None:
     of = tables.result.c
     with database.reading() as connection:
         row = connection.execute(sa.select(of.kind, of.model, of.at, of.body, of.id).where(of.id == number)).first()
-        return _kept(row) if row is not None else None
+        return _kept(*row) if row is not None else None
 
 
-def _kept(row: sa.Row[Any]) -> Kept:
-    return Kept(row.kind, row.model, row.at, json.loads(row.body), row.id)
+def _kept(kind: str, model: str, at: datetime, body: str, number: int) -> Kept:
+    return Kept(kind, model, at, json.loads(body), number)

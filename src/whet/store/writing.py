@@ -111,7 +111,7 @@ def _ids(connection: sa.Connection, table: sa.Table, unique: Sequence[str],
 
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]],
-            *returned: sa.Column[Any]) -> Sequence[sa.Row[Any]]:
+            *returned: sa.Column[Any]) -> Sequence[Sequence[Any]]:
     """Insert rows, except those whose unique columns are there already; the columns of what was inserted."""
     if not rows:
         return []

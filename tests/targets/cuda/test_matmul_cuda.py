@@ -140,8 +140,9 @@ def test_codes_are_stored_as_they_are(machine: Gpu, tmp_path: Path) -> None:
 def test_every_setting_for_rows_of_codes_on_the_device() -> None:
     machine, r = on_device.gpu(), scaled(1, 72, 18, I8)
     arrays = matmul_cases.random(r, 1)
+    arrays[2] *= 1e-3
     want = matmul_cases.expected(r, arrays)
-    assert len(np.unique(want)) > 2
+    assert len(np.unique(want)) > 8
     for q in ROWS.space(r, machine, 1):
         check(r, on_device.run(r, ROWS.implement(r, q, machine, 1), arrays)[0], want)
 

@@ -24,6 +24,7 @@ from whet.targets.cuda.kernel import REGISTER, Source
 
 LeafFn = Callable[[Leaf], str]
 NARROW = (DType.F16, DType.BF16)
+_BYTE = 0x4B000000  # bits of 2^23, whose lowest byte is worth what it is
 _WHOLE = 0x4B400000  # bits of 1.5 * 2^23, from which on floats are whole numbers
 _FP8 = (DType.F8E4M3FN, DType.F8E5M2)  # that Triton knows as types of registers
 
@@ -406,6 +407,13 @@ def _code(s: Source, x: str, low: str, high: str, zero: str, to: DType) -> str:
     return s.name_of(f"({f'{bits} + {zero}' if zero else bits}).to(tl.{REGISTER[to]})")
 
 
+def _float_of_byte(s: Source, v: str, signed: bool) -> str:
+    """A byte as float32: the lowest bits of 2^23, which is taken off again. GPUs convert bytes at an eighth of the rate
+    of an addition, and Triton takes those that are to be converted from one layout to another in twice as many bits."""
+    byte = f"({v} ^ -128).to(tl.uint8, bitcast=True)" if signed else v
+    return s.name_of(f"({byte}.to(tl.int32) | {_BYTE}).to(tl.float32, bitcast=True) - {2.0**23 + 128 * signed}")
+
+
 def cast(s: Source, v: str, src: DType, dst: DType, saturate: bool = True, round_mode: str = "up") -> str:
     """A value of src's compute type in dst's, rounded as dst is.
 
@@ -425,10 +433,12 @@ def cast(s: Source, v: str, src: DType, dst: DType, saturate: bool = True, round
         return s.name_of(f"({v} != 0)")
     if dst in NARROW:
         if src is not DType.F64 or dst is DType.BF16:  # as ml_dtypes: to bf16 by way of f32
-            v = v if compute_type(src) == "float32" else f"{v}.to(tl.float32)"
+            v = v if compute_type(src) == "float32" else cast(s, v, src, DType.F32)
         return s.name_of(f"{v}.to(tl.{REGISTER[dst]}).to(tl.float32)")
     if compute_type(src) == compute_type(dst):
         return v
+    if src in (DType.I8, DType.U8) and dst is DType.F32:
+        return _float_of_byte(s, v, src is DType.I8)
     if src.is_float and dst.is_integer and dst.size < 4:  # NumPy's way: by i32, whose lowest bits remain
         return s.name_of(f"{v}.to(tl.int32).to(tl.{REGISTER[dst]})")
     return s.name_of(f"{v}.to(tl.{compute_type(dst)})")
