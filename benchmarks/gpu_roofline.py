@@ -20,9 +20,8 @@ import numpy as np
 
 import whet
 from whet.builder import RECIPE
-from whet.ir.region import Region, Tensor, region_from_json
-from whet.ir.symbolic import evaluate
-from whet.ir.work import flops
+from whet.ir.region import region_from_json
+from whet.ir.work import flops, region_bytes
 
 
 @dataclass
@@ -40,21 +39,6 @@ class Row:
     def floor(self, bandwidth: float, rate: float) -> float:
         """Seconds that one takes at least. `rate` is that of 16-bit floats; that of 8-bit codes is twice as high."""
         return max(self.bytes / bandwidth, self.flops / (2 * rate if self.coded else rate))
-
-
-def bytes_of(region: Region) -> int:
-    """Bytes that a region must read and write once each, at the profile's optimum."""
-    env = {n: opt for n, (_, opt, _) in region.dims.items()}
-    total = 0
-    ins = [Tensor.dense(t.dtype, region.seen(k).shape) if k in region.picks else t for k, t in enumerate(region.inputs)]
-    ins = ins[1:] if region.kind.startswith("gather") else ins  # of a table, what is looked up
-    for t in (*ins, region.output, *region.extra_outputs):
-        sizes = [1 if s == 0 else int(evaluate(d, env)) for d, s in zip(t.shape, t.strides)]
-        if t is region.inputs[0] and region.kind == "conv" and region.attrs.get("channels_last"):
-            for i, step in enumerate(region.attrs["strides"]):  # windows may leave gaps
-                sizes[1 + i] = -(-sizes[1 + i] * min(step, region.inputs[1].shape[2 + i]) // step)
-        total += int(np.prod(sizes, dtype=np.int64)) * t.dtype.size
-    return total
 
 
 def rows(plan: whet.Plan, seconds: Sequence[tuple[str, float]]) -> list[Row]:
@@ -75,7 +59,7 @@ def rows(plan: whet.Plan, seconds: Sequence[tuple[str, float]]) -> list[Row]:
         if key not in found:
             shapes = " ".join("x".join(map(str, t.shape)) for t in (*region.inputs[:2], region.output))
             found[key] = Row(f"{region.kind} {shapes}", f"{r['tactic']} {_short(r['params'])}", 0, 0.0,
-                             bytes_of(region), flops(region), region.compute in ("int8", "f8"))
+                             region_bytes(region), flops(region), region.compute in ("int8", "f8"))
         found[key].count += 1
         found[key].seconds += took
     for row in found.values():

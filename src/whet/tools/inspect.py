@@ -18,11 +18,11 @@ from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops_host import HOST
 from whet.ir.printer import format_node, format_shape
 from whet.ir.region import Region, Tensor, region_from_json
-from whet.ir.work import flops
+from whet.ir.work import flops, region_bytes
 from whet.plan import Plan
 from whet.targets.base import Target
 from whet.targets.cpu.target import CpuTarget
-from whet.tools.steps import VIEWS, moves, region_bytes, steps
+from whet.tools.steps import VIEWS, moves, steps
 from whet.tools.timing import LayerTimes
 
 RECIPE = "recipe"  # the blob of a plan that has its regions

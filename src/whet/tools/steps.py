@@ -10,15 +10,14 @@ from whet.ir.dtypes import DType
 from whet.ir.expr import Apply, Leaf
 from whet.ir.graph import Graph, Node, Value
 from whet.ir.ops_host import HOST
-from whet.ir.region import Region, Tensor
+from whet.ir.region import Region
 from whet.ir.symbolic import evaluate, names
-from whet.ir.work import flops
+from whet.ir.work import flops, region_bytes
 from whet.lowering import outline, to_host
 from whet.lowering.assemble import Weights
 from whet.targets.base import Target
 
 VIEWS = frozenset({"reshape", "transpose", "slice", "expand", "concat"})
-LOOKED_UP = frozenset({"gather", "gather_nd", "gather_elements"})  # they read of their first operand what is asked for
 REFERENCE_RATE = 0.5e9  # bytes a second that a NumPy reference reads and writes, about
 REFERENCE_CALL = 50e-6  # seconds that a host step costs besides
 
@@ -101,21 +100,6 @@ def nbytes(v: Value, env: Mapping[str, int]) -> int:
     if v.dtype in (DType.STRING, DType.OBJECT) or not names(*v.shape) <= env.keys():
         return 0
     return math.prod(max(0, evaluate(d, env)) for d in v.shape) * v.dtype.size
-
-
-def region_bytes(region: Region) -> int:
-    """Bytes that a region reads and writes at the profile's optimum, each tensor once."""
-    env = {n: opt for n, (_, opt, _) in region.dims.items()}
-
-    def size(t: Tensor) -> int:
-        known = names(*t.shape) <= env.keys()
-        return math.prod(max(0, evaluate(d, env)) for d in t.shape) * t.dtype.size if known else 0
-
-    written = sum(size(t) for t in (region.output, *region.extra_outputs))
-    read = [size(t) for t in region.inputs]
-    if region.kind in LOOKED_UP and read:
-        read[0] = min(read[0], size(region.anchor))
-    return written + sum(read)
 
 
 def node_name(origin: str) -> str:

@@ -20,19 +20,15 @@ One inference is one call of `whet_run`. How the work is shared (memory layout: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 from whet import abi
 from whet.targets.cpu.compile import to_object
 from whet.targets.cpu.isa import Isa
-from whet.targets.cpu.llvm import Fn, Val
+from whet.targets.cpu.llvm import Val
+from whet.targets.cpu.native import Native
 
-_FUTEX = {"x86_64": 202, "aarch64": 98}
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
-_WAIT, _WAKE = 128, 129  # FUTEX_*_PRIVATE
 _MASK32 = 0xFFFFFFFF
 _EPOCH_LIMIT = 1 << 30
 _PART_SHIFT, _TAKEN = 1, 1
@@ -55,162 +51,18 @@ def to_driver_object(isa: Isa) -> bytes:
     return to_object(code(isa), isa)
 
 
-class _Native(Fn):
-    """A function of the driver: the kernel language, and atomics, open loops and returns."""
-
-    def __init__(self, name: str, isa: Isa, params: list[tuple[str, str]], ret: str = "i64",
-                 public: bool = False) -> None:
-        super().__init__(name, isa, params, ret)
-        self.linkage = "" if public else "internal "
-        self.arch = isa.triple.split("-")[0]
-
-    def definition(self) -> str:
-        sig = ", ".join(f"{t} %{n}" for n, t in ((n, t) for t, n in self.params))
-        return "\n".join([f"define {self.linkage}{self.ret} @{self.name}({sig}) #0 {{", "entry:", *self._allocas,
-                          *self._body, "  unreachable", "}", ""])
-
-    def intrinsics(self) -> list[str]:
-        return [d for n, d in self._declares.items() if n.startswith("llvm.")]
-
-    def ret_(self, v: Any) -> None:
-        """Return v; what follows is emitted into a block that nothing reaches."""
-        self.line(f"ret {self.ret} {self.coerce(v, self.ret).ref}")
-        self._start(self._label("after"))
-
-    @contextmanager
-    def loop(self) -> Iterator[_Loop]:
-        """An endless loop; leave it by `loop.leave_if(cond)` or a return."""
-        head, done = self._label("loop"), self._label("left")
-        self.line(f"br label %{head}")
-        self._start(head)
-        yield _Loop(self, head, done)
-        self.line(f"br label %{head}")
-        self._start(done)
-
-    def get(self, base: Val, offset: int, ty: str = "i64") -> Val:
-        return self.load(ty, base + offset)
-
-    def put(self, v: Any, base: Val, offset: int, ty: str = "i64") -> None:
-        self.store(self.coerce(v, ty), base + offset)
-
-    def atomic_load(self, p: Val, ty: str = "i64") -> Val:
-        return self.emit(ty, f"load atomic {ty}, ptr {p.ref} seq_cst, align {8 if ty == 'i64' else 4}")
-
-    def atomic_store(self, v: Any, p: Val, ty: str = "i64", order: str = "seq_cst") -> None:
-        v = self.coerce(v, ty)
-        self.line(f"store atomic {ty} {v.ref}, ptr {p.ref} {order}, align {8 if ty == 'i64' else 4}")
-
-    def atomic_add(self, p: Val, v: Any, ty: str = "i64") -> Val:
-        """Adds; gives the value before."""
-        v = self.coerce(v, ty)
-        return self.emit(ty, f"atomicrmw add ptr {p.ref}, {ty} {v.ref} seq_cst")
-
-    def swapped(self, p: Val, old: Val, new: Any) -> Val:
-        """Compare and swap of an i64; true if it held `old`."""
-        new = self.coerce(new, "i64")
-        pair = self.emit("{ i64, i1 }", f"cmpxchg ptr {p.ref}, i64 {old.ref}, i64 {new.ref} seq_cst seq_cst")
-        return self.emit("i1", f"extractvalue {{ i64, i1 }} {pair.ref}, 1")
-
-    def pause(self) -> None:
-        if self.arch == "x86_64":
-            self.call("llvm.x86.sse2.pause", "void", [])
-        else:
-            self.call("llvm.aarch64.hint", "void", [self.const("i32", 1)])  # yield
-
-    def shift_right(self, v: Val, by: int) -> Val:
-        return self.op("lshr", v, self.i64(by))
-
-    def shift_left(self, v: Val, by: int) -> Val:
-        return v << by
-
-    def to_int(self, p: Val) -> Val:
-        return self.emit("i64", f"ptrtoint ptr {p.ref} to i64")
-
-    def to_ptr(self, v: Val) -> Val:
-        return self.emit("ptr", f"inttoptr i64 {v.ref} to ptr")
-
-    def imported(self, pool: Val, name: str, args: list[Any], ret: str = "i64") -> Val:
-        """Call a C function of the import table (integers and pointers only)."""
-        f = self.load("ptr", pool + (abi.POOL_IMPORTS + 8 * abi.IMPORTS.index(name)))
-        text = ", ".join(f"{a.ty} {a.ref}" for a in (self.i64(a) if isinstance(a, int) else a for a in args))
-        return self.emit(ret, f"call {ret} {f.ref}({text})")
-
-    def futex_wait(self, pool: Val, word: Val, expected: Any) -> None:
-        """Sleep while the u32 at `word` is `expected` (may wake for no reason)."""
-        e = expected if isinstance(expected, int) else self.cast("zext", expected, "i64")
-        self.imported(pool, "syscall", [_FUTEX[self.arch], word, _WAIT, e, 0, 0, 0])
-
-    def futex_wake(self, pool: Val, word: Val) -> None:
-        self.imported(pool, "syscall", [_FUTEX[self.arch], word, _WAKE, 0x7FFFFFFF, 0, 0, 0])
-
-    def kernel(self, step: Val, begin: Any, end: Any, scratch: Val) -> None:
-        """Run the tiles [begin, end) of a step."""
-        f = self.load("ptr", step + abi.STEP_KERNEL)
-        args = self.load("ptr", step + abi.STEP_ARGS)
-        b, e = self.i64(begin), self.i64(end)
-        self.line(f"call void {f.ref}(ptr {args.ref}, i64 {b.ref}, i64 {e.ref}, ptr {scratch.ref})")
-
-    def stamp(self, run: Val, step: Any) -> None:
-        """times[step] = now, where times are wanted."""
-        times = self.get(run, abi.RUN_TIMES)
-        with self.if_(times.ne(0)):
-            now = self.call("whet_now", "i64", [self.load("ptr", run + abi.RUN_POOL)])
-            self.store(now, self.to_ptr(times) + step * 8)
-
-    def spinning(self, pool: Val, limit: Val) -> _Spin:
-        return _Spin(self, pool, limit)
-
-
-class _Loop:
-    def __init__(self, fn: _Native, head: str, done: str) -> None:
-        self.fn, self.head, self.done = fn, head, done
-
-    def leave_if(self, cond: Val) -> None:
-        self._branch(cond, self.done)
-
-    def again_if(self, cond: Val) -> None:
-        self._branch(cond, self.head)
-
-    def _branch(self, cond: Val, to: str) -> None:
-        on = self.fn._label("on")
-        self.fn.line(f"br i1 {cond.ref}, label %{to}, label %{on}")
-        self.fn._start(on)
-
-
-class _Spin:
-    """Bounded spinning: `step()` pauses, and is true once `limit` ns have passed since the first look at
-    the clock (every 64 pauses, for the clock is slower than a pause)."""
-
-    def __init__(self, fn: _Native, pool: Val, limit: Val) -> None:
-        self.fn, self.pool, self.limit = fn, pool, limit
-        self.turns, self.deadline = fn.var("i64", 0), fn.var("i64", 0)
-
-    def step(self) -> Val:
-        k = self.fn
-        k.pause()
-        turn = self.turns.get() + 1
-        self.turns.set(turn)
-        over = k.var("i1", 0)
-        with k.if_((turn & 63).eq(0)):
-            now = k.call("whet_now", "i64", [self.pool])
-            fresh = self.deadline.get().eq(0)
-            self.deadline.set(k.select(fresh, now + self.limit, self.deadline.get()))
-            over.set(now >= self.deadline.get())
-        return over.get()
-
-
-def _now(isa: Isa) -> _Native:
+def _now(isa: Isa) -> Native:
     """CLOCK_MONOTONIC in ns."""
-    k = _Native("whet_now", isa, [("ptr", "pool")])
+    k = Native("whet_now", isa, [("ptr", "pool")])
     ts = k.local(16, align=16)
     k.imported(k.p["pool"], "clock_gettime", [k.const("i32", 1), ts], ret="i32")
     k.ret_(k.get(ts, 0) * 1_000_000_000 + k.get(ts, 8))
     return k
 
 
-def _complete(isa: Isa) -> _Native:
+def _complete(isa: Isa) -> Native:
     """1 if the unit `epoch`, whose counters are at `line`, has all of its `want` tiles done."""
-    k = _Native("whet_complete", isa, [("ptr", "line"), ("i64", "epoch"), ("i64", "want")])
+    k = Native("whet_complete", isa, [("ptr", "line"), ("i64", "epoch"), ("i64", "want")])
     c = k.atomic_load(k.p["line"])
     e = k.shift_right(c, 32)
     now = e.eq(k.p["epoch"]) & (c & _MASK32).eq(k.p["want"])
@@ -218,9 +70,9 @@ def _complete(isa: Isa) -> _Native:
     return k
 
 
-def _claim(isa: Isa) -> _Native:
+def _claim(isa: Isa) -> Native:
     """The first of up to `grain` tiles of [start, end) that now belong to the caller, or -1."""
-    k = _Native("whet_claim", isa, [("ptr", "line"), *(("i64", n) for n in ("epoch", "start", "end", "grain"))])
+    k = Native("whet_claim", isa, [("ptr", "line"), *(("i64", n) for n in ("epoch", "start", "end", "grain"))])
     line, epoch, start, end = (k.p[n] for n in ("line", "epoch", "start", "end"))
     with k.loop():
         c = k.atomic_load(line)
@@ -236,9 +88,9 @@ def _claim(isa: Isa) -> _Native:
     return k
 
 
-def _wake_run(isa: Isa) -> _Native:
+def _wake_run(isa: Isa) -> Native:
     """Wake the threads that sleep in `whet_wait`."""
-    k = _Native("whet_wake_run", isa, [("ptr", "run")])
+    k = Native("whet_wake_run", isa, [("ptr", "run")])
     run = k.p["run"]
     with k.if_(k.atomic_load(run + abi.RUN_SLEEPERS, "i32").ne(0)):
         k.atomic_add(run + abi.RUN_GATE, 1, "i32")
@@ -247,9 +99,9 @@ def _wake_run(isa: Isa) -> _Native:
     return k
 
 
-def _finish(isa: Isa) -> _Native:
+def _finish(isa: Isa) -> Native:
     """Count `n` tiles of the unit as done; 1 if they were the last."""
-    k = _Native("whet_finish", isa, [("ptr", "run"), ("ptr", "line"), ("i64", "epoch"), ("i64", "n"), ("i64", "want")])
+    k = Native("whet_finish", isa, [("ptr", "run"), ("ptr", "line"), ("i64", "epoch"), ("i64", "n"), ("i64", "want")])
     line, epoch = k.p["line"], k.p["epoch"]
     with k.loop():
         c = k.atomic_load(line)
@@ -262,9 +114,9 @@ def _finish(isa: Isa) -> _Native:
     return k
 
 
-def _wait(isa: Isa) -> _Native:
+def _wait(isa: Isa) -> Native:
     """Return when the unit is complete."""
-    k = _Native("whet_wait", isa, [("ptr", "run"), ("ptr", "line"), ("i64", "epoch"), ("i64", "want")])
+    k = Native("whet_wait", isa, [("ptr", "run"), ("ptr", "line"), ("i64", "epoch"), ("i64", "want")])
     run, line = k.p["run"], k.p["line"]
 
     def complete() -> Val:
@@ -291,9 +143,9 @@ def _wait(isa: Isa) -> _Native:
     return k
 
 
-def _participate(isa: Isa) -> _Native:
+def _participate(isa: Isa) -> Native:
     """Walk the steps of a run as thread `part`; gives the epoch after the last unit."""
-    k = _Native("whet_participate", isa, [("ptr", "run"), ("i64", "part"), ("ptr", "own")])
+    k = Native("whet_participate", isa, [("ptr", "run"), ("i64", "part"), ("ptr", "own")])
     run, part, own = k.p["run"], k.p["part"], k.p["own"]
     current = k.atomic_load(run + abi.RUN_CURRENT)
     step, epoch = k.var("i64", current & _MASK32), k.var("i64", k.shift_right(current, 32))
@@ -372,9 +224,9 @@ def _participate(isa: Isa) -> _Native:
     return k
 
 
-def _wait_job(isa: Isa) -> _Native:
+def _wait_job(isa: Isa) -> Native:
     """A worker waits for a job: the job's word."""
-    k = _Native("whet_wait_job", isa, [("ptr", "worker")])
+    k = Native("whet_wait_job", isa, [("ptr", "worker")])
     w = k.p["worker"]
     pool = k.load("ptr", w + abi.WORKER_POOL)
     threads = k.get(pool, abi.POOL_WORKERS) + 1
@@ -395,9 +247,9 @@ def _wait_job(isa: Isa) -> _Native:
     return k
 
 
-def _worker(isa: Isa) -> _Native:
+def _worker(isa: Isa) -> Native:
     """A worker thread's life."""
-    k = _Native("whet_worker", isa, [("ptr", "worker")], ret="ptr")
+    k = Native("whet_worker", isa, [("ptr", "worker")], ret="ptr")
     w = k.p["worker"]
     pool, own = k.load("ptr", w + abi.WORKER_POOL), k.load("ptr", w + abi.WORKER_SCRATCH)
     with k.loop() as loop:
@@ -415,9 +267,9 @@ def _worker(isa: Isa) -> _Native:
     return k
 
 
-def _recruit(isa: Isa) -> _Native:
+def _recruit(isa: Isa) -> Native:
     """Ask idle workers to join until there are `parts` threads; gives how many there are."""
-    k = _Native("whet_recruit", isa, [("ptr", "pool"), ("ptr", "run"), ("i64", "parts")])
+    k = Native("whet_recruit", isa, [("ptr", "pool"), ("ptr", "run"), ("i64", "parts")])
     pool, run = k.p["pool"], k.p["run"]
     have = k.var("i64", 1)
     zero = k.i64(0)
@@ -435,9 +287,9 @@ def _recruit(isa: Isa) -> _Native:
     return k
 
 
-def _dismiss(isa: Isa) -> _Native:
+def _dismiss(isa: Isa) -> Native:
     """Un-ask the workers that have not joined, and wait until those that have are out of the run."""
-    k = _Native("whet_dismiss", isa, [("ptr", "pool"), ("ptr", "run")])
+    k = Native("whet_dismiss", isa, [("ptr", "pool"), ("ptr", "run")])
     pool, me = k.p["pool"], k.to_int(k.p["run"])
     for i in k.range(0, k.get(pool, abi.POOL_WORKERS)):
         w = pool + (i * abi.WORKER_BYTES + abi.POOL_BYTES)
@@ -455,9 +307,9 @@ def _dismiss(isa: Isa) -> _Native:
     return k
 
 
-def _alone(isa: Isa) -> _Native:
+def _alone(isa: Isa) -> Native:
     """Walk the steps without other threads."""
-    k = _Native("whet_alone", isa, [("ptr", "run"), ("i64", "first"), ("i64", "stop")])
+    k = Native("whet_alone", isa, [("ptr", "run"), ("i64", "first"), ("i64", "stop")])
     run = k.p["run"]
     steps, own = k.load("ptr", run + abi.RUN_STEPS), k.load("ptr", run + abi.RUN_SCRATCH)
     for i in k.range(k.p["first"], k.p["stop"]):
@@ -468,8 +320,8 @@ def _alone(isa: Isa) -> _Native:
     return k
 
 
-def _run(isa: Isa) -> _Native:
-    k = _Native(abi.ENTRY_RUN, isa, [("ptr", "pool"), ("ptr", "run"), ("i64", "first"), ("i64", "count")], public=True)
+def _run(isa: Isa) -> Native:
+    k = Native(abi.ENTRY_RUN, isa, [("ptr", "pool"), ("ptr", "run"), ("i64", "first"), ("i64", "count")], public=True)
     pool, run, first = k.p["pool"], k.p["run"], k.p["first"]
     k.store(pool, run + abi.RUN_POOL)
     stop = first + k.p["count"]
@@ -507,8 +359,8 @@ def _run(isa: Isa) -> _Native:
     return k
 
 
-def _create(isa: Isa) -> _Native:
-    k = _Native(abi.ENTRY_CREATE, isa, [("ptr", "pool"), ("ptr", "imports"), ("i64", "workers"), ("i64", "flags"),
+def _create(isa: Isa) -> Native:
+    k = Native(abi.ENTRY_CREATE, isa, [("ptr", "pool"), ("ptr", "imports"), ("i64", "workers"), ("i64", "flags"),
                                         ("ptr", "spare"), ("i64", "stride")], public=True)
     pool, workers = k.p["pool"], k.p["workers"]
     for i in range(len(abi.IMPORTS)):
@@ -537,8 +389,8 @@ def _create(isa: Isa) -> _Native:
     return k
 
 
-def _destroy(isa: Isa) -> _Native:
-    k = _Native(abi.ENTRY_DESTROY, isa, [("ptr", "pool")], public=True)
+def _destroy(isa: Isa) -> Native:
+    k = Native(abi.ENTRY_DESTROY, isa, [("ptr", "pool")], public=True)
     pool = k.p["pool"]
     for i in k.range(0, k.get(pool, abi.POOL_STARTED)):
         w = pool + (i * abi.WORKER_BYTES + abi.POOL_BYTES)

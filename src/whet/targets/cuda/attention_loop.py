@@ -19,12 +19,12 @@ from whet.ir.dtypes import DType
 from whet.ir.symbolic import Dim
 from whet.targets.cuda import index
 from whet.targets.cuda.attention_problem import LENGTHS, MASK, K, Problem, Q, V, chunks
+from whet.targets.cuda.expr import ROUND
 from whet.targets.cuda.index import Block
 from whet.targets.cuda.kernel import Source
 from whet.targets.cuda.shapes import divides, power_of_two
 
 LOG2E = math.log2(math.e)
-_ROUND = 12582912.0  # 1.5 * 2^23: adding and subtracting it rounds to the nearest even integer
 LARGE = 64  # rows of a tile, from which on a group of warps multiplies
 AHEAD = 1 << 15  # bytes of values that a program has room for in registers while it works out the scores
 _MEMORY = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16", DType.F64: "float64"}
@@ -254,7 +254,7 @@ class Loop:
 
     def _codes(self, scores: str) -> None:
         """prob: codes of 1/255 of the greatest."""
-        self.s.line(f"prob = (tl.exp2({scores} - least[:, None]) * 255.0 + {_ROUND}) - {_ROUND}")
+        self.s.line(f"prob = (tl.exp2({scores} - least[:, None]) * 255.0 + {ROUND}) - {ROUND}")
 
     def _value(self, chunk: tuple[int, int]) -> str:
         """The block's values."""

@@ -25,7 +25,8 @@ from whet.targets.cuda.kernel import REGISTER, Source
 LeafFn = Callable[[Leaf], str]
 NARROW = (DType.F16, DType.BF16)
 _BYTE = 0x4B000000  # bits of 2^23, whose lowest byte is worth what it is
-_WHOLE = 0x4B400000  # bits of 1.5 * 2^23, from which on floats are whole numbers
+ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to the nearest even whole number
+_BITS = 0x4B400000  # of ROUND
 _FP8 = (DType.F8E4M3FN, DType.F8E5M2)  # that Triton knows as types of registers
 
 
@@ -380,7 +381,7 @@ def _int_power(s: Source, d: DType) -> str:
 def _saturate(s: Source, x: str, zero: int, to: DType) -> str:
     """clamp(rint(x) + zero) to the range of `to`; NaN becomes the lowest code."""
     info = np.iinfo(to.np)
-    return _code(s, x, str(float(info.min - zero)), str(_WHOLE + int(info.max) - zero), str(zero) if zero else "", to)
+    return _code(s, x, str(float(info.min - zero)), str(_BITS + int(info.max) - zero), str(zero) if zero else "", to)
 
 
 def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
@@ -391,7 +392,7 @@ def _quantize(s: Source, x: str, scale: str, zero: str, to: DType) -> str:
     info = np.iinfo(to.np)
     z = s.name_of(f"{zero}.to(tl.int32)")
     return _code(s, s.name_of(division(x, scale)), f"{float(info.min)} - {z}.to(tl.float32)",
-                 f"{_WHOLE + int(info.max)} - {z}", z, to)
+                 f"{_BITS + int(info.max)} - {z}", z, to)
 
 
 def _code(s: Source, x: str, low: str, high: str, zero: str, to: DType) -> str:
@@ -402,7 +403,7 @@ def _code(s: Source, x: str, low: str, high: str, zero: str, to: DType) -> str:
     has greater bits. The last operation has to be one of integers: ptxas 12.8 stores a byte of a register that an
     operation of floats wrote as that float converted to a byte (F2IP.U8), not as its lowest bits.
     """
-    y = s.name_of(f"tl.where({x} > {low}, {x}, {low}) + 12582912.0")
+    y = s.name_of(f"tl.where({x} > {low}, {x}, {low}) + {ROUND}")
     bits = s.name_of(f"tl.minimum({y}.to(tl.int32, bitcast=True), {high})")
     return s.name_of(f"({f'{bits} + {zero}' if zero else bits}).to(tl.{REGISTER[to]})")
 
